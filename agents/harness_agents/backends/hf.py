@@ -1,0 +1,456 @@
+"""``HFBackend``: a local causal language model of the transformers library, batched.
+
+Episodes call ``complete`` from their own threads; one model thread takes what is waiting, up to
+``batch_size``, and decodes it in lock step until every row has its action line:
+
+    prompt ids -> what a stored prefix lacks is read (rows of like length together) -> one token a
+    row a pass -> a row that is done leaves the batch, its caller goes on at once
+
+Greedy replies equal transformers' own ``generate`` on the single prompt, up to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from harness.errors import BackendError, ConfigError, unknown
+from harness.loop import clean
+from harness.policy import ContextOverflow, Decoding
+from harness.transcript import Kind, Segment, count_tokens, join, split_reply, window_start
+from harness.types import Completion
+
+from harness_agents.backends.slots import Prefixes, Slots, common
+from harness_agents.checkpoints import Checkpoint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: Most padded tokens of one reading pass, and the shortest beginning worth sharing in a batch.
+PASS_TOKENS, SHARED = 8192, 64
+#: Seconds to wait for another episode's request before a batch that is not full starts.
+LINGER = 0.003
+ACTED = Segment(Kind.ACT_FORMAT, "\n")
+
+
+class Request:
+    """One reply being sampled: a row of the batch."""
+
+    def __init__(self, prompt: Sequence[int], reread: int, decoding: Decoding, seed: int) -> None:
+        self.prompt = np.array(prompt, dtype=np.int64)
+        self.reread = reread
+        self.decoding = decoding
+        self.random = np.random.default_rng(seed)
+        self.future: Future[Completion] = Future()
+        self.ids: list[int] = []
+        self.read = 0  # tokens whose keys and values are stored
+        self.continues = -1  # number of the stored prefix this conversation continues
+        self.started = 0.0
+
+    @property
+    def last(self) -> int:
+        return self.ids[-1] if self.ids else int(self.prompt[-1])
+
+
+class HFBackend:
+    """``harness.policy.Backend`` over a checkpoint folder. Loads at once, keeps one thread.
+
+    ``window`` is in tokens, prompt and reply together (default: the checkpoint's, else the
+    model's, at most 2,048). ``prefix_mb`` bounds the memory for conversations between their steps
+    (0 reads every prompt anew). Raises ConfigError for a folder that cannot be played.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str = "float32",
+        device: str | None = None,
+        window: int | None = None,
+        batch_size: int = 32,
+        prefix_mb: int = 1024,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(unknown("dtype", dtype, DTYPES))
+        if batch_size < 1 or prefix_mb < 0:
+            raise ConfigError("'batch_size' must be at least 1 and 'prefix_mb' at least 0.")
+        self.checkpoint = checkpoint
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.tokenizer = _load_tokenizer(checkpoint)
+        self.model = _load_model(checkpoint, DTYPES[dtype]).to(self.device)
+        self.encode = lru_cache(maxsize=1 << 16)(self._encode)
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        self.window = window or checkpoint.settings.window or min(positions or 2048, 2048)
+        if positions is not None and self.window > positions:
+            raise ConfigError(
+                f"{checkpoint.name}: window {self.window} exceeds the model's {positions} positions."
+            )
+        self._positions = self.window if positions is None else positions
+        self._eos = _eos_ids(self.model, self.tokenizer)
+        self._breaks = self._ids_with_newline()
+        with torch.inference_mode():
+            slots = Slots.of(self.model)
+            if slots is None:
+                kind = type(self.model).__name__
+                raise ConfigError(f"{checkpoint.name}: {kind} keeps a cache this backend can't batch.")
+            self._slots = slots
+            self._self_test()
+        self._prefixes = Prefixes(prefix_mb << 20)
+        self._waiting: deque[Request] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="hf-backend", daemon=True)
+        self._thread.start()
+
+    # What episodes call -------------------------------------------------------------------
+
+    def complete(
+        self, blocks: Sequence[Sequence[Segment]], decoding: Decoding, seed: int
+    ) -> Completion:
+        """Sample one reply (see ``harness.policy.Backend``). Blocks until it is there."""
+        prompt, reread = self.prompt(blocks, decoding.max_new_tokens)
+        request = Request(prompt, reread, decoding, seed)
+        with self._changed:
+            if self._closed:
+                raise BackendError(f"{self.checkpoint.name}: the backend is closed.")
+            self._waiting.append(request)
+            self._changed.notify()
+        return request.future.result()
+
+    def prompt(
+        self, blocks: Sequence[Sequence[Segment]], max_new_tokens: int
+    ) -> tuple[list[int], int]:
+        """Token ids the model reads, and how many of them it reads again as the window moved.
+
+        Raises ContextOverflow when header and newest observation leave no room for a reply.
+        """
+        limit = self.window - max_new_tokens
+        ids = [[i for s in block for i in self.encode(s.text)] for block in blocks]
+        lengths = [len(block) for block in ids]
+        head, steps = lengths[0], lengths[1:]
+        start = window_start(head, steps, limit)
+        if start >= len(steps):
+            raise ContextOverflow(
+                f"{self.checkpoint.name}: header ({head} tokens) and newest observation "
+                f"({steps[-1] if steps else 0}) exceed {limit} (window {self.window} less a reply)."
+            )
+        reread = 0
+        if len(steps) > 1:
+            before = [*steps[:-2], len(self.encode(blocks[-2][0].text))]
+            if window_start(head, before, limit) != start:
+                reread = sum(steps[start:-1])
+        return [i for block in (ids[0], *ids[1 + start :]) for i in block], reread
+
+    def describe(self) -> dict[str, Any]:
+        """What decides a reply, for run.json."""
+        fingerprint = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        return {
+            "backend": "hf",
+            "model": self.checkpoint.name,
+            "architecture": type(self.model).__name__,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "weights_sha256": self.checkpoint.sha256(),
+            "tokenizer_sha256": fingerprint,
+            "dtype": self.dtype,
+            "device": self.device.type,
+            "window": self.window,
+            "batch_size": self.batch_size,
+        }
+
+    def close(self) -> None:
+        """Stop the model thread; whoever still waits gets a BackendError."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    # Text and ids -------------------------------------------------------------------------
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        # Text that spells a special token stays text: the environment must not end a prompt.
+        return tuple(self.tokenizer.encode(clean(text), add_special_tokens=False).ids)
+
+    def _decode(self, request: Request) -> str:
+        # After the prompt's last token, because some decoders strip a text's first blank.
+        last = int(request.prompt[-1])
+        ids = request.ids[:-1] if request.ids[-1] in self._eos else request.ids
+        whole = self.tokenizer.decode([last, *ids], skip_special_tokens=False)
+        return str(whole[len(self.tokenizer.decode([last], skip_special_tokens=False)) :])
+
+    def _ids_with_newline(self) -> frozenset[int]:
+        size = self.tokenizer.get_vocab_size()
+        texts = self.tokenizer.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
+        return frozenset(i for i, text in enumerate(texts) if "\n" in text)
+
+    # The model's thread -------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                while len(self._waiting) < self.batch_size and self._changed.wait(LINGER):
+                    pass
+                if self._closed:
+                    batch = list(self._waiting)
+                    self._fail(batch, BackendError, "the backend was closed")
+                    return
+                batch = [
+                    self._waiting.popleft()
+                    for _ in range(min(self.batch_size, len(self._waiting)))
+                ]
+            try:
+                with torch.inference_mode():
+                    self._decode_batch(batch)
+            except Exception as error:  # reaches every caller that waits, see _fail
+                self._slots.data = self._slots.data[:, :, :0]
+                self._fail(batch, type(error), str(error))
+
+    def _fail(self, batch: Sequence[Request], kind: type[BaseException], text: str) -> None:
+        if issubclass(kind, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+            text += " (lower 'batch_size', 'window' or 'prefix_mb', or use dtype 'bfloat16')"
+        name = "" if issubclass(kind, BackendError) else f"{kind.__name__}: "
+        for request in batch:
+            if not request.future.done():
+                request.future.set_exception(
+                    BackendError(f"{self.checkpoint.name}: {name}{text}")
+                )
+
+    def _decode_batch(self, batch: list[Request]) -> None:
+        started = time.perf_counter()
+        rows = self._read_prompts(batch)
+        for row in rows:
+            row.started = started
+        while rows:
+            if self._closed:
+                raise BackendError("the backend was closed")
+            logits = self._forward(rows)
+            for row, token in zip(rows, choose(logits, rows), strict=True):
+                row.read += 1
+                row.ids.append(token)
+            for i in reversed(range(len(rows))):
+                stop = self._stopped(rows[i])
+                if stop:
+                    self._finish(rows[i], i, stop)
+                    # the last row takes the free place, so that rows stay 0 .. len - 1
+                    if i < len(rows) - 1:
+                        self._slots.move(len(rows) - 1, i, rows[-1].read)
+                        rows[i] = rows[-1]
+                    rows.pop()
+
+    def _forward(self, rows: Sequence[Request]) -> torch.Tensor:
+        """Read each row's last token: logits [rows, vocabulary] of the next one, in float32."""
+        ids = torch.tensor([[row.last] for row in rows], device=self.device)
+        at = torch.tensor([[row.read] for row in rows], device=self.device)
+        logits = self._pass(self.model, 0, ids, at, max(row.read for row in rows) + 1).logits
+        return logits[:, -1].float()
+
+    def _pass(
+        self, model: Any, first: int, ids: torch.Tensor, at: torch.Tensor, width: int
+    ) -> Any:
+        """One pass over ``ids`` [rows, tokens] at positions ``at``, for the rows from ``first``."""
+        self._slots.aim(first, at, width)
+        columns = torch.arange(width, device=self.device)
+        mask = torch.zeros((len(ids), 1, ids.shape[1], width), dtype=self.model.dtype)
+        mask = mask.to(self.device).masked_fill_(
+            columns > at[:, None, :, None], torch.finfo(self.model.dtype).min
+        )
+        return model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=at.clamp(max=self._positions - 1),
+            past_key_values=self._slots,
+            use_cache=True,
+        )
+
+    def _read_prompts(self, batch: list[Request]) -> list[Request]:
+        """Read all but each prompt's last token; returns the rows in their order in the slots."""
+        shared = common([request.prompt for request in batch]) if len(batch) > 1 else 0
+        prompts = [request.prompt[:-1] for request in batch]
+        matches = [self._prefixes.match(prompt) for prompt in prompts]
+        if shared >= SHARED and sum(match[0] < shared - SHARED for match in matches) > 1:
+            one = Request(batch[0].prompt[: shared + 1], 0, batch[0].decoding, 0)
+            self._read_prompts([one])
+            self._prefixes.put(one.prompt[:shared], self._slots.save(0, shared))
+            matches = [self._prefixes.match(prompt) for prompt in prompts]
+        order = sorted(range(len(batch)), key=lambda i: len(prompts[i]) - matches[i][0])
+        room = max(len(p) for p in prompts) + max(r.decoding.max_new_tokens for r in batch)
+        # a pass's padding may reach past its shorter rows' own end
+        room += max(len(prompts[i]) - matches[i][0] for i in order)
+        self._slots.reserve(len(batch), room)
+        rows = [batch[i] for i in order]
+        for place, i in enumerate(order):
+            length, saved, number = matches[i]
+            if saved is not None:
+                self._slots.load(place, saved, length)
+                if length == saved.shape[-2] or length + 1 >= len(prompts[i]):
+                    batch[i].continues = number
+            batch[i].read = length
+        for first, stop in passes([len(row.prompt) - 1 - row.read for row in rows]):
+            group = rows[first:stop]
+            longest = len(group[-1].prompt) - 1 - group[-1].read
+            ids = np.zeros((len(group), longest), dtype=np.int64)
+            for line, row in zip(ids, group, strict=True):
+                new = row.prompt[row.read : -1]
+                line[: len(new)] = new
+            at = torch.tensor([row.read for row in group])[:, None] + torch.arange(longest)
+            width = max(len(row.prompt) - 1 for row in group)
+            width = max(width, int(at.max()) + 1)
+            tokens = torch.from_numpy(ids).to(self.device)
+            self._pass(self.model.base_model, first, tokens, at.to(self.device), width)
+            for row in group:
+                row.read = len(row.prompt) - 1
+        return rows
+
+    def _stopped(self, row: Request) -> str:
+        token = row.ids[-1]
+        if token in self._eos:
+            return "eos"
+        if token in self._breaks:
+            segments = split_reply(self._decode(row))
+            if segments and segments[-1] == ACTED:
+                return "stop"
+        return "length" if len(row.ids) >= row.decoding.max_new_tokens else ""
+
+    def _finish(self, row: Request, place: int, stop: str) -> None:
+        ids = np.concatenate([row.prompt, np.array(row.ids[:-1], dtype=np.int64)])
+        if self._prefixes.budget:
+            self._prefixes.put(ids, self._slots.save(place, row.read), row.continues)
+        segments = split_reply(self._decode(row))
+
+        def length(text: str) -> int:
+            return len(self.encode(text))
+
+        row.future.set_result(
+            Completion(
+                text=join(segments),
+                prompt_tokens=len(row.prompt),
+                reasoning_tokens=count_tokens(segments, length, Kind.REASON),
+                action_tokens=count_tokens(segments, length, Kind.ACT),
+                ids=tuple(row.ids),
+                reread_tokens=row.reread,
+                stop=stop,
+                seconds=round(time.perf_counter() - row.started, 6),
+            )
+        )
+
+    def _self_test(self) -> None:
+        """The batched way must give this architecture's own logits, or it is not played at all."""
+        size = min(self.tokenizer.get_vocab_size(), self.model.config.vocab_size)
+        ids = np.random.default_rng(0).integers(0, size, 12)
+        expected = self.model(input_ids=torch.from_numpy(ids)[None].to(self.device)).logits[0, -1]
+        self._prefixes = Prefixes(0)
+        rows = self._read_prompts([Request(ids[4:], 0, Decoding(), 0), Request(ids, 0, Decoding(), 0)])
+        found = self._forward(rows)[rows.index(max(rows, key=lambda row: len(row.prompt)))]
+        worst = (found - expected.float()).abs().max() / expected.float().abs().max()
+        if not worst < (1e-3 if self.dtype == "float32" else 0.1):
+            raise ConfigError(
+                f"{self.checkpoint.name}: batching {type(self.model).__name__} changes its logits "
+                f"(by {float(worst):.2g} of the largest); this architecture is not supported."
+            )
+
+
+def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut rows, sorted by tokens to read, into passes [first, stop) with little padding."""
+    cuts: list[tuple[int, int]] = []
+    first = 0
+    while first < len(lengths):
+        stop = first + 1
+        if lengths[first] > 0:
+            most = 1.5 * lengths[first] + 16
+            while (
+                stop < len(lengths)
+                and lengths[stop] <= most
+                and lengths[stop] * (stop + 1 - first) <= PASS_TOKENS
+            ):
+                stop += 1
+            cuts.append((first, stop))
+        first = stop
+    return cuts
+
+
+def choose(logits: torch.Tensor, rows: Sequence[Request]) -> list[int]:
+    """Next token of each row from logits [rows, vocabulary]: the largest, or one sampled.
+
+    A row draws from its own generator, so what it gets does not depend on its neighbours.
+    Temperature first, then the smallest set whose probability reaches ``top_p``.
+    """
+    largest, best = logits.max(dim=-1)
+    if not bool(torch.isfinite(largest).all()):
+        raise BackendError("the model's logits are not finite")
+    tokens: list[int] = best.tolist()
+    for i, row in enumerate(rows):
+        if row.decoding.temperature > 0:
+            p = torch.softmax(logits[i].double() / row.decoding.temperature, dim=-1)
+            p, order = p.sort(descending=True, stable=True)
+            below = p.cumsum(-1) - p
+            kept = p * (below < row.decoding.top_p)
+            total = kept.cumsum(-1)
+            at = int((total <= row.random.random() * total[-1]).sum())
+            tokens[i] = int(order[min(at, len(p) - 1)])
+    return tokens
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The Rust tokenizer of a folder, set to plain text in and ids out."""
+    options = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
+        )
+        tokenizer = loaded.backend_tokenizer
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise ConfigError(f"{checkpoint.folder}: no usable tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model of a folder; weights that are missing in its files are refused, never drawn."""
+    options: dict[str, Any] = {"use_safetensors": True}
+    if checkpoint.gguf:
+        options = {"gguf_file": checkpoint.gguf}
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"{checkpoint.folder}: not a causal language model that can be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigError(f"{checkpoint.folder}: weights lack {', '.join(missing[:5])}.")
+    return model.eval().requires_grad_(False)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for config in (model.config, model.generation_config):
+        ids = getattr(config, "eos_token_id", None)
+        found |= set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
+    return frozenset(i for i in found if i < tokenizer.get_vocab_size())

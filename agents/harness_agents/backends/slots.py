@@ -1,0 +1,131 @@
+"""Keys and values of a batch of conversations, and of the conversations that may come back.
+
+``Slots`` is the cache a model writes while a batch decodes: one row a conversation, stored from
+column 0 on, so that column = position and nothing has to move when rows differ in length.
+``Prefixes`` keeps finished rows: an episode's next prompt starts with its last one, so only what
+is new has to be read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+
+class Slots(Cache):  # type: ignore[misc]
+    """One tensor ``[layer, key|value, row, head, column, dim]`` behind transformers' interface.
+
+    ``aim`` says where the next forward pass writes; ``update`` is called by the model.
+    """
+
+    def __init__(self, layers: int, heads: int, dim: int, like: torch.Tensor) -> None:
+        super().__init__(layers=[DynamicLayer() for _ in range(layers)])
+        self.shape = (layers, heads, dim)
+        self.data = like.new_zeros((layers, 2, 0, heads, 0, dim))
+
+    @classmethod
+    def of(cls, model: Any) -> Slots | None:
+        """Slots of a model's own shape; None when its layers do not all keep plain keys/values."""
+        probe = DynamicCache(config=model.config)
+        ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+        model(input_ids=ids, past_key_values=probe, use_cache=True)
+        shapes = {tuple(t.shape) for layer in probe.layers for t in _pair(layer)}
+        if len(shapes) != 1 or any(type(layer) is not DynamicLayer for layer in probe.layers):
+            return None
+        ((_, heads, _, dim),) = shapes
+        return cls(len(probe.layers), heads, dim, probe.layers[0].keys)
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room; forgets the content when it has to grow. Unwritten room is zero, never NaN."""
+        have_rows, have_columns = self.data.shape[2], self.data.shape[4]
+        if rows <= have_rows and columns <= have_columns:
+            return
+        layers, heads, dim = self.shape
+        columns = max(have_columns, -(-columns // 128) * 128)
+        like, self.data = self.data[:, :, :0], self.data[:, :, :0]  # free the old room first
+        self.data = like.new_zeros((layers, 2, max(rows, have_rows), heads, columns, dim))
+
+    def aim(self, first: int, columns: torch.Tensor, width: int) -> None:
+        """Next pass: rows from ``first`` on, at ``columns`` [rows, tokens], reading ``width``."""
+        rows = torch.arange(first, first + len(columns), device=columns.device)
+        self._where = (rows[:, None], slice(None), columns)
+        self._read = (slice(first, first + len(columns)), slice(None), slice(0, width))
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = self.data[layer_idx]
+        keys[self._where] = key_states.transpose(1, 2)
+        values[self._where] = value_states.transpose(1, 2)
+        return keys[self._read], values[self._read]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+        return 0  # positions and mask are always given; nothing may be derived from this
+
+    def save(self, row: int, length: int) -> torch.Tensor:
+        return self.data[:, :, row, :, :length].clone()
+
+    def load(self, row: int, saved: torch.Tensor, length: int) -> None:
+        self.data[:, :, row, :, :length] = saved[..., :length, :]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
+
+
+def _pair(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return layer.keys, layer.values
+
+
+class Prefixes:
+    """Keys and values of token sequences read before, least recently used out first.
+
+    ``budget`` is in bytes; 0 keeps nothing. Used by the model's thread only.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._used = 0
+        self._kept: OrderedDict[int, tuple[np.ndarray[Any, Any], torch.Tensor]] = OrderedDict()
+        self._next = 0
+
+    def match(self, ids: np.ndarray[Any, Any]) -> tuple[int, torch.Tensor | None, int]:
+        """Longest stored beginning of ``ids``: (its length, keys and values, entry's number)."""
+        best, found, number = 0, None, -1
+        for key, (known, saved) in self._kept.items():
+            shared = common([known, ids])
+            if shared > best:
+                best, found, number = shared, saved, key
+        if found is not None:
+            self._kept.move_to_end(number)
+        return best, found, number
+
+    def put(self, ids: np.ndarray[Any, Any], saved: torch.Tensor, replaces: int = -1) -> None:
+        """Keep a sequence, in place of the entry it continues."""
+        self._drop(replaces)
+        self._kept[self._next] = (ids, saved)
+        self._next += 1
+        self._used += saved.nbytes
+        while self._used > self.budget:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, number: int) -> None:
+        entry = self._kept.pop(number, None)
+        if entry is not None:
+            self._used -= entry[1].nbytes
+
+
+def common(sequences: Sequence[np.ndarray[Any, Any]]) -> int:
+    """Length of the beginning that all sequences share."""
+    first = sequences[0]
+    length = min(len(s) for s in sequences)
+    for other in sequences[1:]:
+        differ = first[:length] != other[:length]
+        at = int(differ.argmax()) if length else 0
+        if length and differ[at]:
+            length = at
+    return length

@@ -1,0 +1,62 @@
+"""``ExpertPolicy``: plays by rules, from what an agent sees, and says why in each step.
+
+One expert an environment; the first observation tells which. An expert is a module-like object
+with ``plays(first observation)`` and ``act(instruction, history, observation, number)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from harness.errors import AgentError
+from harness.types import Decision, Info, Step
+from harness_agents.expert import alfworld_player
+
+#: (instruction, history, observation, number that picks the wording) -> decision.
+Act = Callable[[str, Sequence[Step], str, int], Decision]
+
+
+class Expert(NamedTuple):
+    """A player of one environment; ``plays`` looks at the first observation of an episode."""
+
+    name: str
+    plays: Callable[[str], bool]
+    act: Act
+
+
+EXPERTS = (Expert("alfworld", alfworld_player.plays, alfworld_player.act),)
+
+
+class ExpertPolicy:
+    """Explores with a prior learned from train games and writes templated reasoning.
+
+    ``seed`` changes wordings only, never actions. Deterministic: the same task, seed, attempt and
+    step give the same words.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def act(
+        self, instruction: str, history: Sequence[Step], observation: str, info: Info | None = None
+    ) -> Decision:
+        first = history[0].observation if history else observation
+        for expert in EXPERTS:
+            if expert.plays(first):
+                break
+        else:
+            raise AgentError(
+                "expert: knows no such environment; it plays "
+                + ", ".join(e.name for e in EXPERTS)
+                + f". The episode began: {first[:80]!r}"
+            )
+        return expert.act(
+            instruction, history, observation, self._number(instruction, len(history), info or {})
+        )
+
+    def _number(self, instruction: str, step: int, info: Info) -> int:
+        """What picks the wording: task (or instruction), attempt and step, and the policy's seed."""
+        key = f"{self.seed}|{info.get('task_id') or instruction}|{step}|{info.get('sampling_seed')}"
+        return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=12).digest(), "big")

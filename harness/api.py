@@ -1,0 +1,285 @@
+"""The Python API: ``make``, ``evaluate``, ``load``. The command is a thin layer over these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import msgspec
+
+from harness import registry, remote
+from harness.config import AgentConfig
+from harness.env import Environment
+from harness.errors import ConfigError, DataError
+from harness.metrics import EpisodeMetrics, measure
+from harness.policy import Policy
+from harness.recorder import EPISODES, Recorder, read_episodes
+from harness.runner import Job, Limits, play_all
+from harness.runs import (
+    Run,
+    RunMeta,
+    new_run_id,
+    open_run,
+    provenance,
+    read_meta,
+    run_folder,
+    utc_now,
+    write_meta,
+    write_metrics,
+)
+from harness.tasksets import TaskSet
+from harness.types import Episode, Outcome
+
+RESULTS = Path("results")
+
+#: Called with each finished episode and the number of episodes in the run.
+OnEpisode = Callable[[Episode, int], None]
+
+
+def make(name: str, **keywords: Any) -> gymnasium.Env[str, str]:
+    """``gymnasium.make`` by registry name: ``make("alfworld")``."""
+    return gymnasium.make(registry.gym_id(name), **keywords)
+
+
+def load(path: str | Path) -> Run:
+    """Open a recorded run."""
+    return open_run(path)
+
+
+def plan(
+    agent: str | AgentConfig,
+    env: str,
+    *,
+    tasks: str | TaskSet | None = None,
+    kind: str = "run",
+    env_options: dict[str, Any] | None = None,
+    max_steps: int | None = None,
+    seeds: Sequence[int] = (0,),
+    attempts: int = 1,
+    reference: str | None = None,
+    workers: int = 8,
+    error_rate: float = 0.0,
+    errors_from: str | None = None,
+    parents: Sequence[str] = (),
+) -> RunMeta:
+    """Resolve everything a run depends on, and refuse what cannot be, before anything is played.
+
+    ``env_options`` are constructor keywords of the environment; those a task set names as
+    deciding a score make another task set, the rest (``data``, ``engine``) say where and how.
+    """
+    config = registry.agent_config(agent) if isinstance(agent, str) else agent
+    cls = registry.env_class(env)
+    task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
+    if task_set.env != env:
+        raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
+    if attempts < 1 or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError("A run needs at least one attempt and one seed, no seed twice.")
+    if not 0.0 <= error_rate < 1.0:
+        raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
+    registry.check_env_options(cls, env, env_options or {})
+    scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
+    task_set = task_set.with_protocol(max_steps=max_steps, options=scoring)
+    plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
+    meta = RunMeta(
+        run_id="",
+        kind=kind,
+        agent=config,
+        task_set=task_set,
+        task_set_hash=task_set.hash,
+        env_version=cls.version,
+        env_options=plain,
+        seeds=tuple(seeds),
+        attempts=attempts,
+        reference=reference or task_set.reference,
+        policy={},
+        workers=workers,
+        error_rate=error_rate,
+        errors_from=errors_from,
+        parents=tuple(parents),
+    )
+    return msgspec.structs.replace(meta, run_id=new_run_id(meta), **provenance())
+
+
+def evaluate(
+    agent: str | AgentConfig,
+    env: str,
+    *,
+    tasks: str | TaskSet | None = None,
+    out: str | Path = RESULTS,
+    limits: Limits | None = None,
+    on_episode: OnEpisode | None = None,
+    policy: Policy | None = None,
+    **options: Any,
+) -> Run:
+    """Play an agent through a task set, record and measure it.
+
+    ``options`` are those of ``plan``. ``policy`` plays in place of the config's own (the caller
+    keeps it open). Returns the finished run; its folder is new under ``out``.
+    """
+    meta = plan(agent, env, tasks=tasks, **options)
+    folder = run_folder(Path(out), env, meta.agent.name, meta.run_id)
+    return _execute(meta, folder, Path(out), limits, on_episode, policy)
+
+
+def resume(
+    path: str | Path,
+    *,
+    limits: Limits | None = None,
+    on_episode: OnEpisode | None = None,
+    retry_errors: bool = False,
+) -> Run:
+    """Play what a stopped run still lacks. With ``retry_errors``, episodes that broke are played
+    again; their records move to ``episodes.errors.jsonl`` in the run folder."""
+    run = open_run(path)
+    if retry_errors:
+        _set_errors_aside(run)
+    out = run.path.parent.parent.parent
+    return _execute(run.meta, run.path, out, limits, on_episode, None)
+
+
+def _execute(
+    meta: RunMeta,
+    folder: Path,
+    out: Path,
+    limits: Limits | None,
+    on_episode: OnEpisode | None,
+    policy: Policy | None,
+) -> Run:
+    own = policy is None
+    policy = policy or registry.build_policy(meta.agent)
+    try:
+        playing = policy
+        if meta.error_rate:
+            playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
+        described: dict[str, Any] = getattr(policy, "describe", dict)()
+        make_env = env_maker(meta, getattr(policy, "privileged", False))
+        check_data(make_env, meta.task_set)
+        with Recorder(folder) as recorder:
+            meta = msgspec.structs.replace(meta, policy=described, status="running")
+            write_meta(folder, meta)
+            jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
+            for episode in play_all(
+                jobs,
+                playing,
+                make_env,
+                agent=meta.agent.name,
+                max_steps=meta.task_set.max_steps,
+                format_limit=meta.task_set.format_limit,
+                workers=meta.workers,
+                limits=limits,
+            ):
+                recorder.write(episode)
+                if on_episode is not None:
+                    on_episode(episode, meta.n_episodes)
+    finally:
+        if own and hasattr(policy, "close"):
+            policy.close()
+    score(folder, out)
+    write_meta(folder, msgspec.structs.replace(meta, status="complete", finished=utc_now()))
+    return Run(folder)
+
+
+def all_jobs(meta: RunMeta) -> list[Job]:
+    """Every episode of a run: tasks x seeds x attempts."""
+    return [
+        Job(msgspec.structs.replace(task, seed=seed), attempt)
+        for task in meta.task_set.tasks
+        for seed in meta.seeds
+        for attempt in range(meta.attempts)
+    ]
+
+
+def env_maker(meta: RunMeta, reveal: bool) -> Callable[[], Environment]:
+    """A constructor of the run's environment; in a process of its own where it must be."""
+    cls = registry.env_class(meta.task_set.env)
+    keywords = {**meta.task_set.options, **meta.env_options}
+    if reveal:
+        keywords["reveal"] = True
+    if cls.shareable:
+        return lambda: cls(**keywords)
+    return lambda: remote.RemoteEnvironment(meta.task_set.env, keywords)
+
+
+def check_data(make_env: Callable[[], Environment], task_set: TaskSet) -> None:
+    """Refuse data whose tasks are not the task set's: another version would score another thing."""
+    env = make_env()
+    try:
+        for task, expected in zip(task_set.tasks, task_set.content, strict=True):
+            found = env.content_hash(task.id)
+            if found != expected:
+                raise DataError(
+                    f"Task '{task.id}' is not the one that task set '{task_set.name}' means: its "
+                    f"data hash to {found}, the set says {expected}.\n"
+                    f"  Get the matching data with `harness fetch {task_set.env}`."
+                )
+    finally:
+        env.close()
+
+
+def score(
+    path: str | Path, out: str | Path = RESULTS, *, reference: str | None = None
+) -> list[EpisodeMetrics]:
+    """Rebuild metrics.jsonl from the episodes; no new play but, once, the reference traces'."""
+    folder = Path(path)
+    meta = read_meta(folder)
+    references = reference_episodes(meta, Path(out), reference or meta.reference)
+    others = {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
+    rows = []
+    for episode in read_episodes(folder / EPISODES):
+        other = references.get(episode.task.id)
+        extra = {name: metric(episode, other) for name, metric in others.items()}
+        rows.append(measure(episode, other, extra))
+    write_metrics(folder, rows)
+    return rows
+
+
+def reference_episodes(meta: RunMeta, out: Path, reference: str | None) -> dict[str, Episode]:
+    """The reference trace of each task: from a recorded run, or an agent played once per task set
+    and kept beside the runs. Only won episodes serve as reference."""
+    if reference is None or meta.kind == "reference":
+        return {}
+    if reference not in registry.agent_configs():
+        return _won(open_run(reference).episodes())
+    folder = reference_folder(meta, out, reference)
+    if not (folder / EPISODES).exists() or read_meta(folder).status != "complete":
+        options = {**meta.task_set.options, **meta.env_options}
+        base = plan(reference, meta.task_set.env, tasks=meta.task_set, kind="reference",
+                    env_options=options, workers=1)  # fmt: skip
+        base = msgspec.structs.replace(base, run_id=folder.name, reference=None)
+        _execute(base, folder, out, None, None, None)
+    return _won(read_episodes(folder / EPISODES))
+
+
+def reference_folder(meta: RunMeta, out: Path, reference: str) -> Path:
+    return out / meta.task_set.env / reference / f"reference-{meta.task_set_hash}"
+
+
+def _won(episodes: Iterable[Episode]) -> dict[str, Episode]:
+    found: dict[str, Episode] = {}
+    for episode in episodes:
+        if episode.success and episode.outcome is Outcome.DONE:
+            found.setdefault(episode.task.id, episode)
+    return found
+
+
+def _key(job: Job) -> tuple[str, int, int]:
+    return (job.task.id, job.task.seed, job.attempt)
+
+
+def _set_errors_aside(run: Run) -> None:
+    """Move error records out of episodes.jsonl: nothing is lost, and they are played again."""
+    file = run.path / EPISODES
+    encode = msgspec.json.Encoder().encode
+    kept: list[bytes] = []
+    broken: list[bytes] = []
+    for episode in run.episodes():
+        (broken if episode.outcome is Outcome.ERROR else kept).append(encode(episode) + b"\n")
+    if not broken:
+        return
+    with open(run.path / "episodes.errors.jsonl", "ab") as aside:
+        aside.write(b"".join(broken))
+    temporary = file.with_suffix(".tmp")
+    temporary.write_bytes(b"".join(kept))
+    temporary.replace(file)

@@ -1,0 +1,428 @@
+"""The ``harness`` command: a thin layer over ``harness.api``. Data to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.errors import ConfigError, HarnessError
+
+if TYPE_CHECKING:
+    from harness.runs import Run
+
+app = typer.Typer(
+    help="Evaluate language agents, compare them, and distil small students from their traces.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+Agent = Annotated[str, typer.Option("--agent", "-a", help="Agent: a name, .toml or checkpoint.")]
+Env = Annotated[str, typer.Option("--env", "-e", help="Environment, as in `harness list envs`.")]
+Tasks = Annotated[
+    str | None,
+    typer.Option("--tasks", "-t", help="Task set, or part of one: 'builtin-valid[:20]'."),
+]
+Data = Annotated[str | None, typer.Option("--data", help="'builtin', or a folder of real data.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Results folder.")]
+Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Episodes played at once.")]
+Seeds = Annotated[int, typer.Option("--seeds", help="Seeds 0 .. N-1, each over all tasks.")]
+Attempts = Annotated[int, typer.Option("--attempts", help="Episodes per task and seed.")]
+MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Step budget (another set!).")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="Environment keyword, e.g. engine=textworld; repeatable."),
+]
+StepSeconds = Annotated[float, typer.Option("--step-seconds", help="Time limit of one step.")]
+EpisodeSeconds = Annotated[float, typer.Option("--episode-seconds", help="... of one episode.")]
+Reference = Annotated[
+    str | None, typer.Option("--reference", help="Run or agent that CoT overlap is against.")
+]
+RESULTS = Path("results")
+
+
+@app.command()
+def run(
+    env: Env = "",
+    agent: Agent = "",
+    tasks: Tasks = None,
+    data: Data = None,
+    out: Out = RESULTS,
+    workers: Workers = None,
+    seeds: Seeds = 1,
+    attempts: Attempts = 1,
+    max_steps: MaxSteps = None,
+    option: Options = None,
+    reference: Reference = None,
+    step_seconds: StepSeconds = 600.0,
+    episode_seconds: EpisodeSeconds = 7200.0,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run.")] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="With --resume: play broken episodes again.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+) -> None:
+    """Play an agent through a task set, record and measure it."""
+    from harness.runner import Limits
+
+    limits = Limits(step_seconds, episode_seconds)
+    if resume is not None:
+        _resume(resume, limits, retry_errors)
+        return
+    _play(
+        "run", env, agent, tasks, data, out, option, limits, dry_run,
+        workers=workers, seeds=range(seeds), attempts=attempts, max_steps=max_steps,
+        reference=reference,
+    )  # fmt: skip
+
+
+@app.command()
+def collect(
+    env: Env = "",
+    agent: Agent = "",
+    tasks: Tasks = None,
+    data: Data = None,
+    out: Out = RESULTS,
+    workers: Workers = None,
+    seeds: Seeds = 1,
+    attempts: Attempts = 1,
+    max_steps: MaxSteps = None,
+    option: Options = None,
+    error_rate: Annotated[
+        float, typer.Option("--error-rate", help="Share of steps replaced by marked slips.")
+    ] = 0.0,
+    errors_from: Annotated[
+        str | None, typer.Option("--errors-from", help="Agent whose decisions are the slips.")
+    ] = None,
+    step_seconds: StepSeconds = 600.0,
+    episode_seconds: EpisodeSeconds = 7200.0,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+) -> None:
+    """Record traces to learn from: like run, with slips put in if asked (never taught)."""
+    from harness.runner import Limits
+
+    limits = Limits(step_seconds, episode_seconds)
+    if resume is not None:
+        _resume(resume, limits, False)
+        return
+    _play(
+        "collect", env, agent, tasks, data, out, option, limits, dry_run,
+        workers=workers, seeds=range(seeds), attempts=attempts, max_steps=max_steps,
+        error_rate=error_rate, errors_from=errors_from,
+    )  # fmt: skip
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []
+    }
+)  # fmt: skip
+def distill(context: typer.Context) -> None:
+    """Train a student by a recipe: prepare, cache the teacher, train. See `distill --help`."""
+    from harness import registry
+
+    main = registry.load("commands", "distill", "command")
+    raise typer.Exit(main(context.args))
+
+
+@app.command()
+def leaderboard(
+    out: Out = RESULTS,
+    env: Annotated[str | None, typer.Option("--env", "-e", help="Only this environment.")] = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown to stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON to stdout.")] = False,
+) -> None:
+    """Who is better: a table per task set, with Wilson intervals and errors beside them."""
+    from harness import leaderboard as boards
+    from harness.runs import find_runs
+
+    found = boards.boards(find_runs(out))
+    if env is not None:
+        found = [b for b in found if b.env == env]
+    if tasks is not None:
+        found = [b for b in found if tasks in (b.task_set, b.task_set.split("/", 1)[1])]
+    if json:
+        print(boards.to_json(found))
+        return
+    if not found:
+        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
+    if markdown:
+        print(boards.markdown(found))
+        return
+    for board in found:
+        _stdout().print(boards.table(board), "")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="envs, agents, tasks or runs")],
+    out: Out = RESULTS,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also agents that cannot run here, and why.")
+    ] = False,
+) -> None:
+    """List environments, agents, task sets or runs."""
+    from harness import listing
+
+    listings: dict[str, Callable[[], Any]] = {
+        "envs": listing.envs,
+        "agents": lambda: listing.agents(everything),
+        "tasks": listing.tasks,
+        "runs": lambda: listing.runs(out),
+    }
+    if what not in listings:
+        from harness.errors import unknown
+
+        raise ConfigError(unknown("list", what, listings))
+    _stdout().print(listings[what]())
+
+
+@app.command(rich_help_panel="More")
+def score(
+    path: Annotated[Path, typer.Argument(help="Run folder.")], reference: Reference = None
+) -> None:
+    """Rebuild a run's metrics from its episodes; nothing is played again."""
+    from harness import api
+
+    found = api.load(path)
+    api.score(found.path, found.path.parent.parent.parent, reference=reference)
+    _report(api.load(found.path))
+
+
+@app.command(rich_help_panel="More")
+def fetch(
+    env: Annotated[str, typer.Argument(help="Environment whose official data to download.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to put them into.")] = Path("data"),
+) -> None:
+    """Download an environment's official data (resumable, checked)."""
+    from harness import registry
+
+    registry.env_class(env).fetch(to)
+
+
+@app.command(rich_help_panel="More")
+def check(
+    what: Annotated[str, typer.Argument(help="'env' or 'agent'")],
+    name: Annotated[str, typer.Argument(help="Its name.")],
+) -> None:
+    """Hold an environment or an agent against its contract."""
+    from harness import testing
+
+    checks: dict[str, Callable[[str], list[testing.Check]]]
+    checks = {"env": testing.environment_checks, "agent": testing.agent_checks}
+    if what not in checks:
+        raise ConfigError(f"`harness check` takes 'env' or 'agent', not '{what}'.")
+    failed = 0
+    for label, call in checks[what](name):
+        try:
+            call()
+            print(f"ok    {label}")
+        except (AssertionError, HarnessError) as error:
+            failed += 1
+            print(f"FAIL  {label}: {error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="More")
+def play(
+    env: Annotated[str, typer.Argument(help="Environment to play.")] = "alfworld",
+    task: Annotated[str | None, typer.Option("--task", help="Task id (default: by seed).")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the task.")] = 0,
+    data: Data = None,
+    option: Options = None,
+) -> None:
+    """Play a task yourself, at the keyboard."""
+    from harness import registry
+    from harness.play import play as by_hand
+
+    by_hand(registry.env_class(env)(**_env_options(data, option)), task, seed)
+
+
+@app.command(rich_help_panel="More")
+def doctor(out: Out = RESULTS) -> None:
+    """Say what works on this machine, and what to install for the rest."""
+    from harness.doctor import diagnose
+
+    healthy = True
+    for finding in diagnose(out):
+        print(f"{'ok   ' if finding.fine else 'MISSING' if finding.optional else 'FAIL '}"
+              f"  {finding.what}: {finding.detail}")  # fmt: skip
+        healthy = healthy and (finding.fine or finding.optional)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _play(
+    kind: str,
+    env: str,
+    agent: str,
+    tasks: str | None,
+    data: str | None,
+    out: Path,
+    option: list[str] | None,
+    limits: Any,
+    dry_run: bool,
+    **settings: Any,
+) -> None:
+    from harness import api, registry
+
+    for flag, value in (("--env", env), ("--agent", agent)):
+        if not value:
+            noun = flag[2:] + "s"
+            raise ConfigError(f"`harness {kind}` needs {flag}. See `harness list {noun}`.")
+    config = registry.agent_config(agent)
+    if settings["workers"] is None:
+        settings["workers"] = registry.default_workers(config)
+    settings.update(kind=kind, env_options=_env_options(data, option))
+    if dry_run:
+        import msgspec
+
+        meta = api.plan(config, env, tasks=tasks, **settings)
+        print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
+        _say(f"{meta.n_episodes} episodes, nothing played.")
+        return
+    with _Progress(f"{config.name} on {tasks or env}") as progress:
+        run = api.evaluate(
+            config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
+        )
+    _report(run)
+
+
+def _resume(path: Path, limits: Any, retry_errors: bool) -> None:
+    from harness import api
+
+    before = api.load(path)
+    done = sum(1 for _ in before.episodes())
+    _say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
+    with _Progress(before.meta.agent.name, done) as progress:
+        run = api.resume(path, limits=limits, on_episode=progress, retry_errors=retry_errors)
+    _report(run)
+
+
+def _report(run: Run) -> None:
+    from harness import leaderboard as boards
+
+    meta = run.meta
+    row = boards.Row(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary)
+    _stdout().print(boards.table(boards.board(meta, [row])))
+    if run.summary.errors:
+        first = next(e for e in run.episodes() if e.error is not None)
+        assert first.error is not None
+        _say(
+            f"{run.summary.errors} episodes broke and are not in the score. The first, "
+            f"{first.task.id}:\n  {first.error.message}\n"
+            f"  Play them again with `harness run --resume {run.path} --retry-errors`."
+        )
+    print(run.path)
+
+
+class _Progress:
+    """A bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, label: str, done: int = 0) -> None:
+        import time
+
+        self._now = time.monotonic
+        self._label, self._done, self._wins, self._errors = label, done, 0, 0
+        self._first = done
+        self._start = self._told = self._now()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task(self._label, total=None, note="starting")
+        else:
+            _say(f"{self._label}: starting")
+        return self
+
+    def __call__(self, episode: Any, total: int) -> None:
+        self._done += 1
+        self._wins += bool(episode.success)
+        self._errors += episode.error is not None
+        played = self._done - self._first
+        rate = played / max(self._now() - self._start, 1e-9)
+        note = f"{100 * self._wins / played:.0f} % won"
+        if self._errors:
+            note += f", {self._errors} errors"
+        if self._bar is not None:
+            self._bar.update(
+                self._task, completed=self._done, total=total, note=f"{note}, {rate:.1f}/s"
+            )
+        elif self._now() - self._told > 10 or self._done == total:
+            self._told = self._now()
+            remaining = (total - self._done) / rate
+            _say(
+                f"{self._label}: {self._done}/{total} episodes, {note}, "
+                f"{rate:.1f}/s, {remaining:.0f} s left"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _env_options(data: str | None, option: list[str] | None) -> dict[str, Any]:
+    import json
+
+    options: dict[str, Any] = {} if data is None else {"data": data}
+    for pair in option or []:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--option takes KEY=VALUE, not '{pair}'.")
+        try:
+            options[key] = json.loads(text)
+        except ValueError:
+            options[key] = text
+    return options
+
+
+def _stdout() -> Any:
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=160)
+    return console
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Entry point: errors made on purpose become one message and exit status 2."""
+    try:
+        app()
+    except HarnessError as error:
+        _say(f"harness: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("harness: stopped; what was played is recorded (`harness run --resume RUN`).")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

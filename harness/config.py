@@ -1,0 +1,50 @@
+"""Agent configs: TOML files decoded into frozen records; a misspelt key is refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from harness.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An agent by name: which policy (entry point in ``harness.agents``) with which options.
+
+    ``options`` are the keywords of the policy's constructor, which checks them.
+    """
+
+    name: str
+    policy: str
+    description: str = ""
+    role: str = "baseline"
+    options: dict[str, Any] = {}
+
+
+def load_toml(path: Path, type_: type[T], **overrides: Any) -> T:
+    """Decode a TOML file into ``type_``; unknown keys and wrong types raise ConfigError."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return convert({**raw, **overrides}, type_, str(path))
+
+
+def convert(raw: dict[str, Any], type_: type[T], where: str) -> T:
+    """Check a plain dict against a record type; the error names ``where`` and the key."""
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        known = [f.encode_name for f in msgspec.structs.fields(type_)]
+        for key in raw:
+            if key not in known:
+                raise ConfigError(f"{where}: " + unknown("key", key, known))
+    try:
+        return msgspec.convert(raw, type_)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from None

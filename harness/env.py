@@ -1,0 +1,202 @@
+"""``Environment``: what an environment must offer, on top of ``gymnasium.Env[str, str]``.
+
+A subclass says which tasks it has and how one starts and goes on::
+
+    class Echo(harness.Environment):
+        max_steps = 5
+
+        def task_ids(self, split):
+            return [f"{split}/{word}" for word in ("apple", "pear")]
+
+        def start(self, task_id):
+            self.word = task_id.split("/")[1]
+            return f"Say {self.word}.", {"instruction": f"say {self.word}"}
+
+        def play(self, action):
+            won = action == f"say {self.word}"
+            return "Right." if won else "No.", float(won), won, {"success": won}
+
+and registers itself by an entry point in the group ``harness.envs``. The base class resolves
+``reset`` options, seeds, fills the info keys every consumer may rely on and checks types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from harness.errors import ConfigError, EnvError, unknown
+from harness.tasksets import TaskSet
+from harness.types import Info, Task
+
+
+class StringSpace(gymnasium.spaces.Space[str]):
+    """Any Python string. ``gymnasium.spaces.Text`` rejects spaces and most of Unicode."""
+
+    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
+        super().__init__(shape=(), dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        letters = string.ascii_lowercase + " []"
+        return "".join(self.np_random.choice(list(letters), size=12))
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str)
+
+    def __repr__(self) -> str:
+        return "StringSpace()"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StringSpace)
+
+    def __hash__(self) -> int:
+        return hash(StringSpace)
+
+
+class Environment(gymnasium.Env[str, str]):
+    """A text environment with named tasks.
+
+    ``reset(seed=, options={"task_id": ...} | {"split": ..., "index": ...})``; without options the
+    seed draws a task of ``default_split``. ``step`` keeps working after termination, as the
+    originals do; the step budget is Gymnasium's TimeLimit, set at registration.
+
+    Info always holds ``instruction, task_id, task_type, admissible_actions, success, score,
+    invalid_action``; with ``reveal=True`` also ``solution``, the actions that win from the start.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    #: Bumped whenever an observation, a reward or a task changes.
+    version: ClassVar[str] = "0"
+    #: Step budget of the registered environment.
+    max_steps: ClassVar[int] = 50
+    #: False: several instances cannot share a process; each then lives in one of its own.
+    shareable: ClassVar[bool] = True
+    #: Split that a bare ``reset()`` draws from.
+    default_split: ClassVar[str] = "valid"
+    #: Constructor keywords that decide a score, and so belong to a task set.
+    scoring_options: ClassVar[tuple[str, ...]] = ()
+    #: The environment's name in the registry (set when it is found).
+    name: ClassVar[str] = ""
+
+    def __init__(self, *, reveal: bool = False) -> None:
+        self.observation_space = StringSpace()
+        self.action_space = StringSpace()
+        self.reveal = reveal
+        self._task_id: str | None = None
+        self._instruction = ""
+        self._task_type = ""
+
+    # What a subclass provides -------------------------------------------------------------
+
+    def task_ids(self, split: str) -> Sequence[str]:
+        """Ids of a split in their fixed order; an unknown split raises ConfigError."""
+        raise NotImplementedError
+
+    def start(self, task_id: str) -> tuple[str, Info]:
+        """Begin a task: (first observation, info with at least ``instruction``)."""
+        raise NotImplementedError
+
+    def play(self, action: str) -> tuple[str, float, bool, Info]:
+        """Execute an action: (observation, reward, terminated, info)."""
+        raise NotImplementedError
+
+    def solution(self) -> Sequence[str]:
+        """Hidden knowledge: actions that win the present task from its start."""
+        raise EnvError(f"{type(self).__name__} offers no solutions")
+
+    def content_hash(self, task_id: str) -> str:
+        """What the task is made of, as 16 hex digits, so that a task set can tell its data."""
+        return hashlib.sha256(f"{self.version}:{task_id}".encode()).hexdigest()[:16]
+
+    @classmethod
+    def task_sets(cls) -> Mapping[str, Callable[[], TaskSet]]:
+        """Named task sets; the first one is the default. Without any: ``default_split`` whole."""
+        return {}
+
+    @classmethod
+    def fetch(cls, target: Path) -> None:
+        """Download the official data into a folder."""
+        raise ConfigError(f"{cls.name} has no data to fetch: what it needs comes with it.")
+
+    @classmethod
+    def group(cls, task_id: str) -> str:
+        """What tasks must not be split across training and evaluation (default: the task)."""
+        return task_id
+
+    # Gymnasium's interface ----------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        super().reset(seed=seed)
+        task_id = self._resolve(options or {})
+        observation, info = self.start(task_id)
+        self._task_id = task_id
+        self._instruction = info.get("instruction", observation)
+        self._task_type = info.get("task_type", "")
+        info = self._complete(info)
+        if self.reveal:
+            info["solution"] = list(self.solution())
+        return observation, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        if self._task_id is None:
+            raise EnvError(f"{type(self).__name__}.step() before reset()")
+        if not isinstance(action, str):
+            raise EnvError(
+                f"{type(self).__name__}.step() takes a string, got {type(action).__name__}"
+            )
+        observation, reward, terminated, info = self.play(action)
+        return observation, float(reward), bool(terminated), False, self._complete(info)
+
+    def _resolve(self, options: dict[str, Any]) -> str:
+        for key in options:
+            if key not in ("task_id", "split", "index"):
+                raise ConfigError(unknown("reset option", key, ("task_id", "split", "index")))
+        if "task_id" in options:
+            return str(options["task_id"])
+        split = str(options.get("split", self.default_split))
+        ids = self.task_ids(split)
+        if not ids:
+            raise ConfigError(f"Split '{split}' of {type(self).__name__} has no tasks.")
+        index = options.get("index")
+        if index is None:
+            index = int(self.np_random.integers(len(ids)))
+        if not 0 <= int(index) < len(ids):
+            raise ConfigError(f"Split '{split}' has tasks 0 to {len(ids) - 1}, not {index}.")
+        return ids[int(index)]
+
+    def _complete(self, info: Info) -> Info:
+        """The info keys every consumer relies on, the subclass's own beside them."""
+        return {
+            "admissible_actions": [],
+            "success": False,
+            "score": 0.0,
+            "invalid_action": False,
+            **info,
+            "instruction": self._instruction,
+            "task_id": self._task_id,
+            "task_type": self._task_type,
+        }
+
+    @classmethod
+    def whole_split(cls, name: str, split: str) -> TaskSet:
+        """A task set of every task of a split, for environments without named sets."""
+        env = cls()
+        try:
+            tasks = tuple(Task(cls.name, split, i) for i in env.task_ids(split))
+            content = {t.id: env.content_hash(t.id) for t in tasks}
+        finally:
+            env.close()
+        return TaskSet.make(name, cls.name, tasks, max_steps=cls.max_steps, content=content)

@@ -1,0 +1,154 @@
+"""Who is better: one row an agent, one table a task set, with n, errors and Wilson intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from harness.metrics import Summary
+from harness.runs import Run, RunMeta
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One agent on one task set: its newest complete run."""
+
+    agent: str
+    role: str
+    run: str
+    started: str
+    summary: Summary
+
+
+class Board(msgspec.Struct, frozen=True):
+    """Rows that may be compared: same tasks, data, budget, rules (one task-set hash)."""
+
+    env: str
+    task_set: str
+    task_set_hash: str
+    max_steps: int
+    reference: str | None
+    rows: tuple[Row, ...]
+
+
+def boards(runs: Iterable[Run], kinds: Sequence[str] = ("run",)) -> list[Board]:
+    """Group complete runs by task-set hash; of an agent's runs the newest counts.
+
+    Runs under different hashes never meet in a table: they score different things.
+    """
+    groups: dict[str, dict[str, Run]] = {}
+    for run in runs:
+        meta = run.meta
+        if meta.status != "complete" or meta.kind not in kinds or meta.error_rate:
+            continue
+        newest = groups.setdefault(meta.task_set_hash, {})
+        other = newest.get(meta.agent.name)
+        if other is None or other.meta.started <= meta.started:
+            newest[meta.agent.name] = run
+    found = []
+    for newest in groups.values():
+        rows = [
+            Row(name, run.meta.agent.role, str(run.path), run.meta.started, run.summary)
+            for name, run in newest.items()
+        ]
+        rows.sort(key=lambda r: (-(r.summary.success or 0.0), -(r.summary.score or 0.0), r.agent))
+        meta = next(iter(newest.values())).meta
+        found.append(board(meta, rows))
+    return sorted(found, key=lambda b: (b.env, b.task_set))
+
+
+def board(meta: RunMeta, rows: Sequence[Row]) -> Board:
+    """A board of given rows under the protocol of one run."""
+    task_set = meta.task_set
+    return Board(
+        env=task_set.env,
+        task_set=task_set.name,
+        task_set_hash=meta.task_set_hash,
+        max_steps=task_set.max_steps,
+        reference=meta.reference,
+        rows=tuple(rows),
+    )
+
+
+#: Heading and cell of each column.
+_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("agent", "left"),
+    ("success", "right"),
+    ("95 % interval", "right"),
+    ("score", "right"),
+    ("n", "right"),
+    ("errors", "right"),
+    ("truncated", "right"),
+    ("invalid/ep", "right"),
+    ("steps", "right"),
+    ("words/step", "right"),
+    ("tokens/step", "right"),
+    ("CoT overlap", "right"),
+    ("s/ep", "right"),
+)
+
+
+def cells(row: Row) -> list[str]:
+    """The row as text; what does not apply is a dash."""
+    s = row.summary
+    return [
+        row.agent,
+        _percent(s.success),
+        f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
+        _number(s.score, 3),
+        str(s.n),
+        str(s.errors),
+        str(s.truncated),
+        _number(s.invalid_actions, 2),
+        _number(s.steps, 1),
+        _number(s.reasoning_words_per_step, 1),
+        _number(s.reasoning_tokens_per_step, 1),
+        _percent(s.cot_overlap),
+        _number(s.seconds, 2),
+    ]
+
+
+def title(board: Board) -> str:
+    reference = f", CoT reference {board.reference}" if board.reference else ""
+    return f"{board.task_set} ({board.max_steps} steps, task set {board.task_set_hash}{reference})"
+
+
+def table(board: Board) -> Table:
+    """A board for the terminal."""
+    grid = Table(title=title(board), title_justify="left", header_style="bold")
+    for heading, justify in _COLUMNS:
+        grid.add_column(heading, justify=justify, no_wrap=heading == "agent")  # type: ignore[arg-type]
+    for row in board.rows:
+        grid.add_row(*cells(row))
+    return grid
+
+
+def markdown(found: Sequence[Board]) -> str:
+    """All boards as Markdown."""
+    parts = []
+    for board in found:
+        head = [heading for heading, _ in _COLUMNS]
+        rule = [":---" if justify == "left" else "---:" for _, justify in _COLUMNS]
+        lines = [head, rule, *(cells(row) for row in board.rows)]
+        text = "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
+        parts.append(f"### {_escape(title(board))}\n\n{text}\n")
+    return "\n".join(parts)
+
+
+def to_json(found: Sequence[Board]) -> str:
+    """All boards as JSON."""
+    return msgspec.json.format(msgspec.json.encode(list(found)), indent=2).decode()
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: Any, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

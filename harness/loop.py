@@ -1,0 +1,184 @@
+"""One episode: observe, decide, act, until the environment or the protocol ends it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from harness.env import Environment
+from harness.errors import AgentError, EnvError, EpisodeError, boundary
+from harness.policy import ContextOverflow, Policy, takes_info
+from harness.types import Decision, Episode, Fault, Info, Outcome, Step, Task
+
+#: Shown when a reply names no action; costs a step.
+NO_ACTION = "Invalid reply: it has no line 'Action: <action>'."
+
+
+class Clock:
+    """Tells a watchdog what an episode is doing and since when. One episode, one clock."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.phase = "start"
+        self.since = self.started
+        self.steps: list[Step] = []
+        self.instruction = ""
+        self.observation: str | None = None
+        self.task_type = ""
+        #: Set by the watchdog: nobody waits for this episode any more.
+        self.abandoned = False
+
+    def enter(self, phase: str) -> float:
+        self.phase, self.since = phase, time.perf_counter()
+        return self.since
+
+
+def play_episode(
+    policy: Policy,
+    env: Environment,
+    task: Task,
+    *,
+    agent: str,
+    max_steps: int,
+    format_limit: int = 3,
+    attempt: int = 0,
+    clock: Clock | None = None,
+) -> Episode:
+    """Play one task to its end. Never raises for a fault: it comes back as outcome ``error``.
+
+    ``max_steps`` counts replies, also those without an action; ``format_limit`` such replies in a
+    row end the episode with outcome ``format``.
+    """
+    clock = clock or Clock()
+    try:
+        outcome, info = _play(policy, env, task, max_steps, format_limit, attempt, clock)
+        error = None
+    except EpisodeError as fault:
+        cause = fault.__cause__
+        outcome, info = Outcome.ERROR, {}
+        kind = type(fault).__name__ + (f"/{type(cause).__name__}" if cause else "")
+        error = Fault(kind, str(fault))
+    return finish(task, agent, attempt, clock, outcome, info, error)
+
+
+def finish(
+    task: Task,
+    agent: str,
+    attempt: int,
+    clock: Clock,
+    outcome: Outcome,
+    info: Info,
+    error: Fault | None,
+) -> Episode:
+    """The record of what a clock saw."""
+    return Episode(
+        task=task,
+        agent=agent,
+        attempt=attempt,
+        instruction=clock.instruction,
+        steps=tuple(clock.steps),
+        final_observation=clock.observation,
+        success=bool(info.get("success", False)),
+        score=float(info.get("score", 0.0)),
+        outcome=outcome,
+        task_type=clock.task_type,
+        seconds=round(time.perf_counter() - clock.started, 6),
+        error=error,
+    )
+
+
+def _play(
+    policy: Policy,
+    env: Environment,
+    task: Task,
+    max_steps: int,
+    format_limit: int,
+    attempt: int,
+    clock: Clock,
+) -> tuple[Outcome, Info]:
+    ask = _asker(policy)
+    clock.enter("env.reset")
+    with boundary(EnvError, f"{task.env}.reset({task.id})"):
+        observation, info = env.reset(seed=task.seed, options={"task_id": task.id})
+    clock.observation = observation = clean(observation)
+    clock.instruction, clock.task_type = info["instruction"], info["task_type"]
+    info["env"] = task.env
+    unreadable = 0
+    for number in range(max_steps):
+        info["sampling_seed"] = sampling_seed(task, attempt, number)
+        info["attempt"], info["seed"] = attempt, task.seed
+        asked = clock.enter("policy.act")
+        try:
+            with boundary(AgentError, "policy.act"):
+                decision = ask(clock.instruction, tuple(clock.steps), observation, info)
+                if not isinstance(decision, Decision):
+                    raise TypeError(f"returned {type(decision).__name__}, not a Decision")
+                decision = _tidy(decision)
+        except AgentError as error:
+            if isinstance(error.__cause__, ContextOverflow):
+                return Outcome.CONTEXT, info
+            raise
+        acted = clock.enter("env.step")
+        step = Step(observation, decision, policy_seconds=round(acted - asked, 6))
+        if decision.action is None:
+            unreadable += 1
+            clock.steps.append(msgspec.structs.replace(step, invalid=True))
+            clock.observation = observation = NO_ACTION
+            if unreadable >= format_limit:
+                return Outcome.FORMAT, info
+            continue
+        unreadable = 0
+        with boundary(EnvError, f"{task.env}.step"):
+            observation, reward, terminated, _, info = env.step(decision.action)
+        info["env"] = task.env
+        step = msgspec.structs.replace(
+            step,
+            reward=reward,
+            invalid=bool(info["invalid_action"]),
+            executed=info.get("executed"),
+            env_seconds=round(time.perf_counter() - acted, 6),
+        )
+        clock.steps.append(step)
+        clock.observation = observation = clean(observation)
+        if terminated:
+            return Outcome.DONE, info
+    return Outcome.TRUNCATED, info
+
+
+def _asker(policy: Policy) -> Callable[[str, Sequence[Step], str, Info], Decision]:
+    if takes_info(policy):
+        return policy.act  # type: ignore[return-value]
+
+    def ask(instruction: str, history: Sequence[Step], observation: str, _: Info) -> Decision:
+        return policy.act(instruction, history, observation)
+
+    return ask
+
+
+def sampling_seed(task: Task, attempt: int, step: int) -> int:
+    """Seed of one sampled reply: a function of what is sampled, not of when or beside whom."""
+    text = f"{task.env}\0{task.id}\0{task.seed}\0{attempt}\0{step}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big")
+
+
+def clean(text: str) -> str:
+    """Text that UTF-8 can hold: lone surrogates become U+FFFD. Nothing else is touched."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _tidy(decision: Decision) -> Decision:
+    """What is executed is what is logged: one line, encodable."""
+    action = decision.action
+    if action is not None:
+        action = " ".join(clean(action).splitlines()).strip() if action.strip() else None
+    reasoning = clean(decision.reasoning)
+    if action == decision.action and reasoning == decision.reasoning:
+        return decision
+    return msgspec.structs.replace(decision, action=action, reasoning=reasoning)

@@ -1,0 +1,182 @@
+"""Metrics: functions of an episode and, for CoT overlap, of a reference episode of its task.
+
+Definitions follow SAD, appendix C, read per episode as DISTILL's decisions say. A metric that
+does not apply is None, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from harness.types import Episode, Outcome
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@lru_cache(maxsize=65536)
+def words(text: str) -> tuple[str, ...]:
+    """The fixed word tokenisation every agent is measured with: runs of letters and digits,
+    lower-cased, and single punctuation marks."""
+    return tuple(_WORD.findall(text.lower()))
+
+
+class EpisodeMetrics(msgspec.Struct, frozen=True):
+    """One line of metrics.jsonl. Tokens are the agent's tokenizer's (None without a model), words
+    the fixed tokenisation's. ``success`` and ``score`` are None for an episode that broke."""
+
+    task_id: str
+    seed: int
+    attempt: int
+    task_type: str
+    outcome: Outcome
+    success: bool | None
+    score: float | None
+    n_steps: int
+    invalid_actions: int
+    reasoning_words: int
+    action_words: int
+    reasoning_tokens: int | None
+    action_tokens: int | None
+    prompt_tokens: int | None
+    cot_overlap: float | None
+    seconds: float
+    policy_seconds: float
+    env_seconds: float
+    extra: dict[str, float | None] = {}
+
+
+def measure(
+    episode: Episode, reference: Episode | None = None, extra: dict[str, Any] | None = None
+) -> EpisodeMetrics:
+    """All metrics of one episode. ``extra`` holds metrics of other packages by name."""
+    steps = episode.steps
+    completions = [s.decision.completion for s in steps if s.decision.completion is not None]
+    broken = episode.outcome is Outcome.ERROR
+    sampled = completions if completions else None
+    return EpisodeMetrics(
+        task_id=episode.task.id,
+        seed=episode.task.seed,
+        attempt=episode.attempt,
+        task_type=episode.task_type,
+        outcome=episode.outcome,
+        success=None if broken else episode.success,
+        score=None if broken else episode.score,
+        n_steps=len(steps),
+        invalid_actions=sum(s.invalid for s in steps),
+        reasoning_words=sum(len(words(s.decision.reasoning)) for s in steps),
+        action_words=sum(len(words(s.decision.action or "")) for s in steps),
+        reasoning_tokens=sum(c.reasoning_tokens for c in sampled) if sampled else None,
+        action_tokens=sum(c.action_tokens for c in sampled) if sampled else None,
+        prompt_tokens=sum(c.prompt_tokens for c in sampled) if sampled else None,
+        cot_overlap=None if broken else cot_overlap(episode, reference),
+        seconds=episode.seconds,
+        policy_seconds=round(sum(s.policy_seconds for s in steps), 6),
+        env_seconds=round(sum(s.env_seconds for s in steps), 6),
+        extra=extra or {},
+    )
+
+
+def cot_overlap(episode: Episode, reference: Episode | None) -> float | None:
+    """CoT match rate: clipped multiset intersection of reasoning words over the reference's count
+    (SAD, appendix C). None without a reference, or when the reference reasons not at all."""
+    if reference is None:
+        return None
+    theirs = _reasoning(reference)
+    total = sum(theirs.values())
+    if not total:
+        return None
+    ours = _reasoning(episode)
+    return sum(min(count, ours[word]) for word, count in theirs.items()) / total
+
+
+def _reasoning(episode: Episode) -> Counter[str]:
+    count: Counter[str] = Counter()
+    for step in episode.steps:
+        if not step.decision.injected:
+            count.update(words(step.decision.reasoning))
+    return count
+
+
+def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson score interval of a share (95 % by default); (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    p = successes / n
+    denominator = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / denominator
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / denominator
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """A run in one row. ``n`` counts scored episodes; ``errors`` stand beside them."""
+
+    n: int
+    errors: int
+    truncated: int
+    format: int
+    context: int
+    successes: int
+    success: float | None
+    success_low: float
+    success_high: float
+    score: float | None
+    steps: float | None
+    invalid_actions: float | None
+    reasoning_words_per_step: float | None
+    reasoning_tokens_per_step: float | None
+    action_tokens_per_step: float | None
+    cot_overlap: float | None
+    cot_overlap_n: int
+    seconds: float | None
+
+
+def summarise(rows: Sequence[EpisodeMetrics]) -> Summary:
+    """Aggregate episodes: means over scored ones (an episode that broke enters no mean)."""
+    scored = [r for r in rows if r.outcome is not Outcome.ERROR]
+    steps = sum(r.n_steps for r in scored)
+    overlaps = [r.cot_overlap for r in scored if r.cot_overlap is not None]
+    successes = sum(bool(r.success) for r in scored)
+    low, high = wilson(successes, len(scored))
+    return Summary(
+        n=len(scored),
+        errors=len(rows) - len(scored),
+        truncated=_count(scored, Outcome.TRUNCATED),
+        format=_count(scored, Outcome.FORMAT),
+        context=_count(scored, Outcome.CONTEXT),
+        successes=successes,
+        success=_ratio(successes, len(scored)),
+        success_low=low,
+        success_high=high,
+        score=_ratio(sum(r.score or 0.0 for r in scored), len(scored)),
+        steps=_ratio(steps, len(scored)),
+        invalid_actions=_ratio(sum(r.invalid_actions for r in scored), len(scored)),
+        reasoning_words_per_step=_ratio(sum(r.reasoning_words for r in scored), steps),
+        reasoning_tokens_per_step=_ratio(_sum(r.reasoning_tokens for r in scored), steps),
+        action_tokens_per_step=_ratio(_sum(r.action_tokens for r in scored), steps),
+        cot_overlap=_ratio(sum(overlaps), len(overlaps)),
+        cot_overlap_n=len(overlaps),
+        seconds=_ratio(sum(r.seconds for r in scored), len(scored)),
+    )
+
+
+def _count(rows: Sequence[EpisodeMetrics], outcome: Outcome) -> int:
+    return sum(r.outcome is outcome for r in rows)
+
+
+def _sum(values: Iterable[int | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(sum(known)) if known else None
+
+
+def _ratio(total: float | None, n: int) -> float | None:
+    return None if total is None or n == 0 else total / n

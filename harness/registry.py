@@ -1,0 +1,180 @@
+"""Finds environments, agents, metrics and commands: by entry points only, built-ins included.
+
+harness.envs           name -> Environment subclass
+harness.agents         name -> callable(**options) -> Policy
+harness.agent_configs  name -> package with *.toml agent configs
+harness.policy_wrappers  "errors" -> callable(policy, rate=, errors_from=) -> Policy
+harness.metrics        name -> callable(Episode, reference Episode | None) -> number | None
+harness.commands       name -> callable(list of arguments) -> exit status
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from harness import registration
+from harness.config import AgentConfig, load_toml
+from harness.env import Environment
+from harness.errors import ConfigError, HarnessError, MissingDependency, unknown
+from harness.policy import Policy
+from harness.tasksets import TaskSet, split_slice
+
+
+@cache
+def names(group: str) -> dict[str, EntryPoint]:
+    """Entry points of ``harness.<group>``; the first of two with one name is refused loudly."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"harness.{group}"):
+        other = found.get(point.name)
+        if other is not None and other.value != point.value:
+            raise ConfigError(
+                f"Two packages register '{point.name}' in harness.{group}: "
+                f"{other.value} and {point.value}. Uninstall one."
+            )
+        found[point.name] = point
+    return found
+
+
+def load(group: str, name: str, noun: str) -> Any:
+    """Load one entry point; unknown names raise with the nearest and the known ones."""
+    points = names(group)
+    if name not in points:
+        raise ConfigError(unknown(noun, name, points))
+    try:
+        return points[name].load()
+    except HarnessError:
+        raise
+    except ImportError as error:
+        raise ConfigError(
+            f"{noun.capitalize()} '{name}' ({points[name].value}) cannot be imported: {error}"
+        ) from error
+
+
+def env_class(name: str) -> type[Environment]:
+    """The environment registered as ``name``."""
+    cls = load("envs", name, "environment")
+    if not (isinstance(cls, type) and issubclass(cls, Environment)):
+        raise ConfigError(
+            f"Environment '{name}' is {cls!r}, not a subclass of harness.Environment."
+        )
+    cls.name = name
+    return cls
+
+
+def gym_id(name: str) -> str:
+    """Gymnasium id of an environment, as it was registered at import."""
+    env_class(name)
+    return registration.gym_id(names("envs")[name])
+
+
+def _task_sets(env: str) -> dict[str, Callable[[], TaskSet]]:
+    cls = env_class(env)
+    name = f"{env}/{cls.default_split}"
+    return dict(cls.task_sets()) or {name: lambda: cls.whole_split(name, cls.default_split)}
+
+
+def task_set_names(env: str) -> list[str]:
+    """Names of an environment's task sets, the default first."""
+    return list(_task_sets(env))
+
+
+def task_set(env: str, name: str | None = None) -> TaskSet:
+    """A task set by name, sliced if asked (``"alfworld/builtin-valid[:20]"``); None: default."""
+    known = _task_sets(env)
+    base, part = split_slice(name or next(iter(known)))
+    full = base if base in known else f"{env}/{base}"
+    if full not in known:
+        raise ConfigError(unknown(f"task set of '{env}'", base, known))
+    found = known[full]()
+    return found if part is None else found.part(part)
+
+
+@cache
+def agent_configs() -> dict[str, AgentConfig]:
+    """All configs of all registered config packages, and each bare policy under its own name."""
+    found: dict[str, AgentConfig] = {}
+    for point in names("agent_configs").values():
+        package = point.load()
+        for folder in package.__path__:
+            for path in sorted(Path(folder).glob("*.toml")):
+                config = load_toml(path, AgentConfig, name=path.stem)
+                if config.name in found:
+                    raise ConfigError(f"{path}: agent '{config.name}' is defined twice.")
+                found[config.name] = config
+    for name in names("agents"):
+        found.setdefault(name, AgentConfig(name=name, policy=name))
+    return found
+
+
+def agent_config(name: str) -> AgentConfig:
+    """A config by name, by .toml path, or by checkpoint folder (played by the ``react`` policy)."""
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return load_toml(path, AgentConfig, name=path.stem)
+    configs = agent_configs()
+    if name in configs:
+        return configs[name]
+    if path.is_dir():
+        return AgentConfig(
+            name=path.resolve().name,
+            policy="react",
+            role="checkpoint",
+            options={"checkpoint": str(path.resolve())},
+        )
+    raise ConfigError(
+        unknown("agent", name, configs, "An agent is a name, a .toml file or a checkpoint folder.")
+    )
+
+
+def build_policy(config: AgentConfig) -> Policy:
+    """Construct the policy of a config; options it does not take are refused with a suggestion."""
+    factory = load("agents", config.policy, "policy")
+    parameters = inspect.signature(factory).parameters
+    for key in config.options:
+        if key not in parameters:
+            raise ConfigError(f"Agent '{config.name}': " + unknown("option", key, parameters))
+    policy: Policy = factory(**config.options)
+    return policy
+
+
+def with_errors(policy: Policy, rate: float, errors_from: str | None) -> Policy:
+    """The policy with slips put in at ``rate`` per step: its own blunders, or another agent's."""
+    wrap = load("policy_wrappers", "errors", "policy wrapper")
+    other = build_policy(agent_config(errors_from)) if errors_from else None
+    wrapped: Policy = wrap(policy, rate=rate, errors_from=other)
+    return wrapped
+
+
+def check_env_options(cls: type[Environment], name: str, options: Mapping[str, Any]) -> None:
+    """Refuse keywords that the environment's constructor does not name."""
+    known = [p for p in inspect.signature(cls).parameters if p != "reveal"]
+    for key in options:
+        if key not in known:
+            raise ConfigError(unknown(f"option of environment '{name}'", key, known))
+
+
+def require(module: str, extra: str, need: str) -> Any:
+    """Import an optional package or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingDependency(module.split(".")[0], extra, need) from None
+
+
+def default_workers(config: AgentConfig) -> int:
+    """Episodes to play at once: what the policy class asks for (``workers``), else 4."""
+    factory = load("agents", config.policy, "policy")
+    return int(getattr(factory, "workers", 4))
+
+
+def missing(config: AgentConfig) -> str | None:
+    """Why an agent cannot run here and what to do, as its policy class tells; None: it can."""
+    factory = load("agents", config.policy, "policy")
+    tell = getattr(factory, "missing", None)
+    return tell(**config.options) if tell is not None else None

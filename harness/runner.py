@@ -1,0 +1,156 @@
+"""Plays many episodes at once: a thread an episode, a watchdog over all.
+
+Threads suffice: environments are fast or live in processes of their own, and a model backend
+answers many waiting episodes together. An episode that hangs longer than its limits is recorded
+as an error and its thread left behind; the run goes on.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+
+from harness.env import Environment
+from harness.errors import EnvError, boundary
+from harness.loop import Clock, finish, play_episode
+from harness.policy import Policy
+from harness.types import Episode, Fault, Outcome, Task
+
+
+class Job(NamedTuple):
+    """One episode to play."""
+
+    task: Task
+    attempt: int
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Wall-clock limits in seconds: faults when exceeded, so that speed never decides a score."""
+
+    step: float = 600.0
+    episode: float = 7200.0
+
+
+class _Slot:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.job: Job | None = None
+        self.abandoned = False
+
+
+def play_all(
+    jobs: Sequence[Job],
+    policy: Policy,
+    make_env: Callable[[], Environment],
+    *,
+    agent: str,
+    max_steps: int,
+    format_limit: int = 3,
+    workers: int = 1,
+    limits: Limits | None = None,
+) -> Iterator[Episode]:
+    """Yield episodes as they finish, in no fixed order. Closing the iterator stops the workers.
+
+    Each worker makes one environment and reuses it; after a fault it makes a new one.
+    """
+    limits = limits or Limits()
+    todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in jobs:
+        todo.put(job)
+    done: queue.SimpleQueue[tuple[_Slot, Episode]] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def work(slot: _Slot) -> None:
+        env: Environment | None = None
+        while not stop.is_set() and not slot.abandoned:
+            slot.clock = Clock()
+            try:
+                slot.job = job = todo.get_nowait()
+            except queue.Empty:
+                break
+            clock = slot.clock
+            episode = None
+            if env is None:
+                env, episode = _open(make_env, job, agent, clock)
+            if env is not None:
+                episode = play_episode(
+                    policy, env, job.task, agent=agent, attempt=job.attempt,
+                    max_steps=max_steps, format_limit=format_limit, clock=clock,
+                )  # fmt: skip
+                if episode.outcome is Outcome.ERROR:
+                    _close(env)
+                    env = None
+            assert episode is not None
+            slot.job = None
+            if not clock.abandoned:
+                done.put((slot, episode))
+        if env is not None:
+            _close(env)
+
+    def start() -> _Slot:
+        slot = _Slot()
+        threading.Thread(target=work, args=(slot,), daemon=True, name="episode").start()
+        return slot
+
+    slots = [start() for _ in range(max(1, min(workers, len(jobs))))]
+    left = len(jobs)
+    tick = min(1.0, limits.step / 4, limits.episode / 4)
+    try:
+        while left:
+            try:
+                _, episode = done.get(timeout=tick)
+            except queue.Empty:
+                for i, slot in enumerate(slots):
+                    late = _overdue(slot, limits, agent)
+                    if late is None:
+                        continue
+                    slots[i] = start()
+                    left -= 1
+                    yield late
+                continue
+            left -= 1
+            yield episode
+    finally:
+        stop.set()
+
+
+def _open(
+    make_env: Callable[[], Environment], job: Job, agent: str, clock: Clock
+) -> tuple[Environment | None, Episode | None]:
+    try:
+        with boundary(EnvError, f"{job.task.env}: making the environment"):
+            return make_env(), None
+    except EnvError as error:
+        fault = Fault(type(error).__name__, str(error))
+        return None, finish(job.task, agent, job.attempt, clock, Outcome.ERROR, {}, fault)
+
+
+def _overdue(slot: _Slot, limits: Limits, agent: str) -> Episode | None:
+    """The record of an episode that exceeded its limits, whose thread is now left behind."""
+    clock, job = slot.clock, slot.job
+    if job is None:
+        return None
+    now = time.perf_counter()
+    in_phase, in_all = now - clock.since, now - clock.started
+    if in_phase <= limits.step and in_all <= limits.episode:
+        return None
+    clock.abandoned = slot.abandoned = True
+    what = (
+        f"{clock.phase} took more than {limits.step:g} s"
+        if in_phase > limits.step
+        else f"the episode took more than {limits.episode:g} s"
+    )
+    side = "AgentError" if clock.phase.startswith("policy") else "EnvError"
+    fault = Fault(f"{side}/TimeoutError", f"{what} (limits: --step-seconds, --episode-seconds)")
+    return finish(job.task, agent, job.attempt, clock, Outcome.ERROR, {}, fault)
+
+
+def _close(env: Environment) -> None:
+    with suppress(Exception):  # a broken environment may fail to close; its episode is recorded
+        env.close()

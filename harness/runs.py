@@ -1,0 +1,222 @@
+"""Run folders: ``results/<env>/<agent>/<run_id>/`` with run.json, episodes.jsonl, metrics.jsonl."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.config import AgentConfig
+from harness.errors import ConfigError, TraceError
+from harness.metrics import EpisodeMetrics, Summary, summarise
+from harness.recorder import EPISODES, read_episodes
+from harness.tasksets import TaskSet
+from harness.types import SCHEMA, Episode
+
+META = "run.json"
+METRICS = "metrics.jsonl"
+_PACKAGES = ("distill-harness", "gymnasium", "numpy", "torch", "transformers", "tokenizers",
+             "textworld", "alfworld")  # fmt: skip
+
+
+class RunMeta(msgspec.Struct, frozen=True):
+    """run.json: everything needed to tell what was run and to run it again."""
+
+    run_id: str
+    kind: str
+    agent: AgentConfig
+    task_set: TaskSet
+    task_set_hash: str
+    env_version: str
+    #: Environment keywords that do not decide a score (where the data lie, which engine).
+    env_options: dict[str, Any]
+    seeds: tuple[int, ...]
+    attempts: int
+    reference: str | None
+    #: What the policy says of itself: model id, weights hash, tokenizer, prompt hash, decoding.
+    policy: dict[str, Any]
+    workers: int
+    error_rate: float = 0.0
+    errors_from: str | None = None
+    argv: tuple[str, ...] = ()
+    commit: str | None = None
+    dirty: bool | None = None
+    packages: dict[str, str] = {}
+    host: dict[str, Any] = {}
+    parents: tuple[str, ...] = ()
+    started: str = ""
+    finished: str | None = None
+    status: str = "running"
+    schema: int = SCHEMA
+
+    @property
+    def n_episodes(self) -> int:
+        return len(self.task_set.tasks) * len(self.seeds) * self.attempts
+
+
+class Run:
+    """A recorded run. Episodes are read lazily; metrics once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta = read_meta(path)
+
+    def episodes(self) -> Iterator[Episode]:
+        """Every recorded episode, in the order written."""
+        file = self.path / EPISODES
+        return read_episodes(file) if file.exists() else iter(())
+
+    @cached_property
+    def metrics(self) -> list[EpisodeMetrics]:
+        """One row an episode, from metrics.jsonl."""
+        file = self.path / METRICS
+        if not file.exists():
+            raise TraceError(
+                f"{file} is missing: the run was stopped before it was scored. "
+                f"Continue it with `harness run --resume {self.path}`."
+            )
+        return read_metrics(file)
+
+    @property
+    def summary(self) -> Summary:
+        return summarise(self.metrics)
+
+    def __repr__(self) -> str:
+        return f"Run({self.meta.agent.name!r} on {self.meta.task_set.name!r}, {str(self.path)!r})"
+
+
+def read_meta(folder: Path) -> RunMeta:
+    """run.json of a folder; another schema or a damaged file raises TraceError."""
+    file = folder / META
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=RunMeta)
+    except FileNotFoundError:
+        raise TraceError(f"{folder} is not a run folder: it has no {META}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TraceError(f"{file}: not a run description: {error}") from None
+
+
+def write_meta(folder: Path, meta: RunMeta) -> None:
+    """Write run.json in one move, so that it is never half there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    body = msgspec.json.format(msgspec.json.encode(meta), indent=1)
+    temporary = folder / f".{META}.{os.getpid()}"
+    temporary.write_bytes(body + b"\n")
+    temporary.replace(folder / META)
+
+
+def read_metrics(file: Path) -> list[EpisodeMetrics]:
+    decoder = msgspec.json.Decoder(EpisodeMetrics)
+    rows = []
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(decoder.decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise TraceError(
+                    f"{file}:{number}: not a metrics row: {error}\n"
+                    "  Delete the file and score the run again with `harness score`."
+                ) from None
+    return rows
+
+
+def write_metrics(folder: Path, rows: Sequence[EpisodeMetrics]) -> None:
+    encoder = msgspec.json.Encoder()
+    temporary = folder / f".{METRICS}.{os.getpid()}"
+    temporary.write_bytes(b"".join(encoder.encode(r) + b"\n" for r in rows))
+    temporary.replace(folder / METRICS)
+
+
+def new_run_id(config: Any) -> str:
+    """UTC time and a hash of the resolved config: ``20261124T101530Z-1a2b3c4d``."""
+    body = msgspec.json.encode(config, order="sorted")
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{stamp}-{hashlib.sha256(body).hexdigest()[:8]}"
+
+
+def run_folder(out: Path, env: str, agent: str, run_id: str) -> Path:
+    """A fresh folder's path; one that exists (same second, same config) gets a number."""
+    name = re.sub(r"[^\w.+-]", "_", agent)
+    folder = out / env / name / run_id
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = out / env / name / f"{run_id}-{number}"
+    return folder
+
+
+def find_runs(out: Path) -> list[Run]:
+    """All runs under a results folder, oldest first. A damaged run.json raises TraceError."""
+    if not out.is_dir():
+        return []
+    files = sorted(out.glob(f"*/*/*/{META}"), key=lambda p: p.parent.name)
+    return [Run(file.parent) for file in files]
+
+
+def open_run(path: str | Path) -> Run:
+    """A run by its folder, or by the folder of its newest run (``results/alfworld/expert``)."""
+    folder = Path(path)
+    if (folder / META).exists():
+        return Run(folder)
+    inner = sorted(folder.glob(f"**/{META}"), key=lambda p: p.parent.name)
+    if inner:
+        return Run(inner[-1].parent)
+    raise ConfigError(f"'{path}' is not a run folder and holds none. See `harness list runs`.")
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what a run is made: argv, commit, packages, host."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    commit, dirty = _git()
+    return {
+        "argv": tuple(sys.argv),
+        "commit": commit,
+        "dirty": dirty,
+        "packages": found,
+        "host": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+        },
+        "started": utc_now(),
+    }
+
+
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of this package's own checkout; (None, None) for an installed wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"],
+            cwd=root, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None, None
+    if head.returncode:
+        return None, None
+    return head.stdout.strip(), bool(status.stdout.strip())

@@ -1,0 +1,99 @@
+"""Task sets: named, content-hashed lists of tasks with everything that decides a score."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from harness.errors import ConfigError
+from harness.types import Task
+
+_SLICE = re.compile(r"\A(?P<name>.*?)\[(?P<start>\d*):(?P<stop>\d*)\]\Z")
+
+
+class TaskSet(msgspec.Struct, frozen=True):
+    """Tasks plus protocol. Two sets with one ``hash`` score the same thing; ``name`` is a label.
+
+    ``content`` holds a hash of each task's data, in the order of ``tasks``: data that differ are
+    another set, and a run on them is refused.
+    ``options`` are the environment keywords that decide a score (rules, grammar, goal_seed ...).
+    ``reference`` names the agent whose traces CoT overlap is measured against.
+    """
+
+    name: str
+    env: str
+    tasks: tuple[Task, ...]
+    content: tuple[str, ...]
+    max_steps: int
+    options: dict[str, Any] = {}
+    success: str = "the environment's own"
+    reference: str | None = None
+    format_limit: int = 3
+
+    @classmethod
+    def make(
+        cls,
+        name: str,
+        env: str,
+        tasks: Sequence[Task],
+        *,
+        max_steps: int,
+        content: Mapping[str, str],
+        **protocol: Any,
+    ) -> TaskSet:
+        """Build a set from tasks and their content hashes (task id -> hex digits)."""
+        if not tasks:
+            raise ConfigError(f"Task set '{name}' has no tasks.")
+        try:
+            hashes = tuple(content[task.id] for task in tasks)
+        except KeyError as error:
+            raise ConfigError(f"Task set '{name}': no content hash for task {error}.") from None
+        return cls(name, env, tuple(tasks), hashes, max_steps, **protocol)
+
+    def part(self, part: slice) -> TaskSet:
+        """Some of the tasks, in order: another set, with another hash."""
+        tasks = self.tasks[part]
+        start, stop, _ = part.indices(len(self.tasks))
+        if not tasks:
+            raise ConfigError(f"'{self.name}[{start}:{stop}]' holds no tasks.")
+        if len(tasks) == len(self.tasks):
+            return self
+        name = f"{self.name}[{start}:{stop}]"
+        content = self.content[part]
+        return msgspec.structs.replace(self, name=name, tasks=tasks, content=content)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over everything but the name."""
+        body = msgspec.json.encode(msgspec.structs.replace(self, name=""), order="sorted")
+        return hashlib.sha256(body).hexdigest()[:16]
+
+    def with_protocol(
+        self, *, max_steps: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> TaskSet:
+        """The same tasks under another protocol, and so under another hash and a telling name."""
+        changes: dict[str, Any] = {}
+        name = self.name
+        if max_steps is not None and max_steps != self.max_steps:
+            if max_steps < 1:
+                raise ConfigError(f"A step budget is at least 1, not {max_steps}.")
+            changes["max_steps"] = max_steps
+            name += f"+{max_steps}steps"
+        for key, value in (options or {}).items():
+            if self.options.get(key) != value:
+                changes.setdefault("options", dict(self.options))[key] = value
+                name += f"+{key}={value}"
+        return msgspec.structs.replace(self, name=name, **changes)
+
+
+def split_slice(name: str) -> tuple[str, slice | None]:
+    """``"alfworld/valid[:20]"`` -> (``"alfworld/valid"``, ``slice(None, 20)``)."""
+    match = _SLICE.match(name)
+    if match is None:
+        return name, None
+    bounds = [int(match[g]) if match[g] else None for g in ("start", "stop")]
+    return match["name"], slice(*bounds)

@@ -1,0 +1,184 @@
+"""One episode and many at once: outcomes, faults, limits, order."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+from toy import CountEnv, Counter, Says
+
+from harness.errors import AgentError, EnvError, boundary
+from harness.loop import NO_ACTION, clean, play_episode, sampling_seed
+from harness.policy import ContextOverflow
+from harness.runner import Job, Limits, play_all
+from harness.types import Decision, Episode, Outcome, Task
+
+TASK = Task("count", "valid", "valid/4")
+
+
+def play(policy, task=TASK, **settings):
+    settings = {"agent": "t", "max_steps": 12, **settings}
+    return play_episode(policy, CountEnv(), task, **settings)
+
+
+def test_an_episode_is_done_when_the_environment_says_so():
+    episode = play(Counter())
+    assert (episode.outcome, episode.success, episode.score) == (Outcome.DONE, True, 1.0)
+    assert [s.decision.action for s in episode.steps] == ["1", "2", "3", "4"]
+    assert episode.steps[0].observation == "Count to 4.\nAction: 99"
+    assert episode.final_observation == "Yes."
+    assert episode.instruction == "count to 4"
+
+
+def test_the_budget_truncates_and_keeps_the_score_reached():
+    episode = play(Counter(), max_steps=2)
+    assert (episode.outcome, episode.success, episode.score) == (Outcome.TRUNCATED, False, 0.5)
+
+
+def test_replies_without_an_action_cost_steps_and_end_the_episode():
+    episode = play(Says(Decision("hmm", None)))
+    assert (episode.outcome, len(episode.steps), episode.error) == (Outcome.FORMAT, 3, None)
+    assert [s.observation for s in episode.steps[1:]] == [NO_ACTION] * 2
+    assert all(s.invalid for s in episode.steps)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "words"),
+    [
+        (Says(None), "AgentError/TypeError", "NoneType"),
+        (Says("go"), "AgentError/TypeError", "str"),
+        (Says(Decision("", "boom")), "EnvError/RuntimeError", "the counter broke"),
+    ],
+)
+def test_a_fault_is_an_error_never_a_score(policy, kind, words):
+    episode = play(policy)
+    assert episode.outcome is Outcome.ERROR
+    assert episode.error.kind == kind
+    assert words in episode.error.message
+    assert not episode.success
+
+
+def test_what_was_played_before_a_fault_is_kept():
+    class Breaks(Counter):
+        def act(self, instruction, history, observation):
+            if len(history) == 2:
+                raise ValueError("out of ideas")
+            return super().act(instruction, history, observation)
+
+    episode = play(Breaks())
+    assert [s.decision.action for s in episode.steps] == ["1", "2"]
+    assert "out of ideas" in episode.error.message
+
+
+def test_an_unknown_task_is_an_error_of_that_episode():
+    assert play(Counter(), Task("count", "valid", "valid/77")).outcome is Outcome.ERROR
+
+
+def test_a_full_window_is_an_outcome():
+    class Full:
+        def act(self, instruction, history, observation):
+            raise ContextOverflow("3000 tokens, window 2048")
+
+    assert play(Full()).outcome is Outcome.CONTEXT
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["x" * 1_000_000, "\x00\x07\x1b[31m", "\ud800 lone", "two\nlines", " padded ", "行く 🍎"],
+)
+def test_hostile_text_is_played_recorded_and_read_back(action):
+    episode = play(Says(Decision(action, action)), max_steps=1)
+    assert episode.outcome is Outcome.TRUNCATED
+    assert msgspec.json.decode(msgspec.json.encode(episode), type=Episode) == episode
+    assert "\n" not in episode.steps[0].decision.action
+
+
+def test_blank_actions_are_no_actions():
+    assert play(Says(Decision("", " \n"))).outcome is Outcome.FORMAT
+
+
+def test_clean_only_touches_what_utf8_cannot_hold():
+    assert clean("a\ud800b") == "a\ufffdb"
+    text = "plain é 🍎 \x00"
+    assert clean(text) is text
+
+
+def test_policies_that_name_info_get_it():
+    seen = []
+
+    class Nosy(Counter):
+        def act(self, instruction, history, observation, info):
+            seen.append(info)
+            return super().act(instruction, history, observation)
+
+    play(Nosy())
+    assert seen[0]["admissible_actions"] == ["1"]
+    assert seen[0]["env"] == seen[-1]["env"] == "count"
+    assert len({i["sampling_seed"] for i in seen}) >= 1
+
+
+def test_sampling_seeds_differ_in_every_part():
+    other = msgspec.structs.replace(TASK, seed=1)
+    seeds = [sampling_seed(t, a, s) for t in (TASK, other) for a in (0, 1) for s in range(5)]
+    assert len(set(seeds)) == 20
+    assert sampling_seed(TASK, 0, 0) == sampling_seed(TASK, 0, 0)
+
+
+def test_boundary_names_the_innermost_side():
+    with pytest.raises(EnvError, match="inner"), boundary(AgentError, "outer"):
+        with boundary(EnvError, "inner"):
+            raise OSError("disk")
+
+
+def jobs(n=8):
+    return [Job(Task("count", "valid", f"valid/{1 + i % 8}"), i // 8) for i in range(n)]
+
+
+def run_all(policy, n=8, **settings):
+    settings = {"agent": "t", "max_steps": 12, **settings}
+    return list(play_all(jobs(n), policy, CountEnv, **settings))
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_every_job_is_played_once_whatever_the_workers(workers):
+    episodes = run_all(Counter(), 24, workers=workers)
+    assert sorted(e.key for e in episodes) == sorted((j.task.id, 0, j.attempt) for j in jobs(24))
+    assert all(e.success for e in episodes)
+
+
+def test_a_hung_step_is_an_error_and_the_run_goes_on():
+    class Hangs(Counter):
+        def act(self, instruction, history, observation):
+            if instruction == "count to 3" and len(history) == 1:
+                return Decision("wait", "hang")
+            return super().act(instruction, history, observation)
+
+    start = time.perf_counter()
+    episodes = run_all(Hangs(), workers=2, limits=Limits(step=0.3))
+    assert time.perf_counter() - start < 10
+    broken = [e for e in episodes if e.error]
+    assert [e.task.id for e in broken] == ["valid/3"]
+    assert "env.step took more than 0.3 s" in broken[0].error.message
+    assert len(broken[0].steps) == 1
+    assert len(episodes) == 8
+
+
+def test_a_slow_episode_is_an_error():
+    class Slow(Counter):
+        def act(self, instruction, history, observation):
+            time.sleep(0.1)
+            return Decision("", "0")
+
+    episodes = run_all(Slow(), 2, workers=2, limits=Limits(episode=0.5))
+    assert {e.error.kind for e in episodes} <= {"AgentError/TimeoutError", "EnvError/TimeoutError"}
+    assert all("the episode took more than" in e.error.message for e in episodes)
+
+
+def test_an_environment_that_cannot_be_made_is_an_error_of_each_episode():
+    def broken():
+        raise OSError("no data")
+
+    episodes = list(play_all(jobs(3), Counter(), broken, agent="t", max_steps=3, workers=2))
+    assert len(episodes) == 3
+    assert all("no data" in e.error.message for e in episodes)
