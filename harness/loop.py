@@ -105,11 +105,13 @@ def _play(
         observation, info = env.reset(seed=task.seed, options={"task_id": task.id})
     clock.observation = observation = clean(observation)
     clock.instruction, clock.task_type = info["instruction"], info["task_type"]
-    info["env"] = task.env
+    # What holds for the whole episode; an environment tells its solution at reset only.
+    lasting = {"env": task.env, "seed": task.seed, "attempt": attempt}
+    lasting |= {key: info[key] for key in ("solution",) if key in info}
     unreadable = 0
     for number in range(max_steps):
+        info |= lasting
         info["sampling_seed"] = sampling_seed(task, attempt, number)
-        info["attempt"], info["seed"] = attempt, task.seed
         asked = clock.enter("policy.act")
         try:
             with boundary(AgentError, "policy.act"):
@@ -133,7 +135,6 @@ def _play(
         unreadable = 0
         with boundary(EnvError, f"{task.env}.step"):
             observation, reward, terminated, _, info = env.step(decision.action)
-        info["env"] = task.env
         step = msgspec.structs.replace(
             step,
             reward=reward,

@@ -140,8 +140,12 @@ def _hub(repository: str, revision: str | None, download: bool) -> Path:
             repository, revision=revision, local_files_only=not download, allow_patterns=patterns
         )
     except (OSError, ValueError) as error:
-        hint = "Check name, revision and network." if download else (
-            "It is not in the local cache: set download = true, or give the folder of a copy."
+        hint = (
+            "Check name, revision and network."
+            if download
+            else (
+                "It is not in the local cache: set download = true, or give the folder of a copy."
+            )
         )
         raise ConfigError(f"'hub:{repository}' cannot be had. {hint}\n  {error}") from error
     return Path(folder)
@@ -162,7 +166,9 @@ def _check(name: str, folder: Path) -> Checkpoint:
             raise ConfigError(_no_weights(folder))
         gguf = ggufs[0].name
     elif not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder}: no config.json beside the weights; save with save_pretrained.")
+        raise ConfigError(
+            f"{folder}: no config.json beside the weights; save with save_pretrained."
+        )
     elif not any((folder / file).is_file() for file in _TOKENIZERS):
         raise ConfigError(
             f"{folder}: no tokenizer. Put the tokenizer.json the model was trained with beside "
@@ -178,8 +184,8 @@ def _no_weights(folder: Path) -> str:
     if not pickles:
         return f"{folder}: no weights (*.safetensors or *.gguf)."
     return (
-        f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which are not loaded: a pickle "
-        "runs code. Convert a file you trust:\n"
+        f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which are not loaded: "
+        "a pickle runs code. Convert files you trust:\n"
         '  python -c "from transformers import AutoModelForCausalLM as M; '
         f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
     )
@@ -199,4 +205,6 @@ def _settings(path: Path) -> Settings:
 def check_header(header: str, where: str) -> None:
     """A prompt holds the task and ends its line, or the first observation would not open one."""
     if "{instruction}" not in header or not header.endswith("\n"):
-        raise ConfigError(f"{where}: the prompt must contain '{{instruction}}' and end in a newline.")
+        raise ConfigError(
+            f"{where}: the prompt must contain '{{instruction}}' and end in a newline."
+        )

@@ -30,7 +30,6 @@ from harness.loop import clean
 from harness.policy import ContextOverflow, Decoding
 from harness.transcript import Kind, Segment, count_tokens, join, split_reply, window_start
 from harness.types import Completion
-
 from harness_agents.backends.slots import Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
 
@@ -94,7 +93,7 @@ class HFBackend:
         self.window = window or checkpoint.settings.window or min(positions or 2048, 2048)
         if positions is not None and self.window > positions:
             raise ConfigError(
-                f"{checkpoint.name}: window {self.window} exceeds the model's {positions} positions."
+                f"{checkpoint.name}: window {self.window} exceeds the model's {positions} tokens."
             )
         self._positions = self.window if positions is None else positions
         self._eos = _eos_ids(self.model, self.tokenizer)
@@ -103,7 +102,9 @@ class HFBackend:
             slots = Slots.of(self.model)
             if slots is None:
                 kind = type(self.model).__name__
-                raise ConfigError(f"{checkpoint.name}: {kind} keeps a cache this backend can't batch.")
+                raise ConfigError(
+                    f"{checkpoint.name}: {kind} keeps a cache this backend can't batch."
+                )
             self._slots = slots
             self._self_test()
         self._prefixes = Prefixes(prefix_mb << 20)
@@ -207,8 +208,7 @@ class HFBackend:
                     self._fail(batch, BackendError, "the backend was closed")
                     return
                 batch = [
-                    self._waiting.popleft()
-                    for _ in range(min(self.batch_size, len(self._waiting)))
+                    self._waiting.popleft() for _ in range(min(self.batch_size, len(self._waiting)))
                 ]
             try:
                 with torch.inference_mode():
@@ -223,9 +223,7 @@ class HFBackend:
         name = "" if issubclass(kind, BackendError) else f"{kind.__name__}: "
         for request in batch:
             if not request.future.done():
-                request.future.set_exception(
-                    BackendError(f"{self.checkpoint.name}: {name}{text}")
-                )
+                request.future.set_exception(BackendError(f"{self.checkpoint.name}: {name}{text}"))
 
     def _decode_batch(self, batch: list[Request]) -> None:
         started = time.perf_counter()
@@ -256,9 +254,7 @@ class HFBackend:
         logits = self._pass(self.model, 0, ids, at, max(row.read for row in rows) + 1).logits
         return logits[:, -1].float()
 
-    def _pass(
-        self, model: Any, first: int, ids: torch.Tensor, at: torch.Tensor, width: int
-    ) -> Any:
+    def _pass(self, model: Any, first: int, ids: torch.Tensor, at: torch.Tensor, width: int) -> Any:
         """One pass over ``ids`` [rows, tokens] at positions ``at``, for the rows from ``first``."""
         self._slots.aim(first, at, width)
         columns = torch.arange(width, device=self.device)
@@ -282,7 +278,7 @@ class HFBackend:
         if shared >= SHARED and sum(match[0] < shared - SHARED for match in matches) > 1:
             one = Request(batch[0].prompt[: shared + 1], 0, batch[0].decoding, 0)
             self._read_prompts([one])
-            self._prefixes.put(one.prompt[:shared], self._slots.save(0, shared))
+            self._prefixes.put(one.prompt[:shared], shared, self._slots.save(0, shared))
             matches = [self._prefixes.match(prompt) for prompt in prompts]
         order = sorted(range(len(batch)), key=lambda i: len(prompts[i]) - matches[i][0])
         room = max(len(p) for p in prompts) + max(r.decoding.max_new_tokens for r in batch)
@@ -294,9 +290,7 @@ class HFBackend:
             length, saved, number = matches[i]
             if saved is not None:
                 self._slots.load(place, saved, length)
-                if length == saved.shape[-2] or length + 1 >= len(prompts[i]):
-                    batch[i].continues = number
-            batch[i].read = length
+            batch[i].read, batch[i].continues = length, number
         for first, stop in passes([len(row.prompt) - 1 - row.read for row in rows]):
             group = rows[first:stop]
             longest = len(group[-1].prompt) - 1 - group[-1].read
@@ -305,9 +299,7 @@ class HFBackend:
                 new = row.prompt[row.read : -1]
                 line[: len(new)] = new
             at = torch.tensor([row.read for row in group])[:, None] + torch.arange(longest)
-            width = max(len(row.prompt) - 1 for row in group)
-            width = max(width, int(at.max()) + 1)
-            tokens = torch.from_numpy(ids).to(self.device)
+            tokens, width = torch.from_numpy(ids).to(self.device), int(at.max()) + 1
             self._pass(self.model.base_model, first, tokens, at.to(self.device), width)
             for row in group:
                 row.read = len(row.prompt) - 1
@@ -326,7 +318,8 @@ class HFBackend:
     def _finish(self, row: Request, place: int, stop: str) -> None:
         ids = np.concatenate([row.prompt, np.array(row.ids[:-1], dtype=np.int64)])
         if self._prefixes.budget:
-            self._prefixes.put(ids, self._slots.save(place, row.read), row.continues)
+            saved = self._slots.save(place, row.read)
+            self._prefixes.put(ids, len(row.prompt), saved, row.continues)
         segments = split_reply(self._decode(row))
 
         def length(text: str) -> int:
@@ -347,11 +340,18 @@ class HFBackend:
 
     def _self_test(self) -> None:
         """The batched way must give this architecture's own logits, or it is not played at all."""
-        size = min(self.tokenizer.get_vocab_size(), self.model.config.vocab_size)
+        size = self.tokenizer.get_vocab_size()
+        known = self.model.get_input_embeddings().num_embeddings
+        if size > known:
+            raise ConfigError(
+                f"{self.checkpoint.name}: the tokenizer has {size} tokens, the model only {known}."
+            )
         ids = np.random.default_rng(0).integers(0, size, 12)
         expected = self.model(input_ids=torch.from_numpy(ids)[None].to(self.device)).logits[0, -1]
         self._prefixes = Prefixes(0)
-        rows = self._read_prompts([Request(ids[4:], 0, Decoding(), 0), Request(ids, 0, Decoding(), 0)])
+        rows = self._read_prompts(
+            [Request(ids[4:], 0, Decoding(), 0), Request(ids, 0, Decoding(), 0)]
+        )
         found = self._forward(rows)[rows.index(max(rows, key=lambda row: len(row.prompt)))]
         worst = (found - expected.float()).abs().max() / expected.float().abs().max()
         if not worst < (1e-3 if self.dtype == "float32" else 0.1):
@@ -393,12 +393,13 @@ def choose(logits: torch.Tensor, rows: Sequence[Request]) -> list[int]:
     for i, row in enumerate(rows):
         if row.decoding.temperature > 0:
             p = torch.softmax(logits[i].double() / row.decoding.temperature, dim=-1)
-            p, order = p.sort(descending=True, stable=True)
-            below = p.cumsum(-1) - p
-            kept = p * (below < row.decoding.top_p)
-            total = kept.cumsum(-1)
-            at = int((total <= row.random.random() * total[-1]).sum())
-            tokens[i] = int(order[min(at, len(p) - 1)])
+            if row.decoding.top_p < 1:
+                falling, order = p.sort(descending=True, stable=True)
+                outside = falling.cumsum(-1) - falling >= row.decoding.top_p
+                p[order[outside]] = 0.0
+            total = p.cumsum(-1)
+            # random() < 1, so the threshold stays below the last total: always a kept token
+            tokens[i] = int((total <= row.random.random() * total[-1]).sum())
     return tokens
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
 
 class Slots(Cache):  # type: ignore[misc]
     """One tensor ``[layer, key|value, row, head, column, dim]`` behind transformers' interface.
@@ -57,14 +59,19 @@ class Slots(Cache):  # type: ignore[misc]
         self._read = (slice(first, first + len(columns)), slice(None), slice(0, width))
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self.data[layer_idx]
         keys[self._where] = key_states.transpose(1, 2)
         values[self._where] = value_states.transpose(1, 2)
         return keys[self._read], values[self._read]
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+    def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions and mask are always given; nothing may be derived from this
 
     def save(self, row: int, length: int) -> torch.Tensor:
@@ -82,7 +89,7 @@ def _pair(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Prefixes:
-    """Keys and values of token sequences read before, least recently used out first.
+    """Keys and values of token sequences read before, the oldest out first.
 
     ``budget`` is in bytes; 0 keeps nothing. Used by the model's thread only.
     """
@@ -90,24 +97,24 @@ class Prefixes:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._used = 0
-        self._kept: OrderedDict[int, tuple[np.ndarray[Any, Any], torch.Tensor]] = OrderedDict()
+        #: number -> (ids, how many of them were prompt, keys and values)
+        self._kept: OrderedDict[int, tuple[Ids, int, torch.Tensor]] = OrderedDict()
         self._next = 0
 
-    def match(self, ids: np.ndarray[Any, Any]) -> tuple[int, torch.Tensor | None, int]:
-        """Longest stored beginning of ``ids``: (its length, keys and values, entry's number)."""
+    def match(self, ids: Ids) -> tuple[int, torch.Tensor | None, int]:
+        """Longest stored beginning of ``ids``: its length, keys and values, and the number of the
+        entry when ``ids`` goes on where that entry's reply began (-1 otherwise)."""
         best, found, number = 0, None, -1
-        for key, (known, saved) in self._kept.items():
+        for key, (known, prompt, saved) in self._kept.items():
             shared = common([known, ids])
             if shared > best:
-                best, found, number = shared, saved, key
-        if found is not None:
-            self._kept.move_to_end(number)
+                best, found, number = shared, saved, key if shared >= prompt else -1
         return best, found, number
 
-    def put(self, ids: np.ndarray[Any, Any], saved: torch.Tensor, replaces: int = -1) -> None:
-        """Keep a sequence, in place of the entry it continues."""
+    def put(self, ids: Ids, prompt: int, saved: torch.Tensor, replaces: int = -1) -> None:
+        """Keep a sequence, ``prompt`` of its ids being prompt, in place of the one it continues."""
         self._drop(replaces)
-        self._kept[self._next] = (ids, saved)
+        self._kept[self._next] = (ids, prompt, saved)
         self._next += 1
         self._used += saved.nbytes
         while self._used > self.budget:
@@ -116,10 +123,10 @@ class Prefixes:
     def _drop(self, number: int) -> None:
         entry = self._kept.pop(number, None)
         if entry is not None:
-            self._used -= entry[1].nbytes
+            self._used -= entry[2].nbytes
 
 
-def common(sequences: Sequence[np.ndarray[Any, Any]]) -> int:
+def common(sequences: Sequence[Ids]) -> int:
     """Length of the beginning that all sequences share."""
     first = sequences[0]
     length = min(len(s) for s in sequences)

@@ -57,6 +57,7 @@ class ExpertPolicy:
         )
 
     def _number(self, instruction: str, step: int, info: Info) -> int:
-        """What picks the wording: task (or instruction), attempt and step, and the policy's seed."""
-        key = f"{self.seed}|{info.get('task_id') or instruction}|{step}|{info.get('sampling_seed')}"
+        """What picks the wording: task (or instruction), attempt, step and the policy's seed."""
+        task = info.get("task_id", instruction)
+        key = f"{self.seed}|{task}|{step}|{info.get('sampling_seed')}"
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=12).digest(), "big")

@@ -66,7 +66,7 @@ def read_goal(instruction: str) -> Goal:
             if not count:
                 return Goal(found["thing"], lamp=found["place"])
             how = found.groupdict().get("how") or ""
-            state = {"heat": "hot"}.get(how, how)
+            state = "hot" if how == "heat" else how
             return Goal(found["thing"], found["place"], state, 2 if count == "two" else 1)
     raise AgentError(
         f"expert: not one of ALFWorld's six task types: '{text}'. "
@@ -77,9 +77,10 @@ def read_goal(instruction: str) -> Goal:
 def decide(goal: Goal, b: Belief) -> Plan:
     """The next step. Falls back to a look around when the same command was just refused."""
     plan = _decide(goal, b)
-    if b.seen.event == "nothing" and plan.action == b.action:
-        return Plan("check", f"examine {b.at}" if b.at else "look", b.at or "", goal.thing)
-    return plan
+    if b.seen.event != "nothing" or plan.action != b.action:
+        return plan
+    look = f"examine {b.at}"
+    return Plan("check", look if b.at and look != b.action else "look", b.at or "", goal.thing)
 
 
 def _decide(goal: Goal, b: Belief) -> Plan:
@@ -92,7 +93,9 @@ def _decide(goal: Goal, b: Belief) -> Plan:
         return _light(goal, b)
     if goal.state and goal.state not in b.states[held]:
         verb, kind = STATIONS[goal.state]
-        station = _nearest(b, b.of_kind(kind), f"a {kind}")
+        stations = b.of_kind(kind)
+        working = [p for p in stations if not b.refused[f"{verb} {held} with {p}"]]
+        station = _nearest(b, working or stations, f"a {kind}")
         step = _reach(b, station, inside=False) or f"{verb} {held} with {station}"
         return Plan("treat", step, station)
     target = destination(goal, b)
@@ -145,7 +148,8 @@ def _fetch(goal: Goal, b: Belief) -> Plan:
     known = [
         (thing, place)
         for place, things in reversed(b.contents.items())
-        if place != keep and not (goal.count == 1 and not goal.state and kind_of(place) == goal.place)
+        if place != keep
+        and not (goal.count == 1 and not goal.state and kind_of(place) == goal.place)
         for thing in things
         if kind_of(thing) == goal.thing and not b.refused[f"take {thing} from {place}"]
     ]
@@ -172,7 +176,10 @@ def unseen(goal: Goal, b: Belief, want: str) -> list[str]:
     left = [
         p
         for p in b.places
-        if p not in b.contents and kind_of(p) != own and b.refused[f"open {p}"] < 2
+        if p not in b.contents
+        and kind_of(p) != own
+        and not b.refused[f"examine {p}"]
+        and not b.refused[f"open {p}"]
     ]
     return sorted(left, key=lambda p: (-worth(want, kind_of(p)), kind_of(p), number_of(p)))
 
@@ -221,10 +228,10 @@ def _put_down(goal: Goal, b: Belief, held: str) -> Plan:
         *(p for p in usual if b.reachable(p) and fits(p)),
         *(p for p in free if p == origin),
         *(p for p in usual if fits(p)),
+        *usual,
         *b.places,
     ]
     place = options[0]
     step = _reach(b, place)
     verb = verbs[1] if b.older else verbs[0]
     return Plan("put_down", step or f"{verb} {place}", place if step else held, goal.thing)
-

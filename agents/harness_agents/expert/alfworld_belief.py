@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from harness.loop import NO_ACTION
 from harness.types import Step
 
 _NAME = r"[a-z]+ \d+"
@@ -82,7 +83,7 @@ def number_of(name: str) -> int:
 @lru_cache(maxsize=65536)
 def read_observation(text: str) -> Seen:
     """Read one observation; unknown text gives the event "other", never an error."""
-    if text.startswith("Nothing happens"):
+    if text.startswith(("Nothing happens", NO_ACTION)):
         return Seen("nothing")
     if "Your task is to:" in text:
         room = text.partition("you see ")[2].partition("Your task is to:")[0]
@@ -113,6 +114,9 @@ def read_command(action: str | None) -> Command:
     return Command("")
 
 
+_NO_COMMAND, _INTRO = Command(""), Seen("intro")
+
+
 @dataclass(slots=True)
 class Belief:
     """Everything known so far. Names are display names such as ``"drawer 3"``."""
@@ -134,8 +138,8 @@ class Belief:
     refused: Counter[str] = field(default_factory=Counter)
     #: The latest action, what it showed, and why it failed (see ``_reason``), "" if it did not.
     action: str | None = None
-    command: Command = Command("")
-    seen: Seen = Seen("intro")
+    command: Command = _NO_COMMAND
+    seen: Seen = _INTRO
     reason: str = ""
     #: Places in the order of arrival.
     route: list[str] = field(default_factory=list)
@@ -237,9 +241,11 @@ class Belief:
             return "not_held"
         if place not in self.here():
             return "not_here"
-        lid = self.lids.get(place, "")
+        lid = self.lids.get(place)
         if verb == "open" and lid == "open":
             return "already_open"
+        if verb in ("take", "put") and lid is None:
+            return "unseen"
         if verb in ("take", "put") and lid == "closed":
             return "closed"
         if verb == "take" and first not in self.contents.get(place, ()):

@@ -3,7 +3,7 @@
     >>> len(ids("valid_unseen"))
     134
     >>> game(ids("train")[0]).task
-    'put a cool cup in countertop.'
+    'put a cool potato in countertop.'
 
 Games are in the official form, so ALFWorld's own engine plays them too. Everything follows from
 the task id: the same id is the same game, in any process. ``valid_unseen`` is played in rooms that
@@ -13,7 +13,7 @@ no other split has; ``dev`` and ``valid_seen`` in train's rooms, with other thin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -48,6 +48,10 @@ from harness_envs.alfworld.builtin_rooms import (
 )
 from harness_envs.alfworld.games import Game
 
+__all__ = ["SPLITS", "VERSION", "game", "ids"]
+
+SPLITS = ("train", "dev", "valid_seen", "valid_unseen")
+
 # Games of each type, split by split. The valid splits have the official numbers, train and dev the
 # proportions of the official 3,553 train games (308, 790, 650, 533, 459, 813).
 _COUNTS = {
@@ -73,7 +77,6 @@ _COUNTS = {
     },
     "pick_two_obj_and_place": {"train": 549, "dev": 46, "valid_seen": 24, "valid_unseen": 17},
 }
-SPLITS = ("train", "dev", "valid_seen", "valid_unseen")
 
 # Per cent of a type's games in each kind of room, after the official train games.
 _KINDS: dict[str, dict[str, int]] = {
@@ -160,7 +163,7 @@ def game(task_id: str) -> Game:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _specs(split: str) -> dict[str, _Spec]:
     """What is played in each game of a split; needs no game to be built."""
     if split not in SPLITS:
@@ -182,7 +185,7 @@ def _specs(split: str) -> dict[str, _Spec]:
     return specs
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pairs(task_type: str, number: int) -> dict[str, tuple[str, ...]]:
     """Object class -> classes it can be brought to, of the tasks that make sense in a room."""
     place = room(number)

@@ -8,7 +8,7 @@ differs from game to game. Numbers follow ALFRED's convention (kitchens 1-30, li
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -43,7 +43,7 @@ class Room(NamedTuple):
     classes: tuple[str, ...]  # receptacle classes, sorted
 
 
-@lru_cache(maxsize=None)
+@cache
 def room(number: int) -> Room:
     """The room of this number."""
     kind = kind_of(number)

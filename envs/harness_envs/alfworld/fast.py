@@ -277,9 +277,8 @@ class FastEngine:
                 if held in world.usable_with[verb]:
                     commands.append(f"{verb} {names[held]} with {names[receptacle]}")
             if held in world.knives:
-                for thing in self.lying.get(self.location, ()):
-                    if thing in world.sliceable:
-                        commands.append(f"slice {names[thing]} with {names[held]}")
+                here_too = world.sliceable.intersection(self.lying.get(self.location, ()))
+                commands += [f"slice {names[thing]} with {names[held]}" for thing in here_too]
         return sorted(set(commands)) if len(here) > 1 else sorted(commands)
 
     # What commands do -----------------------------------------------------------------------

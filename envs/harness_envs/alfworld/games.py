@@ -17,6 +17,7 @@ import os
 import re
 import tarfile
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -60,8 +61,12 @@ def group(task_id: str) -> str:
 
 
 def content_hash(game: Game) -> str:
-    """First 16 hex digits of the sha256 of the problem, surrounding space dropped."""
-    return hashlib.sha256(game.pddl_problem.strip().encode()).hexdigest()[:16]
+    """First 16 hex digits of the sha256 of the problem, surrounding space dropped.
+
+    The older grammar counts too: a set of tasks in it is another set.
+    """
+    older = "put X in/on Y\n" if game.grammar == "put" else ""
+    return hashlib.sha256((older + game.pddl_problem.strip()).encode()).hexdigest()[:16]
 
 
 def detect_grammar(text: str) -> Grammar:
@@ -244,7 +249,8 @@ class PackedSplit:
         self.split = split
         #: Task id -> (where in the expanded file, length, line number or 0).
         self.lines: dict[str, tuple[int, int, int]] = {}
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as self)
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with self)
+        weakref.finalize(self, self._file.close)
         try:
             for task_id, raw, line in self._games():
                 self.lines[task_id] = (self._file.tell(), len(raw), line)
@@ -257,7 +263,7 @@ class PackedSplit:
         if self.path.name.endswith(".tar.xz"):
             yield from self._archived()
             return
-        opener = {".xz": lzma.open, ".gz": gzip.open}.get(self.path.suffix, open)
+        opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(self.path.suffix, open)
         with opener(self.path, "rb") as file:
             for number, raw in enumerate(file, 1):
                 if raw.strip():

@@ -1,0 +1,60 @@
+"""``NearestPolicy``: repeats the training episode of the most similar task, blindly.
+
+It measures how hard a set of tasks is: what it solves needs no understanding.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+from harness.types import Decision, Episode, Info, Step
+from harness_agents.replay import load_episodes
+
+Words = frozenset[str]
+
+
+@lru_cache(maxsize=8192)
+def _words(text: str) -> Words:
+    return frozenset(text.lower().replace(",", " ").replace(".", " ").split())
+
+
+def overlap(one: Words, other: Words) -> float:
+    """Jaccard similarity of two sets of words."""
+    return len(one & other) / max(1, len(one | other))
+
+
+class NearestPolicy:
+    """``traces`` is a run on training tasks; only its successful episodes are used.
+
+    Nearest: the most words in common with the instruction, then with the first observation, then
+    recorded first. When the episode's actions are used up it has nothing more to say.
+    """
+
+    def __init__(self, traces: str) -> None:
+        self.by_instruction: defaultdict[str, list[Episode]] = defaultdict(list)
+        for episode in load_episodes(traces, "nearest"):
+            if episode.success and episode.steps:
+                self.by_instruction[episode.instruction].append(episode)
+        self._nearest = lru_cache(maxsize=4096)(self._find)
+
+    def act(
+        self, instruction: str, history: Sequence[Step], observation: str, info: Info
+    ) -> Decision:
+        first = history[0].observation if history else observation
+        episode = self._nearest(instruction, first)
+        step = len(history)
+        action = episode.steps[step].decision.action if step < len(episode.steps) else None
+        return Decision(reasoning="", action=action)
+
+    def _find(self, instruction: str, first: str) -> Episode:
+        wanted, scene = _words(instruction), _words(first)
+        best = max(overlap(wanted, _words(text)) for text in self.by_instruction)
+        near = [
+            episode
+            for text, episodes in self.by_instruction.items()
+            if overlap(wanted, _words(text)) == best
+            for episode in episodes
+        ]
+        return max(near, key=lambda e: overlap(scene, _words(e.steps[0].observation)))

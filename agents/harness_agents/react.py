@@ -1,0 +1,188 @@
+"""``ReActPolicy``: a language model that reads the transcript and answers with one decision.
+
+    prompt header, history, observation -> transcript.render -> Backend.complete -> transcript.parse
+
+It keeps nothing between steps, so one policy serves all episodes of a run at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import registry
+from harness.errors import AgentError, ConfigError, HarnessError, MissingDependency, unknown
+from harness.policy import Backend, Decoding
+from harness.transcript import parse, render
+from harness.types import Decision, Info, Step
+from harness_agents.checkpoints import Checkpoint, check_header, locate
+
+BACKENDS = ("hf",)
+MODULES = ("torch", "transformers")
+
+
+class ReActPolicy:
+    """A language model as an agent.
+
+    ``checkpoint`` says where the model is (see ``checkpoints.locate``); it is loaded at once, so
+    what is missing is said before a run starts. The prompt is ``header`` (a text that holds
+    ``{instruction}``), else ``prompt``: "zero-shot", "few-shot", a text file, or a folder with one
+    text per environment; else the checkpoint's own header. Decoding is greedy unless told.
+    ``needs`` says what training the weights takes, for the error when they are missing.
+    ``backend`` may also be a ``harness.policy.Backend``, which then brings its own model.
+    """
+
+    #: Episodes to play at once unless told: what fills a batch.
+    workers = 32
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str | None = None,
+        backend: str | Backend = "hf",
+        prompt: str | None = None,
+        header: str | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        max_new_tokens: int | None = None,
+        window: int | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_size: int = 32,
+        prefix_mb: int = 1024,
+        revision: str | None = None,
+        download: bool = False,
+        needs: str = "",
+    ) -> None:
+        if prompt is not None and header is not None:
+            raise ConfigError("Policy 'react' takes 'prompt' or 'header', not both.")
+        found: Checkpoint | None = None
+        if isinstance(backend, str):
+            if backend not in BACKENDS:
+                raise ConfigError(unknown("backend", backend, BACKENDS))
+            if checkpoint is None:
+                raise ConfigError(
+                    "Policy 'react' needs 'checkpoint': a folder or a name. "
+                    "Agents that have one: harness list agents"
+                )
+            found = locate(checkpoint, revision=revision, download=download, needs=needs)
+        if header is None and prompt is None:
+            header = found.settings.header if found else "Task: {instruction}\n"
+        self.prompt = prompt or "header"
+        self.headers = {"": header} if header is not None else read_prompts(prompt or "")
+        for env, text in self.headers.items():
+            check_header(text, f"prompt '{self.prompt}' {env}".rstrip())
+        if max_new_tokens is None:
+            max_new_tokens = found.settings.max_new_tokens if found else Decoding().max_new_tokens
+        self.decoding = Decoding(temperature, top_p, max_new_tokens)
+        _check_decoding(self.decoding)
+        if isinstance(backend, str):
+            for module in MODULES:
+                registry.require(module, "models", f"Checkpoint '{checkpoint}'")
+            from harness_agents.backends.hf import HFBackend
+
+            assert found is not None
+            backend = HFBackend(
+                found,
+                dtype=dtype,
+                device=device,
+                window=window,
+                batch_size=batch_size,
+                prefix_mb=prefix_mb,
+            )
+        self.backend = backend
+
+    def act(
+        self, instruction: str, history: Sequence[Step], observation: str, info: Info
+    ) -> Decision:
+        header = self._header(info.get("env", "")).replace("{instruction}", instruction)
+        blocks = render(header, history, observation)
+        seed = info.get("sampling_seed", 0)
+        completion = self.backend.complete(blocks, self.decoding, seed)
+        return parse(completion.text, completion)
+
+    def _header(self, env: str) -> str:
+        text = self.headers.get(env, self.headers.get(""))
+        if text is None:
+            raise AgentError(
+                f"Prompt '{self.prompt}' has no text for environment '{env}', only for "
+                f"{', '.join(sorted(self.headers))}; give one with 'prompt' (a file) or 'header'."
+            )
+        return text
+
+    def describe(self) -> dict[str, Any]:
+        """What decides a reply, for run.json."""
+        return {
+            "policy": "react",
+            "prompt": self.prompt,
+            "prompt_sha256": _hash(self.headers),
+            "decoding": msgspec.to_builtins(self.decoding),
+            **self.backend.describe(),
+        }
+
+    def close(self) -> None:
+        self.backend.close()
+
+    @classmethod
+    def missing(
+        cls,
+        *,
+        checkpoint: str | None = None,
+        backend: str | Backend = "hf",
+        download: bool = False,
+        revision: str | None = None,
+        needs: str = "",
+        **_: Any,
+    ) -> str | None:
+        """Why a policy with these options can't be built on this machine; None: it can.
+
+        Loads nothing. What the other options hold is for the constructor to judge.
+        """
+        if not isinstance(backend, str):
+            return None
+        if checkpoint is None:
+            return "names no checkpoint"
+        for module in MODULES:
+            if importlib.util.find_spec(module) is None:
+                return str(MissingDependency(module, "models", f"Checkpoint '{checkpoint}'"))
+        if download:
+            return None
+        try:
+            locate(checkpoint, revision=revision, needs=needs)
+        except HarnessError as error:
+            return str(error)
+        return None
+
+
+def read_prompts(name: str) -> dict[str, str]:
+    """Prompt texts by environment; "" is the text for every environment."""
+    shipped = Path(str(files("harness_agents") / "prompts"))
+    known = sorted(p.name for p in shipped.iterdir() if p.is_dir())
+    path = shipped / name if name in known else Path(name).expanduser()
+    if path.is_file():
+        return {"": path.read_text(encoding="utf-8")}
+    texts = {p.stem: p.read_text(encoding="utf-8") for p in sorted(path.glob("*.txt"))}
+    if not texts:
+        raise ConfigError(
+            unknown("prompt", name, known, "Or a text file, or a folder of <environment>.txt.")
+        )
+    return texts
+
+
+def _check_decoding(decoding: Decoding) -> None:
+    if not decoding.temperature >= 0:
+        raise ConfigError(f"'temperature' is 0 (greedy) or more, not {decoding.temperature}.")
+    if not 0 < decoding.top_p <= 1:
+        raise ConfigError(f"'top_p' is above 0 and at most 1, not {decoding.top_p}.")
+    if decoding.max_new_tokens < 1:
+        raise ConfigError(f"'max_new_tokens' is at least 1, not {decoding.max_new_tokens}.")
+
+
+def _hash(texts: Mapping[str, str]) -> str:
+    return hashlib.sha256(msgspec.json.encode(dict(texts), order="sorted")).hexdigest()

@@ -1,0 +1,152 @@
+"""Own tokenizers, and the segment-wise encoding that gives every token its label.
+
+Each segment is tokenised by itself and the ids are joined, in training and in play alike: no
+token straddles two segments, so a token's label is its segment's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from harness.errors import ConfigError
+from harness.registry import require
+from harness.transcript import Kind, Segment, join, render
+from harness.types import Episode
+
+#: Loss classes a target can belong to; NONE is read and never trained on.
+NONE, REASON, ACT, FORMAT = 0, 1, 2, 3
+CLASSES = ("reason", "act", "format")
+EOS, PAD = "<|eos|>", "<|pad|>"
+
+Format = Literal["span", "shared", "none"]
+
+_LABELS: dict[str, dict[Kind, int]] = {
+    "span": {Kind.REASON_FORMAT: REASON, Kind.ACT_FORMAT: ACT},
+    "shared": {Kind.REASON_FORMAT: FORMAT, Kind.ACT_FORMAT: FORMAT},
+    "none": {Kind.REASON_FORMAT: NONE, Kind.ACT_FORMAT: NONE},
+}
+
+
+def class_of(format: Format) -> np.ndarray:
+    """Map from segment kind (0..4) to loss class (0..3): int8 [5]."""
+    table = {Kind.CONTEXT: NONE, Kind.REASON: REASON, Kind.ACT: ACT, **_LABELS[format]}
+    return np.array([table[kind] for kind in Kind], dtype=np.int8)
+
+
+class Encoded(NamedTuple):
+    """A token sequence: ids int32 [n] and the segment kind of every token, int8 [n]."""
+
+    ids: np.ndarray
+    kinds: np.ndarray
+
+
+class SegmentEncoder:
+    """Encodes segments one by one; repeated segments (most of them) come from a cache."""
+
+    def __init__(self, tokenizer: Any, cache: int = 200_000) -> None:
+        self.tokenizer = tokenizer
+
+        @lru_cache(maxsize=cache)
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+        self.encode: Callable[[str], tuple[int, ...]] = encode
+
+    def segments(self, segments: Sequence[Segment]) -> Encoded:
+        """Ids of the joined segments, each token with its segment's kind."""
+        parts = [self.encode(s.text) for s in segments]
+        ids = np.fromiter((i for part in parts for i in part), dtype=np.int32)
+        kinds = np.repeat(
+            np.array([s.kind for s in segments], dtype=np.int8),
+            np.array([len(part) for part in parts], dtype=np.int64),
+        )
+        return Encoded(ids, kinds)
+
+
+def texts(episodes: Iterable[Episode], header: str) -> Iterator[str]:
+    """Every segment of the episodes' transcripts, as text: what a tokenizer learns from."""
+    for episode in episodes:
+        for block in render(header.format(instruction=episode.instruction), episode.steps):
+            for segment in block:
+                yield segment.text
+
+
+def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
+    """Byte-level BPE over the segments; digits stand alone, so numbers are spelt.
+
+    A small corpus gives fewer entries than asked. Returns a ``PreTrainedTokenizerFast``.
+    """
+    tokenizers = require("tokenizers", "models", "Training a tokenizer")
+    transformers = require("transformers", "models", "Training a tokenizer")
+    if vocab < 258:
+        raise ConfigError(f"[tokenizer] vocab {vocab}: bytes and special tokens need 258.")
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    model.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab,
+        min_frequency=2,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    model.train_from_iterator(texts(episodes, header), trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load(folder: str | Path) -> Any:
+    """The tokenizer of a checkpoint folder (or hub id), as transformers loads it."""
+    transformers = require("transformers", "models", "Loading a tokenizer")
+    return transformers.AutoTokenizer.from_pretrained(str(folder))
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """16 hex digits of the token -> id map. Equal maps, not equal sizes, make one tokenizer."""
+    vocab = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(vocab, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def whole_text_difference(
+    encoder: SegmentEncoder, episodes: Iterable[Episode], header: str
+) -> float:
+    """Share of tokens (by position of their end) that tokenising the whole text gives otherwise.
+
+    Compares token boundaries in bytes: the segment-wise tokens that are not tokens of the whole
+    text, divided by all segment-wise tokens.
+    """
+    other = total = 0
+    for episode in episodes:
+        blocks = render(header.format(instruction=episode.instruction), episode.steps)
+        segments = [s for block in blocks for s in block]
+        ids = encoder.segments(segments).ids.tolist()
+        whole = encoder.tokenizer.encode(join(segments), add_special_tokens=False)
+        mine, theirs = _spans(encoder.tokenizer, ids), _spans(encoder.tokenizer, whole)
+        other += len(mine - theirs)
+        total += len(mine)
+    return other / total if total else 0.0
+
+
+def _spans(tokenizer: Any, ids: Sequence[int]) -> set[tuple[int, int]]:
+    """(start, end) of every token in the characters of the tokenizer's own alphabet."""
+    spans, at = set(), 0
+    for piece in tokenizer.convert_ids_to_tokens(list(ids)):
+        spans.add((at, at + len(piece)))
+        at += len(piece)
+    return spans

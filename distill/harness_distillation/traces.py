@@ -1,0 +1,196 @@
+"""Traces: recorded episodes chosen for training, with where they came from.
+
+    runs (folders or episodes.jsonl) -> read -> select -> dedupe -> guard -> Traces
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness import registry
+from harness.errors import ConfigError, DataError, TraceError
+from harness.transcript import join, render_decision
+from harness.types import Episode, Outcome
+
+
+class Source(msgspec.Struct, frozen=True):
+    """One recorded run as a parent: its path for people, its hash for machines."""
+
+    path: str
+    sha256: str
+    episodes: int
+
+
+class Traces(msgspec.Struct, frozen=True):
+    """Episodes to learn from, in the order of the record, and what was left out of them."""
+
+    episodes: tuple[Episode, ...]
+    sources: tuple[Source, ...]
+    #: Why episodes were left out -> how many.
+    dropped: dict[str, int]
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over the episodes' content (not their timing), in order."""
+        digest = hashlib.sha256()
+        for episode in self.episodes:
+            digest.update(content_key(episode).encode())
+        return digest.hexdigest()[:16]
+
+    def tasks(self) -> list[tuple[str, str]]:
+        """(environment, task id) of every episode, without repeats, in order."""
+        return list(dict.fromkeys((e.task.env, e.task.id) for e in self.episodes))
+
+
+def episodes_file(run: str | Path) -> Path:
+    """The episodes.jsonl of a run folder, or the file itself; a clear error without one."""
+    path = Path(run)
+    found = path / "episodes.jsonl" if path.is_dir() else path
+    if not found.is_file():
+        raise DataError(
+            f"{path}: no recorded episodes there (looked for {found}).\n"
+            "  Record some with: harness collect --agent AGENT --env ENV"
+        )
+    return found
+
+
+def read(path: Path) -> Iterator[Episode]:
+    """Episodes of one episodes.jsonl. A torn last line (a killed writer) is left out; any other
+    line that cannot be read raises TraceError with file and line."""
+    decoder = msgspec.json.Decoder(Episode)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise TraceError(
+                    f"{path}:{number}: not an episode: {error}\n"
+                    "  Delete the line, or record the run again."
+                ) from None
+
+
+def load(
+    runs: Sequence[str],
+    *,
+    successes_only: bool = True,
+    limit: int | None = None,
+    exclude: Iterable[str] = (),
+) -> Traces:
+    """Read runs, keep what teaches, refuse what must not be trained on.
+
+    Kept are finished episodes (outcome done; with ``successes_only`` those that won), once each:
+    a second episode of the same task with the same text teaches nothing new. ``exclude`` names
+    task sets (``"alfworld/holdout-1000"``) or tasks (``"env:task id"``).
+    """
+    if not runs:
+        raise ConfigError("No runs to learn from: name them in [data] runs, or with --data.")
+    kept: list[Episode] = []
+    sources: list[Source] = []
+    dropped: dict[str, int] = {}
+    seen: set[str] = set()
+    for run in runs:
+        path, count = episodes_file(run), 0
+        for episode in read(path):
+            count += 1
+            reason = _unfit(episode, successes_only)
+            if reason is None:
+                key = content_key(episode)
+                reason = "repeated" if key in seen else None
+                seen.add(key)
+            if reason is not None:
+                dropped[reason] = dropped.get(reason, 0) + 1
+            elif limit is None or len(kept) < limit:
+                kept.append(episode)
+            else:
+                dropped["over the limit"] = dropped.get("over the limit", 0) + 1
+        sources.append(Source(str(run), _sha256(path), count))
+    if not kept:
+        why = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "the files are empty"
+        raise DataError(f"No episode to learn from in {', '.join(map(str, runs))}: {why}.")
+    guard([(e.task.env, e.task.id) for e in kept], exclude)
+    return Traces(tuple(kept), tuple(sources), dropped)
+
+
+def _unfit(episode: Episode, successes_only: bool) -> str | None:
+    if episode.outcome is Outcome.ERROR:
+        return "faults"
+    if not episode.steps:
+        return "without steps"
+    if successes_only and not episode.success:
+        return "lost"
+    if episode.outcome is not Outcome.DONE and successes_only:
+        return "unfinished"
+    return None
+
+
+def content_key(episode: Episode) -> str:
+    """Hash of what a model would read and learn: task, instruction, observations, decisions."""
+    digest = hashlib.sha256()
+    for part in (episode.task.env, episode.task.id, episode.instruction):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    for step in episode.steps:
+        digest.update(step.observation.encode("utf-8", "surrogatepass") + b"\0")
+        text = join(render_decision(step.decision))
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\1" if step.decision.injected else b"\0")
+    return digest.hexdigest()
+
+
+def group(env: str, task_id: str) -> str:
+    """What must not be split across training and evaluation, named with its environment."""
+    return f"{env}:{registry.env_class(env).group(task_id)}"
+
+
+def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
+    """Refuse training tasks that share a group with an excluded task set or task.
+
+    Raises DataError naming the set, how many tasks leak, and the first of them.
+    """
+    present: dict[str, str] = {}
+    for env, task_id in tasks:
+        present.setdefault(group(env, task_id), task_id)
+    for name in exclude:
+        leaked = sorted(present[g] for g in excluded_groups(name) if g in present)
+        if leaked:
+            raise DataError(
+                f"{len(leaked)} training groups belong to '{name}', which is held out "
+                f"(first: {leaked[0]}).\n"
+                "  Collect traces without them, or take the set out of [data] exclude."
+            )
+
+
+def excluded_groups(name: str) -> set[str]:
+    """Groups of a task set (``env/set``) or of one task (``env:task id``)."""
+    head, colon, task_id = name.partition(":")
+    if colon and "/" not in head:
+        return {group(head, task_id)}
+    env = name.partition("/")[0]
+    return {group(env, task.id) for task in registry.task_set(env, name).tasks}
+
+
+def split_heldout(
+    episodes: Sequence[Episode], share: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Indices (train, held out): whole groups are held out, chosen by hash, so adding episodes
+    moves no group from one side to the other."""
+    train, held = [], []
+    for i, episode in enumerate(episodes):
+        name = f"{seed}:{group(episode.task.env, episode.task.id)}"
+        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+        (held if draw < share else train).append(i)
+    if not train:
+        raise DataError("Every episode is held out: lower [data] heldout or give more traces.")
+    return train, held
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,100 @@
+"""Gets the official ALFWorld games: ``harness fetch alfworld``."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import requests
+from rich.progress import Progress
+
+from harness.errors import DataError
+from harness_envs.alfworld.games import GAME_FILE, RELEASE, content_hash, from_json
+from harness_envs.alfworld.tasksets import official_games
+
+#: Release 2.1.2 of the text games, the address that alfworld's own download script uses.
+ADDRESS = "https://github.com/alfworld/alfworld/releases/download/0.4.0/json_2.1.2_tw-pddl.zip"
+TIMEOUT = (10.0, 60.0)
+
+
+def fetch(target: Path, *, address: str = ADDRESS) -> None:
+    """Download the games into ``target``/json_2.1.1/<split>/..., going on where a download stopped.
+
+    The release's authors publish no checksum of the archive, so each of the 4,027 games is checked
+    against the sha256 that the task sets hold. Raises DataError, which names address and remedy.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written: {error}. Choose another --out.") from None
+    archive = target / address.rpartition("/")[2]
+    if not archive.is_file():
+        _download(address, archive)
+    _unpack(archive, target)
+    _check(target)
+
+
+def _download(address: str, archive: Path) -> None:
+    part = archive.with_name(archive.name + ".part")
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    try:
+        with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            if answer.status_code == 416:  # nothing is left to send
+                part.replace(archive)
+                return
+            answer.raise_for_status()
+            if answer.status_code != 206:  # the server starts over
+                have = 0
+            rest = int(answer.headers.get("Content-Length", 0))
+            with part.open("ab" if have else "wb") as file, Progress(transient=True) as progress:
+                bar = progress.add_task(archive.name, total=(have + rest) or None, completed=have)
+                for chunk in answer.iter_content(1 << 16):
+                    file.write(chunk)
+                    progress.advance(bar, len(chunk))
+    except requests.RequestException as error:
+        raise DataError(
+            f"ALFWorld's games could not be downloaded from {address}\n  {error}\n"
+            f"  Without a connection: download that file elsewhere, put it at {archive}, and run "
+            "the command again (it goes on where it stopped)."
+        ) from None
+    if rest and part.stat().st_size < have + rest:
+        raise DataError(
+            f"The download of {address} broke off at {part.stat().st_size} of {have + rest} bytes. "
+            "Run the command again: it goes on where it stopped."
+        )
+    part.replace(archive)
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """Write the games of the archive, and nothing else of it, to the official layout."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            for name in packed.namelist():
+                parts = name.split("/")
+                if parts[-1] != GAME_FILE or RELEASE not in parts or ".." in parts:
+                    continue
+                path = target.joinpath(*parts[parts.index(RELEASE) :])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(packed.read(name))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(
+            f"{archive}: cannot be unpacked: {error}. Delete it and run the command again."
+        ) from None
+
+
+def _check(target: Path) -> None:
+    """Compare every official game with its known hash."""
+    known = official_games()
+    absent, other = [], []
+    for task_id, expected in known.items():
+        path = target / RELEASE / task_id / GAME_FILE
+        if not path.is_file():
+            absent.append(task_id)
+        elif content_hash(from_json(path.read_bytes(), task_id, str(path))) != expected:
+            other.append(task_id)
+    if absent or other:
+        raise DataError(
+            f"{target}: of {len(known)} official games {len(absent)} are absent and {len(other)} "
+            f"differ (first: {(absent or other)[0]}). Delete the archive there and fetch again."
+        )

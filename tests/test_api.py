@@ -1,0 +1,220 @@
+"""Evaluate, resume, score: whole runs on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import api, registry
+from harness.errors import ConfigError, DataError, TraceError
+from harness.leaderboard import boards, markdown, to_json
+from harness.metrics import summarise
+from harness.runs import find_runs, read_meta
+from harness.types import Outcome
+
+TASKS = "alfworld/builtin-dev[:12]"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    for agent in ("oracle", "expert", "random"):
+        harness.evaluate(agent, "alfworld", tasks=TASKS, out=out, workers=3)
+    return out
+
+
+def test_a_run_folder_tells_everything(results):
+    run = harness.load(results / "alfworld" / "expert")
+    meta = json.loads((run.path / "run.json").read_text())
+    assert meta["status"] == "complete"
+    assert meta["task_set_hash"] == run.meta.task_set.hash
+    assert len(meta["task_set"]["tasks"]) == 12
+    assert {"argv", "packages", "host", "started", "finished", "seeds"} <= set(meta)
+    assert sorted(p.name for p in run.path.iterdir()) == [
+        "episodes.jsonl", "metrics.jsonl", "run.json",
+    ]  # fmt: skip
+    assert len(list(run.episodes())) == len(run.metrics) == 12
+
+
+def test_oracle_expert_and_random_rank_as_they_should(results):
+    (board,) = boards(find_runs(results))
+    assert board.task_set == "alfworld/builtin-dev[0:12]"
+    rates = {row.agent: row.summary.success for row in board.rows}
+    assert rates["oracle"] == 1.0
+    assert rates["expert"] > 0.9
+    assert rates["random"] < 0.3
+    assert board.rows[-1].agent == "random"
+
+
+def test_the_experts_overlap_with_itself_is_whole_and_the_randoms_is_not(results):
+    rows = {r.agent: r.summary for r in boards(find_runs(results))[0].rows}
+    assert rows["expert"].cot_overlap == pytest.approx(1.0)
+    assert rows["random"].cot_overlap < 0.5
+    references = [r for r in find_runs(results) if r.meta.kind == "reference"]
+    assert len(references) == 1
+
+
+def test_a_run_repeats_exactly(results, tmp_path):
+    again = harness.evaluate("random", "alfworld", tasks=TASKS, out=tmp_path, workers=1)
+    first = harness.load(results / "alfworld" / "random")
+
+    def actions(run):
+        return {e.key: [s.decision.action for s in e.steps] for e in run.episodes()}
+
+    assert actions(again) == actions(first)
+
+
+def test_metrics_are_rebuilt_by_one_call(results):
+    run = harness.load(results / "alfworld" / "random")
+    before = (run.path / "metrics.jsonl").read_bytes()
+    (run.path / "metrics.jsonl").unlink()
+    with pytest.raises(TraceError, match="--resume"):
+        _ = harness.load(run.path).metrics
+    api.score(run.path, results)
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_run_can_be_the_reference(results):
+    run = harness.load(results / "alfworld" / "expert")
+    rows = api.score(run.path, results, reference=str(results / "alfworld" / "oracle"))
+    assert all(r.cot_overlap is None or 0 <= r.cot_overlap <= 1 for r in rows)
+    api.score(run.path, results)
+
+
+def test_different_sets_never_meet_in_one_table(results, tmp_path):
+    harness.evaluate("random", "alfworld", tasks="builtin-dev[:3]", out=tmp_path)
+    harness.evaluate("random", "alfworld", tasks="builtin-dev[:3]", out=tmp_path, max_steps=7)
+    found = boards(find_runs(tmp_path))
+    assert len(found) == 2
+    assert {b.max_steps for b in found} == {7, 40}
+    assert len({b.task_set_hash for b in found}) == 2
+
+
+def test_leaderboards_in_every_form(results):
+    found = boards(find_runs(results))
+    assert "| oracle | 100.0 % |" in markdown(found)
+    decoded = json.loads(to_json(found))
+    assert {r["agent"] for r in decoded[0]["rows"]} == {"oracle", "expert", "random"}
+
+
+def test_seeds_and_attempts_multiply(tmp_path):
+    run = harness.evaluate(
+        "random", "alfworld", tasks="builtin-dev[:2]", out=tmp_path, seeds=(0, 5), attempts=2
+    )
+    keys = {e.key for e in run.episodes()}
+    assert len(keys) == run.meta.n_episodes == 8
+    assert {k[1:] for k in keys} == {(0, 0), (0, 1), (5, 0), (5, 1)}
+    plays = {tuple(s.decision.action for s in e.steps) for e in run.episodes()}
+    assert len(plays) == 8
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: api.plan("expret", "alfworld"), "Did you mean 'expert'"),
+        (lambda: api.plan("expert", "alfwrold"), "Did you mean 'alfworld'"),
+        (lambda: api.plan("expert", "alfworld", tasks="builtin-vaild"), "builtin-valid"),
+        (lambda: api.plan("expert", "alfworld", env_options={"engin": 1}), "'engine'"),
+        (lambda: api.plan("expert", "alfworld", max_steps=0), "at least 1"),
+        (lambda: api.plan("expert", "alfworld", attempts=0), "at least one attempt"),
+        (lambda: api.plan("expert", "alfworld", error_rate=1.5), "probability"),
+        (lambda: harness.load("no/such/run"), "not a run folder"),
+    ],
+)
+def test_wrong_names_get_the_nearest_right_ones(call, words):
+    with pytest.raises(ConfigError, match=words):
+        call()
+
+
+def test_other_data_than_the_sets_are_refused(tmp_path):
+    task_set = api.plan("expert", "alfworld", tasks="builtin-dev[:2]").task_set
+    import msgspec
+
+    wrong = msgspec.structs.replace(task_set, content=("0" * 16,) * 2)
+    with pytest.raises(DataError, match="harness fetch alfworld"):
+        harness.evaluate("expert", "alfworld", tasks=wrong, out=tmp_path)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_errors_stand_beside_the_score_and_can_be_played_again(tmp_path):
+    class Sometimes:
+        def __init__(self) -> None:
+            self.expert = registry.build_policy(registry.agent_config("expert"))
+            self.broken = True
+
+        def act(self, instruction, history, observation, info):
+            if self.broken and info["task_id"].endswith(("1", "3", "5")):
+                raise ConnectionError("the line is dead")
+            return self.expert.act(instruction, history, observation, info)
+
+    policy = Sometimes()
+    run = harness.evaluate("expert", "alfworld", tasks=TASKS, out=tmp_path, policy=policy)
+    broken = sum(e.outcome is Outcome.ERROR for e in run.episodes())
+    assert 0 < broken < 12
+    assert (run.summary.errors, run.summary.n) == (broken, 12 - broken)
+    again = harness.resume(run.path, retry_errors=True)
+    assert (again.summary.errors, again.summary.n) == (0, 12)
+    assert len((run.path / "episodes.errors.jsonl").read_text().splitlines()) == broken
+
+
+_SLOW = """
+import sys, time, harness
+from harness import registry
+expert = registry.build_policy(registry.agent_config("expert"))
+class Slow:
+    def act(self, instruction, history, observation, info):
+        time.sleep(0.004)
+        return expert.act(instruction, history, observation, info)
+harness.evaluate("expert", "alfworld", tasks=sys.argv[1], out=sys.argv[2], policy=Slow(),
+                 kind=sys.argv[3], error_rate=float(sys.argv[4]), workers=2)
+"""
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("run", "0"), ("collect", "0.2")])
+def test_killed_and_resumed_each_task_is_there_exactly_once(tmp_path, kind, rate):
+    tasks = "alfworld/builtin-dev[:40]"
+    whole = harness.evaluate(
+        "expert", "alfworld", tasks=tasks, out=tmp_path / "whole", kind=kind, error_rate=float(rate)
+    )
+    process = subprocess.Popen([sys.executable, "-c", _SLOW, tasks, tmp_path / "cut", kind, rate])
+    try:
+        file = _wait_for(tmp_path / "cut", lines=5)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with open(file, "ab") as torn:
+        torn.write(b'{"task":{"env":"alfw')
+    before = len(file.read_bytes().splitlines()) - 1
+    assert 5 <= before < 40
+    assert read_meta(file.parent).status == "running"
+    run = harness.resume(file.parent)
+    assert run.meta.status == "complete"
+    plays = {e.key: [s.decision for s in e.steps] for e in run.episodes()}
+    assert len(list(run.episodes())) == len(plays) == 40
+    assert plays == {e.key: [s.decision for s in e.steps] for e in whole.episodes()}
+    assert summarise(run.metrics).successes == whole.summary.successes
+
+
+def _wait_for(folder: Path, lines: int) -> Path:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for file in folder.glob("alfworld/expert/*/episodes.jsonl"):
+            if file.read_bytes().count(b"\n") >= lines:
+                return file
+        time.sleep(0.02)
+    raise AssertionError("no episodes appeared")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_results_are_refused_before_anything_is_played(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="--out"):
+        harness.evaluate("oracle", "alfworld", tasks=TASKS, out=tmp_path)

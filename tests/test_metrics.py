@@ -1,0 +1,91 @@
+"""Metrics against their definitions, Wilson against published values and by simulation."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from harness.metrics import cot_overlap, measure, summarise, wilson, words
+from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
+
+
+def episode(*thoughts: str, outcome=Outcome.DONE, success=True, injected=(), completion=None):
+    steps = tuple(
+        Step("obs", Decision(t, "look", completion, injected=i in injected))
+        for i, t in enumerate(thoughts)
+    )
+    return Episode(
+        Task("e", "v", "v/1"), "a", "do", steps, "end", success, float(success), outcome,
+        error=Fault("EnvError", "x") if outcome is Outcome.ERROR else None,
+    )  # fmt: skip
+
+
+def test_overlap_is_the_clipped_share_of_the_references_words():
+    teacher = episode("the mug is on the desk", "take it")
+    assert cot_overlap(teacher, teacher) == 1.0
+    assert cot_overlap(episode("the the the the"), teacher) == pytest.approx(2 / 8)
+    assert cot_overlap(episode("THE DESK", "mug"), teacher) == pytest.approx(3 / 8)
+    assert cot_overlap(episode(""), teacher) == 0.0
+
+
+def test_overlap_without_a_reference_is_none_never_zero():
+    assert cot_overlap(episode("x"), None) is None
+    assert cot_overlap(episode("x"), episode("", "")) is None
+
+
+def test_injected_thoughts_count_neither_as_ours_nor_as_the_references():
+    teacher = episode("alpha", "beta", injected=(1,))
+    assert cot_overlap(episode("alpha"), teacher) == 1.0
+    assert cot_overlap(episode("x", "alpha", injected=(1,)), teacher) == 0.0
+
+
+def test_a_broken_episode_enters_no_mean():
+    rows = [measure(episode("a b")), measure(episode("a", outcome=Outcome.ERROR, success=False))]
+    summary = summarise(rows)
+    assert (summary.n, summary.errors, summary.successes, summary.success) == (1, 1, 1, 1.0)
+    assert rows[1].success is None
+    assert rows[1].score is None
+
+
+def test_nothing_scored_leaves_cells_empty():
+    for rows in ([], [measure(episode("a", outcome=Outcome.ERROR))]):
+        summary = summarise(rows)
+        assert (summary.n, summary.success, summary.steps) == (0, None, None)
+        assert (summary.success_low, summary.success_high) == (0.0, 1.0)
+
+
+def test_tokens_are_the_models_and_absent_without_one():
+    completion = Completion("x", prompt_tokens=10, reasoning_tokens=3, action_tokens=2)
+    row = measure(episode("a b", "c", completion=completion))
+    assert (row.reasoning_tokens, row.action_tokens, row.prompt_tokens) == (6, 4, 20)
+    assert measure(episode("a")).reasoning_tokens is None
+
+
+def test_rows_survive_json():
+    row = measure(episode("a b"), episode("a"), {"mine": 1.5})
+    assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
+
+
+def test_words_are_fixed():
+    assert words("I see mug 1, a pan!") == ("i", "see", "mug", "1", ",", "a", "pan", "!")
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)  # fmt: skip
+def test_wilson_agrees_with_newcombe(k, n, low, high):
+    assert wilson(k, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_wilson_covers():
+    rng = random.Random(5)
+    for p, n in ((0.05, 140), (0.5, 60), (0.95, 274)):
+        hits = 0
+        for _ in range(2000):
+            low, high = wilson(sum(rng.random() < p for _ in range(n)), n)
+            hits += low <= p <= high
+        assert 0.925 < hits / 2000 < 0.975
