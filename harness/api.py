@@ -92,7 +92,8 @@ def plan(
         env_options=plain,
         seeds=tuple(seeds),
         attempts=attempts,
-        reference=reference or task_set.reference,
+        # Traces to learn from are not compared with anything unless asked.
+        reference=reference or (task_set.reference if kind == "run" else None),
         policy={},
         workers=workers,
         error_rate=error_rate,

@@ -23,44 +23,16 @@ and registers itself by an entry point in the group ``harness.envs``. The base c
 from __future__ import annotations
 
 import hashlib
-import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
-import numpy as np
 
 from harness.errors import ConfigError, EnvError, unknown
+from harness.spaces import StringSpace
 from harness.tasksets import TaskSet
 from harness.types import Info, Task
-
-
-class StringSpace(gymnasium.spaces.Space[str]):
-    """Any Python string. ``gymnasium.spaces.Text`` rejects spaces and most of Unicode."""
-
-    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
-        super().__init__(shape=(), dtype=None, seed=seed)
-
-    @property
-    def is_np_flattenable(self) -> bool:
-        return False
-
-    def sample(self, mask: Any = None, probability: Any = None) -> str:
-        letters = string.ascii_lowercase + " []"
-        return "".join(self.np_random.choice(list(letters), size=12))
-
-    def contains(self, x: Any) -> bool:
-        return isinstance(x, str)
-
-    def __repr__(self) -> str:
-        return "StringSpace()"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StringSpace)
-
-    def __hash__(self) -> int:
-        return hash(StringSpace)
 
 
 class Environment(gymnasium.Env[str, str]):

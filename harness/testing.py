@@ -174,12 +174,16 @@ def _truncates(name: str, keywords: dict[str, Any]) -> None:
 
 
 def _vectors(name: str, keywords: dict[str, Any]) -> None:
+    env = make(name, **keywords)
+    alone, _ = env.reset(seed=1)
+    env.close()
     for kind in (gymnasium.vector.SyncVectorEnv, gymnasium.vector.AsyncVectorEnv):
         makers = [lambda: make(name, **keywords) for _ in range(2)]
         vector = kind(makers)
         try:
             observations, _ = vector.reset(seed=[1, 2])
             assert len(observations) == 2
+            assert observations[0] == alone, "a vector environment shows another observation"
             observations, rewards, *_ = vector.step(("qwertz 7", "qwertz 7"))
             assert len(observations) == len(rewards) == 2
         finally:

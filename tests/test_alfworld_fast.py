@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from harness.errors import DataError
 from harness_envs.alfworld import builtin
 from harness_envs.alfworld.differential import in_grammar
 from harness_envs.alfworld.fast import NOTHING, FastEngine, display_names, listing
 from harness_envs.alfworld.games import Game, open_games
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.errors import DataError
 
 IDS = [id_ for split in ("train", "valid_seen", "valid_unseen") for id_ in builtin.ids(split)]
 

@@ -38,10 +38,8 @@ class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Width of the feed-forward layer; None: 8/3 of hidden (llama), 4 times hidden (gpt2).
     intermediate: int | None = None
     start: str | None = None
-    #: Most tokens of a sequence in training; longer episodes are cut in windows.
-    window: int = 1024
-    #: Positions the model may be asked for in play (RoPE needs no more; GPT-2 learns them).
-    positions: int = 2048
+    #: Most tokens of a sequence, in training and in play; longer episodes are cut in windows.
+    window: int = 2048
     dropout: float = 0.0
 
 

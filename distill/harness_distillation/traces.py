@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from harness import registry
-from harness.errors import ConfigError, DataError, TraceError
+from harness.errors import ConfigError, DataError
+from harness.recorder import read_episodes
 from harness.transcript import join, render_decision
 from harness.types import Episode, Outcome
 
@@ -58,25 +59,6 @@ def episodes_file(run: str | Path) -> Path:
     return found
 
 
-def read(path: Path) -> Iterator[Episode]:
-    """Episodes of one episodes.jsonl. A torn last line (a killed writer) is left out; any other
-    line that cannot be read raises TraceError with file and line."""
-    decoder = msgspec.json.Decoder(Episode)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                if not line.endswith(b"\n"):
-                    return
-                raise TraceError(
-                    f"{path}:{number}: not an episode: {error}\n"
-                    "  Delete the line, or record the run again."
-                ) from None
-
-
 def load(
     runs: Sequence[str],
     *,
@@ -98,7 +80,7 @@ def load(
     seen: set[str] = set()
     for run in runs:
         path, count = episodes_file(run), 0
-        for episode in read(path):
+        for episode in read_episodes(path):
             count += 1
             reason = _unfit(episode, successes_only)
             if reason is None:

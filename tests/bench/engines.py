@@ -71,10 +71,7 @@ def main() -> None:
         "memoised": TextWorldEngine,
     }
     print(f"{len(games)} games of {arguments.data} {arguments.split}, {arguments.steps} steps each")
-    titles = ("load+reset ms", "ms/step", "steps/s", "x reset", "x step")
-    print(
-        f"{'engine':<10} {titles[0]:>14} {titles[1]:>9} {titles[2]:>9} {titles[3]:>8} {titles[4]:>7}"
-    )
+    print("engine      load+reset ms   ms/step   steps/s  x reset  x step")
     base: tuple[float, float] | None = None
     for name, make in engines.items():
         start, step = measure(make, games, walks)

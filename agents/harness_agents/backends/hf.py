@@ -30,7 +30,7 @@ from harness.loop import clean
 from harness.policy import ContextOverflow, Decoding
 from harness.transcript import Kind, Segment, count_tokens, join, split_reply, window_start
 from harness.types import Completion
-from harness_agents.backends.slots import Prefixes, Slots, common
+from harness_agents.backends.slots import Ids, Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +44,7 @@ ACTED = Segment(Kind.ACT_FORMAT, "\n")
 class Request:
     """One reply being sampled: a row of the batch."""
 
-    def __init__(self, prompt: Sequence[int], reread: int, decoding: Decoding, seed: int) -> None:
+    def __init__(self, prompt: Sequence[int] | Ids, reread: int, decoding: Decoding, seed: int) -> None:
         self.prompt = np.array(prompt, dtype=np.int64)
         self.reread = reread
         self.decoding = decoding
@@ -251,8 +251,9 @@ class HFBackend:
         """Read each row's last token: logits [rows, vocabulary] of the next one, in float32."""
         ids = torch.tensor([[row.last] for row in rows], device=self.device)
         at = torch.tensor([[row.read] for row in rows], device=self.device)
-        logits = self._pass(self.model, 0, ids, at, max(row.read for row in rows) + 1).logits
-        return logits[:, -1].float()
+        output = self._pass(self.model, 0, ids, at, max(row.read for row in rows) + 1)
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
     def _pass(self, model: Any, first: int, ids: torch.Tensor, at: torch.Tensor, width: int) -> Any:
         """One pass over ``ids`` [rows, tokens] at positions ``at``, for the rows from ``first``."""

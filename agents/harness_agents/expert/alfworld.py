@@ -96,8 +96,8 @@ def _decide(goal: Goal, b: Belief) -> Plan:
         stations = b.of_kind(kind)
         working = [p for p in stations if not b.refused[f"{verb} {held} with {p}"]]
         station = _nearest(b, working or stations, f"a {kind}")
-        step = _reach(b, station, inside=False) or f"{verb} {held} with {station}"
-        return Plan("treat", step, station)
+        treat = _reach(b, station, inside=False) or f"{verb} {held} with {station}"
+        return Plan("treat", treat, station)
     target = destination(goal, b)
     put = f"put {held} in/on {target}" if b.older else f"move {held} to {target}"
     step = _reach(b, target)

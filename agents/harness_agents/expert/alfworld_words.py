@@ -156,13 +156,21 @@ def _view(goal: Goal, b: Belief, plan: Plan, pick: Dice) -> str:
         return _nothing_there(goal, b, plan, pick)
     if held is None:
         if plan.target in b.seen.items:
-            found = f"{plan.target} {on(place)}"
+            found = f"{_finds(goal, b, plan)} {on(place)}"
             return pick(f"There is {found}.", f"I see {found}.", f"I found {found}.")
         return pick(f"I am at {place}, which does not help.", f"I do not need {place} now.")
     name = _name(goal, b)
     if plan.action.startswith("go to"):
         return pick(f"I am at {place}, but I hold {name}.", f"I went to {place} with {name}.")
     return pick(f"I am at {place} with {name}.", f"I hold {name} at {place}.")
+
+
+def _finds(goal: Goal, b: Belief, plan: Plan) -> str:
+    """The thing to take; with the other one where two are needed and both lie here."""
+    more = [t for t in b.seen.items if kind_of(t) == goal.thing and t != plan.target]
+    if goal.count == 2 and more and not _has_first(goal, b):
+        return f"{plan.target} and {more[0]}"
+    return plan.target
 
 
 def _closed(place: str, pick: Dice) -> str:

@@ -21,7 +21,7 @@ from harness import registry
 
 TABLE = Path(__file__).with_name("alfworld_prior.json")
 _TYPE = re.compile(r"\((objectType|receptacleType) (\S+) (\w+)Type\)")
-_IN = re.compile(r"\(inReceptacle (\S+) (\S+)\)")
+_IN = re.compile(r"\(inReceptacle ([^\s()]+) ([^\s()]+)\)")
 
 #: object class -> receptacle class -> how many receptacles.
 Counts = defaultdict[str, Counter[str]]

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import requests
+from rich.console import Console
 from rich.progress import Progress
 
 from harness.errors import DataError
@@ -47,7 +48,11 @@ def _download(address: str, archive: Path) -> None:
             if answer.status_code != 206:  # the server starts over
                 have = 0
             rest = int(answer.headers.get("Content-Length", 0))
-            with part.open("ab" if have else "wb") as file, Progress(transient=True) as progress:
+            console = Console(stderr=True)
+            with (
+                part.open("ab" if have else "wb") as file,
+                Progress(console=console, transient=True) as progress,
+            ):
                 bar = progress.add_task(archive.name, total=(have + rest) or None, completed=have)
                 for chunk in answer.iter_content(1 << 16):
                     file.write(chunk)

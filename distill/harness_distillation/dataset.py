@@ -1,0 +1,272 @@
+"""From episodes to rows of tokens: whole episodes, cut only where play would cut, packed.
+
+    episodes -> encode -> Samples (one token sequence a window) -> Sampler -> rows -> Row tensors
+
+The order of rows is a pure function of (seed, step): nothing but the step need be remembered to
+resume exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from harness.errors import DataError
+from harness.transcript import Kind, render, window_start
+from harness.types import Episode
+from harness_distillation.tokenizer import SegmentEncoder
+
+#: Rows packed together: more fill better, fewer keep a curriculum's order better.
+PACK_ROWS = 8
+#: A row filled less is taken apart again and packed with what comes next.
+MIN_FILL = 0.97
+
+
+class Samples(NamedTuple):
+    """Token sequences, one after another.
+
+    ``ids`` int32 [N] and ``kinds`` int8 [N] (segment kinds; what another window teaches already
+    is CONTEXT); ``offsets`` int64 [S + 1] cut them into S sequences; ``episode`` int32 [S].
+    ``taught`` int64 [S + 1] counts the tokens with a kind other than CONTEXT before each sequence:
+    the coordinates of the teacher cache.
+    """
+
+    ids: np.ndarray
+    kinds: np.ndarray
+    offsets: np.ndarray
+    episode: np.ndarray
+    taught: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over ids, kinds and cuts."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.kinds, self.offsets):
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
+
+    def part(self, s: int) -> slice:
+        return slice(int(self.offsets[s]), int(self.offsets[s + 1]))
+
+    def choose(self, keep: Sequence[int]) -> np.ndarray:
+        """Indices of the sequences that come from the episodes ``keep``."""
+        return np.flatnonzero(np.isin(self.episode, np.asarray(keep)))
+
+    def save(self, path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, ids=self.ids, kinds=self.kinds, offsets=self.offsets,
+                     episode=self.episode)  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path) -> Samples:
+        with np.load(path, allow_pickle=False) as f:
+            return cls.make(f["ids"], f["kinds"], f["offsets"], f["episode"])
+
+    @classmethod
+    def make(
+        cls, ids: np.ndarray, kinds: np.ndarray, offsets: np.ndarray, episode: np.ndarray
+    ) -> Samples:
+        before = np.concatenate([[0], np.cumsum(kinds != Kind.CONTEXT)])
+        return cls(ids, kinds, offsets, episode, before[offsets])
+
+
+class Skipped(NamedTuple):
+    """Decisions that cannot be taught at this window: the agent could not have made them."""
+
+    overflow: int
+    too_long: int
+
+
+def encode(
+    episodes: Sequence[Episode],
+    encoder: SegmentEncoder,
+    header: str,
+    window: int,
+    max_new_tokens: int,
+) -> tuple[Samples, Skipped]:
+    """Tokenise episodes and cut the long ones where play would cut them.
+
+    Every decision is taught once, after exactly the context the agent would have read when it made
+    it: ``transcript.window_start`` with the limit ``window - max_new_tokens``. Decisions with one
+    start share a sequence. ``Skipped`` counts decisions after an observation that does not fit
+    (play would have ended) and those longer than a sequence.
+    """
+    ids: list[np.ndarray] = []
+    kinds: list[np.ndarray] = []
+    owners: list[int] = []
+    overflow = too_long = 0
+    for number, episode in enumerate(episodes):
+        blocks = render(header.format(instruction=episode.instruction), episode.steps)
+        encoded = [encoder.segments(block) for block in blocks]
+        seen = [len(encoder.encode(block[0].text)) for block in blocks[1:]]
+        for start, first, last in windows(
+            len(encoded[0].ids), [len(e.ids) for e in encoded[1:]], seen, window - max_new_tokens
+        ):
+            if start is None:
+                overflow += last - first
+                continue
+            parts = [encoded[0], *encoded[1 + start : 1 + last]]
+            labels = [
+                e.kinds if i == 0 or start + i - 1 >= first else np.zeros_like(e.kinds)
+                for i, e in enumerate(parts)
+            ]
+            while sum(len(p.ids) for p in parts) > window and len(parts) > 1:
+                parts.pop()
+                labels.pop()
+                too_long += 1
+            if not any(label.any() for label in labels):
+                continue
+            ids.append(np.concatenate([p.ids for p in parts]))
+            kinds.append(np.concatenate(labels))
+            owners.append(number)
+    if not ids:
+        raise DataError(
+            f"No decision can be taught at window {window}: every observation is longer, "
+            "or every decision was injected."
+        )
+    offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids])]).astype(np.int64)
+    samples = Samples.make(
+        np.concatenate(ids), np.concatenate(kinds), offsets, np.array(owners, dtype=np.int32)
+    )
+    return samples, Skipped(overflow, too_long)
+
+
+def windows(
+    head: int, blocks: Sequence[int], seen: Sequence[int], limit: int
+) -> Iterator[tuple[int | None, int, int]]:
+    """(start, first, last): decisions first..last-1 are taught after header + blocks[start:].
+
+    ``blocks`` are whole step blocks in tokens, ``seen`` their observations alone (what is there
+    when the decision is made). ``start`` is None where play would end for lack of room.
+    """
+    n = len(blocks)
+    if head + sum(blocks) <= limit:
+        yield 0, 0, n
+        return
+    starts: list[int | None] = []
+    for k in range(n):
+        start = window_start(head, [*blocks[:k], seen[k]], limit)
+        starts.append(start if start <= k else None)
+    first = 0
+    for k in range(1, n + 1):
+        if k == n or starts[k] != starts[first]:
+            yield starts[first], first, k
+            first = k
+
+
+class Row(NamedTuple):
+    """One packed row, ready for the model: documents back to back, padding as the last one.
+
+    ``ids, positions`` int64 [1, T]; ``bounds`` int64 [D + 1]; ``at`` int64 [S]: the positions
+    whose hidden state predicts a supervised target; ``targets`` int64 [S] and ``labels`` int64 [S]
+    of those; ``cached`` int64 [S]: their places in the teacher cache; ``tokens``: without padding.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    bounds: torch.Tensor
+    at: torch.Tensor
+    targets: torch.Tensor
+    labels: torch.Tensor
+    cached: torch.Tensor
+    tokens: int
+
+
+def make_row(
+    samples: Samples, chosen: Sequence[int], classes: np.ndarray, length: int, pad: int
+) -> Row:
+    """Pack the sequences ``chosen`` into one row of ``length`` tokens.
+
+    ``classes`` int8 [5] maps segment kinds to loss classes (0: unsupervised).
+    """
+    ids = np.full(length, pad, dtype=np.int64)
+    kinds = np.zeros(length, dtype=np.int8)
+    positions = np.zeros(length, dtype=np.int64)
+    bounds = [0]
+    cached = []
+    for s in chosen:
+        part = samples.part(s)
+        a, b = bounds[-1], bounds[-1] + part.stop - part.start
+        ids[a:b], kinds[a:b] = samples.ids[part], samples.kinds[part]
+        positions[a:b] = np.arange(b - a)
+        cached.append(np.arange(samples.taught[s], samples.taught[s + 1]))
+        bounds.append(b)
+    tokens = bounds[-1]
+    # Padding is cut in documents too, so that no position exceeds a window.
+    while bounds[-1] < length:
+        a = bounds[-1]
+        b = min(length, a + 256)
+        positions[a:b] = np.arange(b - a)
+        bounds.append(b)
+    labels = classes[kinds]
+    at = np.flatnonzero(labels)
+    place = np.concatenate(cached)[labels[kinds != Kind.CONTEXT] > 0]
+    return Row(
+        torch.from_numpy(ids)[None],
+        torch.from_numpy(positions)[None],
+        torch.tensor(bounds, dtype=torch.int64),
+        torch.from_numpy(at - 1),
+        torch.from_numpy(ids[at]),
+        torch.from_numpy(labels[at].astype(np.int64)),
+        torch.from_numpy(place.astype(np.int64)),
+        tokens,
+    )
+
+
+def pack(
+    lengths: np.ndarray, order: Iterator[int], row_tokens: int, seed: int
+) -> Iterator[list[int]]:
+    """Rows of sample indices, filled to at least MIN_FILL wherever the lengths allow.
+
+    Best-fit decreasing over PACK_ROWS rows' worth of the order; a row that stays emptier is taken
+    apart and joins the next lot, so no sample is lost, repeated or favoured for its length. An
+    order that ends gives its remaining samples in rows as full as they get.
+    """
+    waiting: list[int] = []
+    lot = 0
+    ended = False
+    while not ended or waiting:
+        total = sum(int(lengths[s]) for s in waiting)
+        while not ended and total < PACK_ROWS * row_tokens:
+            s = next(order, None)
+            ended = s is None
+            if s is not None:
+                waiting.append(s)
+                total += int(lengths[s])
+        rows, rooms = _best_fit(lengths, waiting, row_tokens)
+        full = [i for i, room in enumerate(rooms) if ended or row_tokens - room >= MIN_FILL * row_tokens]
+        full = full or [int(np.argmin(rooms))] if rooms else []
+        again = {s for i, row in enumerate(rows) if i not in set(full) for s in row}
+        waiting, used = [s for s in waiting if s in again], [rows[i] for i in full]
+        if len(again) != len(waiting):
+            raise AssertionError("a sample waits twice")
+        for i in np.random.default_rng([seed, 2, lot]).permutation(len(used)):
+            yield used[i]
+        lot += 1
+
+
+def _best_fit(
+    lengths: np.ndarray, chosen: Sequence[int], room: int
+) -> tuple[list[list[int]], list[int]]:
+    rows: list[list[int]] = []
+    rooms: list[int] = []
+    for s in sorted(chosen, key=lambda s: -int(lengths[s])):
+        need = int(lengths[s])
+        fits = [i for i, left in enumerate(rooms) if left >= need]
+        if fits:
+            best = min(fits, key=lambda i: rooms[i])
+            rows[best].append(s)
+            rooms[best] -= need
+        else:
+            rows.append([s])
+            rooms.append(room - need)
+    return rows, rooms

@@ -1,0 +1,291 @@
+"""Where games come from: layouts, packed files, damage, task sets, the download."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import tarfile
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness_envs.alfworld import ALFWorldEnv, builtin, games, make_splits
+from harness_envs.alfworld.fetch import fetch
+from harness_envs.alfworld.games import FolderGames, Game, content_hash, group, to_json
+from harness_envs.alfworld.tasksets import TASK_SETS, held_out_folders, official_games
+
+from harness.errors import ConfigError, DataError
+from harness.tasksets import TaskSet
+
+GRAMMAR = 'grammar :: """{"rhs": "Your task is to: UNKNOWN GOAL."}"""; "move {o} to {r}"'
+OLD_GRAMMAR = GRAMMAR.replace("move {o} to {r}", "put {o} in/on {r}")
+
+
+@pytest.fixture(scope="module")
+def some() -> list[Game]:
+    return [builtin.game(id_) for id_ in builtin.ids("valid_seen")[:4]]
+
+
+def write_folder(root: Path, some: list[Game], grammar: str = GRAMMAR) -> Path:
+    for game in some:
+        path = root / "json_2.1.1" / game.id / "game.tw-pddl"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(to_json(game, "(define)", grammar)))
+    return root
+
+
+def packed_lines(some: list[Game]) -> bytes:
+    keys = ("id", "task", "walkthrough", "solvable", "pddl_problem", "task_type")
+    rows = [{key: getattr(game, key) for key in keys} for game in some]
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def write_packed(root: Path, some: list[Game], suffix: str) -> Path:
+    root.mkdir()
+    opener: Any = {"": open, ".gz": gzip.open, ".xz": lzma.open}[suffix]
+    with opener(root / f"valid_seen.jsonl{suffix}", "wb") as file:
+        file.write(packed_lines(some))
+    return root
+
+
+def write_archive(root: Path, some: list[Game], tmp_path: Path) -> Path:
+    root.mkdir()
+    layout = write_folder(tmp_path / "layout", some)
+    with tarfile.open(root / "json_2.1.1-valid_seen.tar.xz", "w:xz") as archive:
+        archive.add(layout / "json_2.1.1", "json_2.1.1")
+    return root
+
+
+def test_every_layout_gives_the_same_games(some: list[Game], tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", some)
+    sources = [folder, folder / "json_2.1.1", write_archive(tmp_path / "b", some, tmp_path)]
+    sources += [write_packed(tmp_path / f"c{s}", some, s) for s in ("", ".gz", ".xz")]
+    for root in sources:
+        source = FolderGames(root)
+        assert source.splits() == ["valid_seen"], root
+        assert source.ids("valid_seen") == sorted(game.id for game in some)
+        assert [source.game(game.id) for game in some] == some
+        assert source.content_hash(some[0].id) == content_hash(some[0])
+
+
+def test_the_grammar_is_detected_and_counts_in_the_hash(some: list[Game], tmp_path: Path) -> None:
+    old = FolderGames(write_folder(tmp_path, some, OLD_GRAMMAR)).game(some[0].id)
+    assert (old.grammar, some[0].grammar) == ("put", "move")
+    assert old.pddl_problem == some[0].pddl_problem
+    assert content_hash(old) != content_hash(some[0])
+
+
+def test_one_game_is_opened_without_reading_the_others(some: list[Game], tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "a", some)
+    for game in some[1:]:
+        (root / "json_2.1.1" / game.id / "game.tw-pddl").write_text("damaged")
+    assert FolderGames(root).game(some[0].id) == some[0]
+    packed = tmp_path / "p"
+    packed.mkdir()
+    lines = packed_lines(some).replace(b'"task"', b'"tusk"').splitlines(keepends=True)
+    lines[0] = packed_lines(some[:1])
+    (packed / "valid_seen.jsonl").write_bytes(b"".join(lines))
+    source = FolderGames(packed)
+    assert source.game(some[0].id) == some[0]
+    with pytest.raises(DataError, match=r"valid_seen\.jsonl:3: field 'task' is missing"):
+        source.game(some[2].id)
+
+
+DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no field": (lambda d: {k: v for k, v in d.items() if k != "walkthrough"}, "'walkthrough'"),
+    "wrong type": (lambda d: {**d, "pddl_problem": 7}, "'pddl_problem' is a int"),
+    "no task": (lambda d: {**d, "grammar": "x"}, "'grammar' has no"),
+    "not an object": (lambda d: [d], "holds a list"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_games_name_file_field_and_remedy(
+    kind: str, some: list[Game], tmp_path: Path
+) -> None:
+    change, words = DAMAGE[kind]
+    path = write_folder(tmp_path, some[:1]) / "json_2.1.1" / some[0].id / "game.tw-pddl"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(DataError) as caught:
+        FolderGames(tmp_path).game(some[0].id)
+    for part in (words, str(path), "harness fetch alfworld"):
+        assert part in str(caught.value)
+
+
+def test_absent_and_torn_data_say_what_to_do(some: list[Game], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not a folder"):
+        FolderGames(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"holds no games"):
+        FolderGames(tmp_path)
+    root = write_packed(tmp_path / "p", some, ".xz")
+    file = root / "valid_seen.jsonl.xz"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"valid_seen\.jsonl\.xz: cannot be read"):
+        FolderGames(root).ids("valid_seen")
+    (root / "train.jsonl").write_text('{"id": "train/a-b-c-d-1/t"}\nnot json\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:2"):
+        FolderGames(root).ids("train")
+    folder = FolderGames(write_folder(tmp_path / "f", some))
+    with pytest.raises(ConfigError, match=r"Did you mean 'valid_seen'"):
+        folder.ids("valid_sen")
+    with pytest.raises(ConfigError, match=r"Unknown ALFWorld task"):
+        folder.game("valid_seen/none/here")
+    with pytest.raises(DataError, match=r"no split 'valid_unseen'"):
+        folder.game("valid_unseen/none/here")
+
+
+@pytest.mark.data
+def test_the_real_data_are_the_official_games(data: Path) -> None:
+    source = games.open_games(str(data / "alfworld"))
+    archived = FolderGames(data / "alfworld")
+    known = official_games()
+    for split, number in (("valid_seen", 140), ("train", 3553)):
+        ids = source.ids(split)
+        assert len(ids) == number
+        assert set(ids) == {id_ for id_ in known if id_.startswith(f"{split}/")}
+        for id_ in ids[:: max(1, number // 100)]:
+            assert source.content_hash(id_) == known[id_]
+    assert "valid_seen" in archived.splits()
+
+
+@pytest.mark.data
+def test_the_archive_as_shipped_equals_the_packed_form(data: Path, tmp_path: Path) -> None:
+    name = "json_2.1.1-valid_seen.tar.xz"
+    (tmp_path / name).symlink_to(data / "alfworld" / name)
+    shipped, packed = FolderGames(tmp_path), games.open_games(str(data / "alfworld"))
+    assert shipped.ids("valid_seen") == packed.ids("valid_seen")
+    for id_ in packed.ids("valid_seen"):
+        assert shipped.game(id_) == packed.game(id_)
+
+
+# Task sets -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sets() -> dict[str, TaskSet]:
+    return {name.split("/")[1]: make() for name, make in TASK_SETS.items()}
+
+
+def test_sets_have_their_sizes_and_one_protocol(sets: dict[str, TaskSet]) -> None:
+    sizes = {name: len(found.tasks) for name, found in sets.items()}
+    assert next(iter(sizes)) == "builtin-valid"
+    assert sizes["builtin-valid"] == sizes["builtin-seen"] + sizes["builtin-unseen"] == 274
+    assert sizes["builtin-dev"] >= 200
+    assert sizes["builtin-train"] >= 2000
+    assert (sizes["seen-140"], sizes["unseen-134"]) == (140, 134)
+    assert (sizes["holdout-1000"], sizes["dev-200"], sizes["real-train"]) == (1000, 200, 2353)
+    for name, found in sets.items():
+        assert found.name == f"alfworld/{name}"
+        assert found.max_steps == 40
+        assert found.reference == "expert"
+        assert len({task.id for task in found.tasks}) == len(found.tasks)
+    assert len({found.hash for found in sets.values()}) == len(sets)
+
+
+def test_whole_task_folders_are_held_out_by_type(sets: dict[str, TaskSet]) -> None:
+    folders = {
+        name: {group(task.id) for task in sets[name].tasks}
+        for name in ("holdout-1000", "dev-200", "real-train")
+    }
+    assert not folders["holdout-1000"] & folders["dev-200"]
+    assert not folders["real-train"] & (folders["holdout-1000"] | folders["dev-200"])
+    assert sum(len(of) for of in folders.values()) == 1465
+    train = Counter(games.task_type(id_) for id_ in official_games() if id_.startswith("train/"))
+    for name in ("holdout-1000", "dev-200"):
+        size = len(sets[name].tasks)
+        types = Counter(games.task_type(task.id) for task in sets[name].tasks)
+        for kind, number in train.items():
+            assert abs(types[kind] - size * number / 3553) < 1, (name, kind)
+    # Mixed: any slice of a hundred holds every type.
+    assert len({games.task_type(task.id) for task in sets["holdout-1000"].tasks[:100]}) == 6
+
+
+def test_the_committed_splits_are_what_the_script_draws() -> None:
+    train = [id_ for id_ in official_games() if id_.startswith("train/")]
+    drawn = make_splits.hold_out(train, make_splits.SIZES, make_splits.SEED)
+    for name, folders in drawn.items():
+        assert frozenset(folders) == held_out_folders(name)
+
+
+def test_content_hashes_are_the_environments_own(sets: dict[str, TaskSet]) -> None:
+    env = ALFWorldEnv()
+    found = sets["builtin-valid"]
+    for task, content in zip(found.tasks, found.content, strict=True):
+        assert env.content_hash(task.id) == content
+
+
+# The download ------------------------------------------------------------------------------------
+
+
+class Release(BaseHTTPRequestHandler):
+    """Serves one file with ranges; ``torn``: the first answer stops halfway."""
+
+    content = b""
+    torn = False
+    ranges: list[str] = []
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range", "")
+        type(self).ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-") or 0)
+        body = self.content[start:]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        torn, type(self).torn = self.torn, False
+        self.wfile.write(body[: len(body) // 2] if torn else body)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def release(some: list[Game], tmp_path: Path) -> Iterator[str]:
+    layout = write_folder(tmp_path / "layout", some)
+    archive = tmp_path / "release.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(layout.rglob("*")):
+            packed.write(path, path.relative_to(layout))
+        packed.writestr("padding", bytes(1 << 19))
+        packed.writestr("json_2.1.1/../../evil/game.tw-pddl", "x")
+    Release.content, Release.torn, Release.ranges = archive.read_bytes(), True, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Release)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/release.zip"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_torn_download_goes_on_where_it_stopped(
+    release: str, some: list[Game], tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    with pytest.raises(DataError, match=r"release\.zip"):
+        fetch(target, address=release)
+    have = (target / "release.zip.part").stat().st_size
+    assert 0 < have < len(Release.content)
+    # The second try unpacks what there is, then finds that these are not the official games.
+    with pytest.raises(DataError, match=r"of 4027 official games 4027 are absent"):
+        fetch(target, address=release)
+    assert Release.ranges == ["", f"bytes={have}-"]
+    assert FolderGames(target).game(some[0].id) == some[0]
+    assert not (tmp_path / "evil").exists()
+
+
+def test_offline_the_address_and_the_remedy_are_named(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/release.zip"
+    with pytest.raises(DataError) as caught:
+        fetch(tmp_path, address=address)
+    for part in (address, str(tmp_path / "release.zip"), "run the command again"):
+        assert part in str(caught.value)
+    (tmp_path / "release.zip").write_bytes(b"not a zip")
+    with pytest.raises(DataError, match=r"cannot be unpacked"):
+        fetch(tmp_path, address=address)

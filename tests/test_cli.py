@@ -1,0 +1,148 @@
+"""The command as people type it: real processes, real folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = [sys.executable, "-m", "harness"]
+
+
+def harness(*words: object, cwd: Path, fine: bool = True) -> subprocess.CompletedProcess[str]:
+    found = subprocess.run(
+        [*HARNESS, *map(str, words)], cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, "COLUMNS": "160", "NO_COLOR": "1"}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if fine:
+        assert found.returncode == 0, found.stderr
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    cwd = tmp_path_factory.mktemp("work")
+    for agent in ("oracle", "random"):
+        harness("run", "-a", agent, "-e", "alfworld", "-t", "builtin-dev[:5]", cwd=cwd)
+    return cwd
+
+
+def test_run_ends_with_its_folder_on_stdout(folder):
+    found = harness("run", "-a", "oracle", "-e", "alfworld", "-t", "builtin-dev[:2]", cwd=folder)
+    last = found.stdout.splitlines()[-1]
+    assert (folder / last / "run.json").exists()
+    assert "100.0 %" in found.stdout
+    assert "2/2 episodes" in found.stderr
+
+
+def test_leaderboard_on_terminal_as_markdown_and_json(folder):
+    words = ("leaderboard", "--tasks", "builtin-dev[0:5]")
+    assert "oracle" in harness(*words, cwd=folder).stdout
+    assert harness(*words, "--markdown", cwd=folder).stdout.startswith("### alfworld/builtin-dev")
+    boards = json.loads(harness(*words, "--json", cwd=folder).stdout)
+    assert [r["agent"] for r in boards[0]["rows"]] == ["oracle", "random"]
+
+
+def test_dry_run_plays_nothing_and_prints_the_config(folder, tmp_path):
+    found = harness("run", "-a", "expert", "-e", "alfworld", "--dry-run", cwd=tmp_path)
+    assert json.loads(found.stdout)["task_set"]["name"] == "alfworld/builtin-valid"
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists(folder):
+    assert "harness/ALFWorld-v0" in harness("list", "envs", cwd=folder).stdout
+    agents = harness("list", "agents", cwd=folder).stdout
+    assert "oracle" in agents
+    assert "ours-760m" not in agents
+    assert "ours-760m" in harness("list", "agents", "--all", cwd=folder).stdout
+    assert "alfworld/seen-140" in harness("list", "tasks", cwd=folder).stdout
+    assert "builtin-dev[0:5]" in harness("list", "runs", cwd=folder).stdout
+
+
+def test_collect_marks_its_slips(tmp_path):
+    found = harness(
+        "collect", "-a", "expert", "-e", "alfworld", "-t", "builtin-train[:6]",
+        "--error-rate", "0.3", "--attempts", "2", cwd=tmp_path,
+    )  # fmt: skip
+    lines = (tmp_path / found.stdout.splitlines()[-1] / "episodes.jsonl").read_text().splitlines()
+    assert len(lines) == 12
+    assert any('"injected":true' in line for line in lines)
+
+
+def test_score_rebuilds_metrics(folder):
+    run = next(folder.glob("results/alfworld/random/*/"))
+    before = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").unlink()
+    harness("score", run, cwd=folder)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_check_and_doctor(tmp_path):
+    assert "FAIL" not in harness("check", "env", "alfworld", cwd=tmp_path).stdout
+    assert "FAIL" not in harness("check", "agent", "random", cwd=tmp_path).stdout
+    assert "starts on its built-in tasks" in harness("doctor", cwd=tmp_path).stdout
+
+
+def test_a_person_can_play(tmp_path):
+    found = subprocess.run(
+        [*HARNESS, "play", "alfworld"], input="look\n?\n\n", capture_output=True, text=True,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "You are in the middle of a room" in found.stdout
+    assert "  inventory" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("run --agent expert", "needs --env"),
+        ("run --env alfworld", "needs --agent"),
+        ("run -a expret -e alfworld", "Did you mean 'expert'"),
+        ("run -a expert -e alfwrld", "Did you mean 'alfworld'"),
+        ("run -a expert -e alfworld -t builtin-vlid", "builtin-valid"),
+        ("run -a expert -e alfworld -t builtin-valid[900:]", "holds no tasks"),
+        ("run -a expert -e alfworld --option engine", "KEY=VALUE"),
+        ("run -a expert -e alfworld --option engine=warp", "textworld"),
+        ("run -a expert -e alfworld --option colour=red", "Unknown option of environment"),
+        ("run -a expert -e alfworld -t seen-140", "harness fetch alfworld"),
+        ("run -a expert -e alfworld -t seen-140 --data nowhere", "nowhere"),
+        ("run -a ours-760m -e alfworld", "ours-tiny"),
+        ("run --resume nowhere", "not a run folder"),
+        ("run -a expert -e alfworld --tsks x", "No such option"),
+        ("list agnts", "Did you mean 'agents'"),
+        ("leaderboard --out nowhere", "harness run"),
+        ("score nowhere", "not a run folder"),
+        ("check env nothing", "Unknown environment"),
+        ("check both x", "'env' or 'agent'"),
+        ("frobnicate", "No such command"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_the_remedy(words, expected, tmp_path):
+    found = harness(*words.split(), cwd=tmp_path, fine=False)
+    assert found.returncode == 2, found.stderr
+    assert expected in found.stderr, found.stderr
+    assert "Traceback" not in found.stderr
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_damaged_record_is_named(folder, tmp_path):
+    run = next(folder.glob("results/alfworld/oracle/*/"))
+    copy = tmp_path / "results" / "alfworld" / "oracle" / "run"
+    copy.mkdir(parents=True)
+    for file in run.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    lines = (copy / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "episodes.jsonl").write_bytes(lines[0] + b"garbage\n" + b"".join(lines[1:]))
+    found = harness("score", copy, cwd=tmp_path, fine=False)
+    assert (found.returncode, "episodes.jsonl:2" in found.stderr) == (2, True)
+
+
+def test_help_names_every_command(tmp_path):
+    text = harness("--help", cwd=tmp_path).stdout
+    for command in ("run", "collect", "distill", "leaderboard", "list", "fetch", "check", "play"):
+        assert command in text
