@@ -13,7 +13,7 @@ import pytest
 from harness_agents.errors import WithErrors, misled, slips
 from harness_agents.expert import ExpertPolicy
 from harness_agents.expert.alfworld import Goal, decide, read_goal
-from harness_agents.expert.alfworld_belief import believe, read_command, read_observation
+from harness_agents.expert.alfworld_belief import Belief, believe, read_command, read_observation
 from harness_agents.expert.fit_prior import count
 from harness_agents.expert.prior import chance, worth
 from harness_agents.nearest import NearestPolicy
@@ -174,6 +174,22 @@ def test_expert_is_a_function_of_what_it_is_given(expert_episodes: list[Episode]
             args = (episode.instruction, steps[:k], steps[k].observation, info)
             assert ExpertPolicy().act(*args) == ExpertPolicy().act(*args)
             assert ExpertPolicy().act(*args).action == _act(steps[k])
+
+
+def test_two_that_lie_apart_are_brought_together() -> None:
+    """One on each of two shelves: the second goes to the first, from wherever the agent stands."""
+    goal = Goal("cd", "shelf", count=2)
+    contents = {"shelf 1": ("cd 3",), "shelf 2": ("cd 2",)}
+    lids = dict.fromkeys(contents, "surface")
+    for at, action in (("shelf 1", "go to shelf 2"), ("shelf 2", "take cd 2 from shelf 2")):
+        belief = Belief(("shelf 2", "shelf 1"), at=at, contents=contents.copy(), lids=lids)
+        assert decide(goal, belief).action == action
+
+
+def test_expert_walks_in_no_circles(expert_episodes: list[Episode]) -> None:
+    for episode in [*expert_episodes, *play(ExpertPolicy(), "alfworld/builtin-dev")]:
+        assert episode.success
+        assert max(Counter(_act(s) for s in episode.steps).values()) <= 3
 
 
 def test_expert_plays_no_unknown_environment() -> None:
@@ -393,6 +409,8 @@ def test_replay_names_what_it_lacks(recorded: Path, tmp_path: Path) -> None:
         policy.act("", [], "", {"task_id": "x"})
     with pytest.raises(ConfigError, match="no recorded episodes"):
         ReplayPolicy(str(tmp_path))
+    with pytest.raises(ConfigError, match="traces = "):
+        NearestPolicy()
 
 
 def test_nearest_wins_what_it_has_seen_and_little_else(recorded: Path) -> None:

@@ -94,7 +94,13 @@ def test_info_tells_the_task_and_the_state() -> None:
     observation, reward, terminated, _, info = env.step("dance")
     assert (observation, info["invalid_action"]) == ("Nothing happens.", True)
     assert (reward, terminated) == (1.0, True)
-    assert env.group(TASK) == TASK.rpartition("/")[0]
+
+
+def test_trials_of_one_task_folder_are_a_group_apart_from_the_other_data() -> None:
+    folder, _, trial = TASK.rpartition("/")
+    assert ALFWorldEnv.group(TASK) == ALFWorldEnv.group(f"{folder}/{trial}9")
+    assert ALFWorldEnv.group(f"{folder}/trial_T20190909_081908_677973") == folder
+    assert ALFWorldEnv.group(TASK) != folder
 
 
 def test_the_list_of_actions_is_the_readers_own() -> None:
@@ -179,6 +185,25 @@ def test_official_data_are_found_by_environment_variable(
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "elsewhere"))
     with pytest.raises(DataError, match=r"elsewhere"):
         env.reset(seed=0)
+
+
+def test_official_tasks_without_their_data_say_where_to_name_them() -> None:
+    env, task_set = ALFWorldEnv(), ALFWorldEnv.task_sets()["alfworld/seen-140"]()
+    for ask in (lambda i: env.content_hash(i), lambda i: env.reset(options={"task_id": i})):
+        with pytest.raises(DataError, match=r"--data FOLDER.*\n.*harness fetch alfworld"):
+            ask(task_set.tasks[0].id)
+
+
+@pytest.mark.data
+def test_real_games_have_their_sets_content_and_are_won_by_their_walkthroughs(data: Path) -> None:
+    env = ALFWorldEnv(data=data / "alfworld")
+    task_set = ALFWorldEnv.task_sets()["alfworld/seen-140"]()
+    for task, content in zip(task_set.tasks, task_set.content, strict=True):
+        assert env.content_hash(task.id) == content
+        _, info = env.reset(options={"task_id": task.id})
+        for action in env.solution():
+            _, _, _, _, info = env.step(action)
+        assert info["success"]
 
 
 def test_strange_actions_are_answered() -> None:

@@ -32,7 +32,7 @@ class NearestPolicy:
     recorded first. When the episode's actions are used up it has nothing more to say.
     """
 
-    def __init__(self, traces: str) -> None:
+    def __init__(self, traces: str = "") -> None:
         self.by_instruction: defaultdict[str, list[Episode]] = defaultdict(list)
         for episode in load_episodes(traces, "nearest"):
             if episode.success and episode.steps:

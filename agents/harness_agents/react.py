@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -83,6 +84,9 @@ class ReActPolicy:
         self.decoding = Decoding(temperature, top_p, max_new_tokens)
         _check_decoding(self.decoding)
         if isinstance(backend, str):
+            # Threads that spin while they wait halve the speed on a machine with other work to do;
+            # read when torch is first loaded, so it is set here and not by the backend.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             for module in MODULES:
                 registry.require(module, "models", f"Checkpoint '{checkpoint}'")
             from harness_agents.backends.hf import HFBackend

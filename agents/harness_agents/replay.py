@@ -12,6 +12,12 @@ from harness.types import Decision, Episode, Info, Step
 
 def load_episodes(path: str | Path, who: str) -> list[Episode]:
     """Episodes of a run folder, or of an episodes.jsonl file; ConfigError where there is none."""
+    if not path:
+        raise ConfigError(
+            f"{who}: no run is named. Write an agent config that says which, e.g. {who}.toml:\n"
+            f'  policy = "{who}"\n  [options]\n'
+            f'  {"run" if who == "replay" else "traces"} = "results/<env>/<agent>/<run id>"'
+        )
     place = Path(path)
     file = place / EPISODES if place.is_dir() else place
     if not file.is_file():
@@ -28,7 +34,7 @@ def load_episodes(path: str | Path, who: str) -> list[Episode]:
 class ReplayPolicy:
     """``run`` is a run folder. An episode is found by task id, seed and attempt."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str = "") -> None:
         self.run = run
         self.episodes = {e.key: e for e in load_episodes(run, "replay")}
 

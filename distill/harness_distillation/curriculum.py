@@ -34,7 +34,8 @@ def difficulty(
 
 def _per_sample(samples: Samples, mask: np.ndarray) -> np.ndarray:
     sums = np.concatenate([[0], np.cumsum(mask)])
-    return np.diff(sums[samples.offsets]).astype(np.float64)
+    counts: np.ndarray = np.diff(sums[samples.offsets]).astype(np.float64)
+    return counts
 
 
 def _z(x: np.ndarray) -> np.ndarray:

@@ -57,10 +57,6 @@ class Samples(NamedTuple):
     def part(self, s: int) -> slice:
         return slice(int(self.offsets[s]), int(self.offsets[s + 1]))
 
-    def choose(self, keep: Sequence[int]) -> np.ndarray:
-        """Indices of the sequences that come from the episodes ``keep``."""
-        return np.flatnonzero(np.isin(self.episode, np.asarray(keep)))
-
     def save(self, path: Path) -> None:
         with path.open("wb") as file:
             np.savez(file, ids=self.ids, kinds=self.kinds, offsets=self.offsets,
@@ -105,7 +101,7 @@ def encode(
     owners: list[int] = []
     overflow = too_long = 0
     for number, episode in enumerate(episodes):
-        blocks = render(header.format(instruction=episode.instruction), episode.steps)
+        blocks = render(header.replace("{instruction}", episode.instruction), episode.steps)
         encoded = [encoder.segments(block) for block in blocks]
         seen = [len(encoder.encode(block[0].text)) for block in blocks[1:]]
         for start, first, last in windows(
@@ -242,31 +238,32 @@ def pack(
             if s is not None:
                 waiting.append(s)
                 total += int(lengths[s])
-        rows, rooms = _best_fit(lengths, waiting, row_tokens)
-        full = [i for i, room in enumerate(rooms) if ended or row_tokens - room >= MIN_FILL * row_tokens]
-        full = full or [int(np.argmin(rooms))] if rooms else []
-        again = {s for i, row in enumerate(rows) if i not in set(full) for s in row}
-        waiting, used = [s for s in waiting if s in again], [rows[i] for i in full]
-        if len(again) != len(waiting):
-            raise AssertionError("a sample waits twice")
-        for i in np.random.default_rng([seed, 2, lot]).permutation(len(used)):
-            yield used[i]
+        places, rooms = _best_fit([int(lengths[s]) for s in waiting], row_tokens)
+        full = [
+            i for i, room in enumerate(rooms) if ended or row_tokens - room >= MIN_FILL * row_tokens
+        ]
+        if rooms and not full:
+            full = [int(np.argmin(rooms))]
+        rows = [[waiting[at] for at in places[i]] for i in full]
+        used = {at for i in full for at in places[i]}
+        waiting = [s for at, s in enumerate(waiting) if at not in used]
+        for i in np.random.default_rng([seed, 2, lot]).permutation(len(rows)):
+            yield rows[i]
         lot += 1
 
 
-def _best_fit(
-    lengths: np.ndarray, chosen: Sequence[int], room: int
-) -> tuple[list[list[int]], list[int]]:
+def _best_fit(lengths: Sequence[int], room: int) -> tuple[list[list[int]], list[int]]:
+    """Places in ``lengths`` row by row, longest first into the fullest row with room, and the room
+    that each row has left."""
     rows: list[list[int]] = []
     rooms: list[int] = []
-    for s in sorted(chosen, key=lambda s: -int(lengths[s])):
-        need = int(lengths[s])
-        fits = [i for i, left in enumerate(rooms) if left >= need]
+    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+        fits = [i for i, left in enumerate(rooms) if left >= lengths[at]]
         if fits:
             best = min(fits, key=lambda i: rooms[i])
-            rows[best].append(s)
-            rooms[best] -= need
+            rows[best].append(at)
+            rooms[best] -= lengths[at]
         else:
-            rows.append([s])
-            rooms.append(room - need)
+            rows.append([at])
+            rooms.append(room - lengths[at])
     return rows, rooms

@@ -87,13 +87,24 @@ def bucketed_kl(log_q: torch.Tensor, target: Target, temperature: float) -> torc
     # Rounding (fp16) may leave the masses off one: normalise the k + 1 outcomes exactly.
     total = torch.logsumexp(torch.cat([p, tail_p[:, None]], -1), -1)
     p, tail_p = p - total[:, None], tail_p - total
-    inside = q.exp().sum(-1)
-    tail_q = torch.log1p(-inside.clamp(max=1 - 1e-7))
-    has_tail = torch.isfinite(tail_p)
-    safe = torch.where(has_tail, tail_p, torch.zeros_like(tail_p))
-    tail = torch.where(has_tail, safe.exp() * (safe - tail_q), torch.zeros_like(tail_p))
-    head = torch.where(torch.isfinite(p), p.exp() * (p - q), torch.zeros_like(p)).sum(-1)
-    return head + tail
+    kl = _term(p, q).sum(-1)
+    if target.ids.shape[-1] < log_q.shape[-1]:
+        kl = kl + _term(tail_p, log_q.scatter(-1, target.ids, -torch.inf).logsumexp(-1))
+    return kl
+
+
+def _term(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """p (log p - log q), 0 where p is 0."""
+    some = torch.isfinite(log_p)
+    log_p = torch.where(some, log_p, torch.zeros_like(log_p))
+    return torch.where(some, log_p.exp() * (log_p - log_q), torch.zeros_like(log_p))
+
+
+class Live(NamedTuple):
+    """A live teacher at S positions: hidden states [S, H_T] and the head that makes logits."""
+
+    hidden: torch.Tensor
+    head: torch.nn.Module
 
 
 class LossParts(NamedTuple):
@@ -110,7 +121,7 @@ def span_loss(
     target_ids: torch.Tensor,
     labels: torch.Tensor,
     weights: torch.Tensor,
-    target: Target | torch.Tensor | None = None,
+    target: Target | Live | None = None,
     *,
     temperature: float = 1.0,
     chunk: int = 2048,
@@ -118,23 +129,18 @@ def span_loss(
     """Loss over S supervised positions.
 
     ``hidden`` [S, H] predicts ``target_ids`` int64 [S] whose classes are ``labels`` [S];
-    ``weights`` are ``class_weights``. ``target`` is what ``divergence`` takes; a live teacher may
-    also be given as its logits. Logits of a chunk are recomputed in the backward pass.
+    ``weights`` are ``class_weights``. ``target`` None means cross-entropy. Logits of a chunk,
+    the student's and a live teacher's, are made again in the backward pass.
     """
     loss = hidden.sum() * 0.0
     sums = torch.zeros(len(weights), dtype=torch.float64, device=hidden.device)
     weights = weights.to(hidden.device)
     for start in range(0, len(target_ids), chunk):
         part = slice(start, start + chunk)
-        piece = target if target is None else _slice(target, part)
 
-        def values(
-            h: torch.Tensor, part: slice = part, piece: Target | torch.Tensor | None = piece
-        ) -> torch.Tensor:
-            logits = head(h)
-            if logits.dtype != torch.float64:
-                logits = logits.float()
-            return divergence(logits, target_ids[part], piece, temperature)
+        def values(h: torch.Tensor, part: slice = part) -> torch.Tensor:
+            logits = _wide(head(h))
+            return divergence(logits, target_ids[part], _piece(target, part), temperature)
 
         one = len(target_ids) <= chunk or not torch.is_grad_enabled()
         h = hidden[part]
@@ -145,7 +151,15 @@ def span_loss(
     return LossParts(loss, sums)
 
 
-def _slice(target: Target | torch.Tensor, part: slice) -> Target | torch.Tensor:
-    if isinstance(target, torch.Tensor):
-        return target[part]
+def _piece(target: Target | Live | None, part: slice) -> Target | torch.Tensor | None:
+    if target is None:
+        return None
+    if isinstance(target, Live):
+        with torch.no_grad():
+            return _wide(target.head(target.hidden[part]))
     return Target(target.ids[part], target.logp[part], target.tail[part])
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    """At least fp32."""
+    return logits if logits.dtype == torch.float64 else logits.float()

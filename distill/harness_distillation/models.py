@@ -9,7 +9,6 @@ start-up and for the very model, that a packed row gives what each document give
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 
 from harness.errors import ConfigError, DataError
 from harness.registry import require
+from harness_distillation.attention import DOCUMENTS, register_document_attention
 from harness_distillation.recipe import Student
 
 #: Logits may differ by so much (fp32 sums in another order) between packed and alone.
@@ -68,11 +68,18 @@ def build(student: Student, tokenizer: Any, seed: int) -> Any:
 
 def load(folder: str | Path) -> Any:
     """A causal LM in fp32 from a checkpoint folder."""
-    transformers = require("transformers", "models", "Training")
+    transformers = quiet_transformers()
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise DataError(f"{path}: no checkpoint there (no config.json). Train it first.")
     return transformers.AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+
+
+def quiet_transformers() -> Any:
+    """The package, without its own progress bars: ours is the only one."""
+    transformers = require("transformers", "models", "Training")
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 
 def padded_vocab(entries: int) -> int:
@@ -98,7 +105,7 @@ def isolate_documents(model: Any, device: torch.device) -> None:
     """Make the model's attention keep the documents of a packed row apart."""
     if device.type == "cpu":
         register_document_attention()
-        model.set_attn_implementation("documents")
+        model.set_attn_implementation(DOCUMENTS)
     else:
         model.set_attn_implementation("sdpa")
 
@@ -154,108 +161,3 @@ def check_isolation(model: Any) -> float:
             "  Use a Llama- or GPT-2-type student."
         )
     return gap
-
-
-@cache
-def register_document_attention() -> None:
-    """Make ``attn_implementation = "documents"`` known: causal attention inside each document.
-
-    An opaque operator, so that torch.compile neither unrolls nor recompiles over the lengths.
-    Grouped key/value heads are repeated. CPU only (PyTorch's flash kernel for the CPU).
-    """
-    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-    def attend(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        out = torch.empty_like(q)
-        lse = q.new_empty(q.shape[:3], dtype=torch.float32)
-        ends = bounds.tolist()
-        for a, b in zip(ends, ends[1:], strict=False):
-            part = (q[:, :, a:b], k[:, :, a:b], v[:, :, a:b])
-            out[:, :, a:b], lse[:, :, a:b] = forward(*part, 0.0, True, scale=scale)
-        return out, lse
-
-    def attend_backward(
-        grad: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        out: torch.Tensor,
-        lse: torch.Tensor,
-        bounds: torch.Tensor,
-        scale: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        grads = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
-        ends = bounds.tolist()
-        for a, b in zip(ends, ends[1:], strict=False):
-            part = [x[:, :, a:b] for x in (grad, q, k, v, out, lse)]
-            for whole, piece in zip(grads, backward(*part, 0.0, True, scale=scale), strict=True):
-                whole[:, :, a:b] = piece
-        return grads
-
-    # Schemas are spelt out: with postponed annotations they cannot be inferred from the functions.
-    op = torch.library.custom_op(
-        "harness_distillation::attend",
-        attend,
-        mutates_args=(),
-        schema="(Tensor q, Tensor k, Tensor v, Tensor bounds, float scale) -> (Tensor, Tensor)",
-    )
-    op_backward = torch.library.custom_op(
-        "harness_distillation::attend_backward",
-        attend_backward,
-        mutates_args=(),
-        schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor bounds,"
-        " float scale) -> (Tensor, Tensor, Tensor)",
-    )
-    op.register_fake(
-        lambda q, k, v, bounds, scale: (
-            torch.empty_like(q),
-            q.new_empty(q.shape[:3], dtype=torch.float32),
-        )
-    )
-    op_backward.register_fake(
-        lambda grad, q, k, v, out, lse, bounds, scale: (
-            torch.empty_like(q),
-            torch.empty_like(k),
-            torch.empty_like(v),
-        )
-    )
-
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        q, k, v, bounds, ctx.scale = inputs
-        ctx.save_for_backward(q, k, v, *output, bounds)
-
-    def differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-        *saved, bounds = ctx.saved_tensors
-        return (*op_backward(grad.contiguous(), *saved, bounds, ctx.scale), None, None)
-
-    op.register_autograd(differentiate, setup_context=setup)
-
-    def documents(
-        module: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float | None = None,
-        dropout: float = 0.0,
-        bounds: torch.Tensor | None = None,
-        **_: Any,
-    ) -> tuple[torch.Tensor, None]:
-        if dropout:
-            raise ConfigError("Attention inside documents has no dropout: set dropout = 0.")
-        if bounds is None:
-            raise ConfigError(f"{type(module).__name__} does not pass the documents' bounds on.")
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        # Rotary embeddings leave q and k in fp32 under autocast.
-        query, key = query.to(value.dtype), key.to(value.dtype)
-        out, _lse = op(query, key, value, bounds, scaling or query.shape[-1] ** -0.5)
-        return out.transpose(1, 2).contiguous(), None
-
-    require("transformers", "models", "Training").AttentionInterface.register(
-        "documents", documents
-    )

@@ -14,6 +14,7 @@ resolved recipe states every number.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,24 +54,33 @@ class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: str | None = None
 
 
-class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Recorded runs (folders or episodes.jsonl), or what to collect when there are none."""
+class Collect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One recording to make when it is not there: the arguments of ``harness collect``."""
 
-    runs: tuple[str, ...] = ()
-    agent: str | None = None
-    env: str | None = None
+    agent: str
+    env: str
     tasks: str | None = None
+    seeds: int = 1
     attempts: int = 1
     error_rate: float = 0.0
-    #: Options of the collecting call beyond these (e.g. {data = "..."}).
-    options: dict[str, Any] = {}
+    errors_from: str | None = None
+    env_options: dict[str, Any] = {}
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is learned from: recorded ``runs`` (folders or episodes.jsonl) and those ``collect``
+    makes first."""
+
+    runs: tuple[str, ...] = ()
+    collect: tuple[Collect, ...] = ()
     successes_only: bool = True
     #: Most episodes kept, in order of the record; None: all.
     limit: int | None = None
-    #: Task sets (or task ids) whose tasks and groups may not be trained on.
+    #: Task sets ("env/set") or tasks ("env:task id") whose groups may not be trained on.
     exclude: tuple[str, ...] = ()
-    #: Share of tasks (whole groups) held out to measure the loss on.
+    #: Share of groups held out to measure the loss on.
     heldout: float = 0.02
+    #: The prompt's opening, in training and in play.
     header: str = "Task: {instruction}\n"
 
 
@@ -168,19 +178,42 @@ def load(name: str, **overrides: Any) -> Recipe:
         if name not in shipped:
             raise ConfigError(unknown("recipe", name, shipped, "A recipe is a name or a .toml."))
         path = shipped[name]
-    raw = msgspec.to_builtins(load_toml(path, dict[str, Any]))
+    raw = load_toml(path, dict[str, Any])
     raw.setdefault("name", path.stem)
     return resolve(decode({**raw, **overrides}, str(path)))
 
 
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "student": Student,
+    "tokenizer": Tokenizer,
+    "data": Data,
+    "teacher": Teacher,
+    "objective": Objective,
+    "optim": Optim,
+}
+
+
 def decode(raw: dict[str, Any], where: str) -> Recipe:
     """Check a recipe's tables one by one, so that an error names the table and the key."""
-    for field in msgspec.structs.fields(Recipe):
-        table = {"student": Student, "tokenizer": Tokenizer, "data": Data, "teacher": Teacher,
-                 "objective": Objective, "optim": Optim}.get(field.name)  # fmt: skip
-        if table is not None and isinstance(raw.get(field.name), dict):
-            convert(raw[field.name], table, f"{where} [{field.name}]")
+    for name, type_ in _TABLES.items():
+        if isinstance(raw.get(name), dict):
+            convert(raw[name], type_, f"{where} [{name}]")
     return convert(raw, Recipe, where)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """16 hex digits over what decides the student: not where it came from or how long one
+    invocation may take."""
+    neutral = msgspec.structs.replace(
+        recipe,
+        description="",
+        data=msgspec.structs.replace(recipe.data, runs=(), collect=()),
+        optim=msgspec.structs.replace(
+            recipe.optim, max_minutes=None, checkpoint_minutes=0.0, keep=(), threads=None
+        ),
+    )
+    body = msgspec.json.encode(neutral, order="sorted")
+    return hashlib.sha256(body).hexdigest()[:16]
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -197,7 +230,7 @@ def resolve(recipe: Recipe) -> Recipe:
     if objective.divergence == "forward_kl" and recipe.teacher is None:
         raise ConfigError(
             f"{where}: objective '{given.name}' matches a teacher's distributions. "
-            "Add [teacher] checkpoint = \"FOLDER\"."
+            'Add [teacher] checkpoint = "FOLDER".'
         )
     if recipe.optim.row_tokens < recipe.student.window:
         raise ConfigError(
@@ -205,9 +238,7 @@ def resolve(recipe: Recipe) -> Recipe:
             f"{recipe.student.window}; a whole window must fit into a row."
         )
     if "{instruction}" not in recipe.data.header or not recipe.data.header.endswith("\n"):
-        raise ConfigError(
-            f"{where}: the header must contain {{instruction}} and end in a newline."
-        )
+        raise ConfigError(f"{where}: the header must contain {{instruction}} and end in a newline.")
     if not 0 <= recipe.data.heldout < 1:
         raise ConfigError(f"{where}: heldout is a share in [0, 1), not {recipe.data.heldout}.")
     return msgspec.structs.replace(recipe, objective=objective)

@@ -73,7 +73,7 @@ class SegmentEncoder:
 def texts(episodes: Iterable[Episode], header: str) -> Iterator[str]:
     """Every segment of the episodes' transcripts, as text: what a tokenizer learns from."""
     for episode in episodes:
-        for block in render(header.format(instruction=episode.instruction), episode.steps):
+        for block in render(header.replace("{instruction}", episode.instruction), episode.steps):
             for segment in block:
                 yield segment.text
 
@@ -133,7 +133,7 @@ def whole_text_difference(
     """
     other = total = 0
     for episode in episodes:
-        blocks = render(header.format(instruction=episode.instruction), episode.steps)
+        blocks = render(header.replace("{instruction}", episode.instruction), episode.steps)
         segments = [s for block in blocks for s in block]
         ids = encoder.segments(segments).ids.tolist()
         whole = encoder.tokenizer.encode(join(segments), add_special_tokens=False)

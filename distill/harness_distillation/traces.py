@@ -1,6 +1,6 @@
 """Traces: recorded episodes chosen for training, with where they came from.
 
-    runs (folders or episodes.jsonl) -> read -> select -> dedupe -> guard -> Traces
+runs (folders or episodes.jsonl) -> read -> select -> dedupe -> guard -> Traces
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def load(
                 kept.append(episode)
             else:
                 dropped["over the limit"] = dropped.get("over the limit", 0) + 1
-        sources.append(Source(str(run), _sha256(path), count))
+        sources.append(Source(str(run), file_sha256(path), count))
     if not kept:
         why = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "the files are empty"
         raise DataError(f"No episode to learn from in {', '.join(map(str, runs))}: {why}.")
@@ -163,7 +163,8 @@ def split_heldout(
 ) -> tuple[list[int], list[int]]:
     """Indices (train, held out): whole groups are held out, chosen by hash, so adding episodes
     moves no group from one side to the other."""
-    train, held = [], []
+    train: list[int] = []
+    held: list[int] = []
     for i, episode in enumerate(episodes):
         name = f"{seed}:{group(episode.task.env, episode.task.id)}"
         draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
@@ -173,6 +174,6 @@ def split_heldout(
     return train, held
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

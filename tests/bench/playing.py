@@ -10,11 +10,14 @@ replies are as long as in real play, whatever the weights are worth.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the ReAct policy does, before torch
 
 import torch
 from harness_agents.backends.hf import HFBackend

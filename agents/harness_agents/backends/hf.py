@@ -44,7 +44,9 @@ ACTED = Segment(Kind.ACT_FORMAT, "\n")
 class Request:
     """One reply being sampled: a row of the batch."""
 
-    def __init__(self, prompt: Sequence[int] | Ids, reread: int, decoding: Decoding, seed: int) -> None:
+    def __init__(
+        self, prompt: Sequence[int] | Ids, reread: int, decoding: Decoding, seed: int
+    ) -> None:
         self.prompt = np.array(prompt, dtype=np.int64)
         self.reread = reread
         self.decoding = decoding

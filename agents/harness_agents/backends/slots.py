@@ -48,7 +48,10 @@ class Slots(Cache):  # type: ignore[misc]
         if rows <= have_rows and columns <= have_columns:
             return
         layers, heads, dim = self.shape
-        columns = max(have_columns, -(-columns // 128) * 128)
+        if columns > have_columns:
+            columns = max(columns, have_columns * 3 // 2, 512)  # seldom, as prompts grow a little
+        else:
+            columns = have_columns
         like, self.data = self.data[:, :, :0], self.data[:, :, :0]  # free the old room first
         self.data = like.new_zeros((layers, 2, max(rows, have_rows), heads, columns, dim))
 

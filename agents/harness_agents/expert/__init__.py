@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from harness.errors import AgentError
 from harness.types import Decision, Info, Step
-from harness_agents.expert import alfworld_player
+from harness_agents.expert import alfworld_player, prior
 
 #: (instruction, history, observation, number that picks the wording) -> decision.
 Act = Callable[[str, Sequence[Step], str, int], Decision]
@@ -55,6 +55,10 @@ class ExpertPolicy:
         return expert.act(
             instruction, history, observation, self._number(instruction, len(history), info or {})
         )
+
+    def describe(self) -> dict[str, str]:
+        """Saved with a run: which table of priors the exploration followed."""
+        return {"prior": prior.fingerprint()}
 
     def _number(self, instruction: str, step: int, info: Info) -> int:
         """What picks the wording: task (or instruction), attempt, step and the policy's seed."""

@@ -105,7 +105,10 @@ def _decide(goal: Goal, b: Belief) -> Plan:
 
 
 def destination(goal: Goal, b: Belief) -> str:
-    """Which receptacle of the goal's class: where one already lies, else here, else the lowest."""
+    """Which receptacle of the goal's class: where one already lies, else here, else the lowest.
+
+    With an empty hand not the one that is here: walking to the other one would change it back.
+    """
     usable = [
         p
         for p in b.of_kind(goal.place)
@@ -114,6 +117,8 @@ def destination(goal: Goal, b: Belief) -> str:
     if goal.count == 2:
         most = max((_lying(goal, b, p) for p in usable), default=0)
         usable = [p for p in usable if _lying(goal, b, p) == most]
+        if usable and b.holding is None:
+            return usable[0]
     return _nearest(b, usable or b.of_kind(goal.place), f"a {goal.place}")
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from harness_envs.alfworld.env import translate
 from harness_envs.alfworld.fast import FastEngine
 from harness_envs.alfworld.games import Game, Grammar, open_games
 from harness_envs.alfworld.textworld_engine import TextWorldEngine
@@ -96,8 +97,6 @@ def in_grammar(game: Game, grammar: Grammar) -> Game:
     """The same game in the other grammar."""
     if game.grammar == grammar:
         return game
-    from harness_envs.alfworld.env import translate
-
     walkthrough = tuple(translate(command, grammar) for command in game.walkthrough)
     return msgspec.structs.replace(game, grammar=grammar, walkthrough=walkthrough)
 

@@ -15,7 +15,7 @@ from harness.types import Info
 from harness_envs.alfworld import games
 from harness_envs.alfworld.fast import FastEngine
 from harness_envs.alfworld.games import Game, Grammar
-from harness_envs.alfworld.tasksets import TASK_SETS
+from harness_envs.alfworld.tasksets import TASK_SETS, official_games
 
 
 class Engine(Protocol):
@@ -80,6 +80,7 @@ class ALFWorldEnv(Environment):
     version = "0.1"
     max_steps = 50
     default_split = "valid_seen"
+    scoring_options = ("aliases",)
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class ALFWorldEnv(Environment):
         return self.games.ids(split)
 
     def start(self, task_id: str) -> tuple[str, Info]:
+        self._check_place(task_id)
         game = self.games.game(task_id)
         observation, self._admissible = self._engine.reset(game)
         self._game = game
@@ -145,7 +147,25 @@ class ALFWorldEnv(Environment):
         return self._game.walkthrough
 
     def content_hash(self, task_id: str) -> str:
+        self._check_place(task_id)
         return self.games.content_hash(task_id)
+
+    def _check_place(self, task_id: str) -> None:
+        """Official games are not among the built-in ones: say where to name their folder."""
+        official = task_id.rpartition("/")[2].startswith("trial_T")
+        if official and self._data == "builtin" and task_id in official_games():
+            raise DataError(
+                f"'{task_id}' is one of ALFWorld's official games, which are not built in.\n"
+                "  Name their folder with --data FOLDER (data=FOLDER), or set ALFWORLD_DATA and "
+                "say --data official.\n  Get the games with: harness fetch alfworld"
+            )
+
+    @classmethod
+    def fetch(cls, target: Path) -> None:
+        """Download the official games into ``target`` (``fetch.fetch``)."""
+        from harness_envs.alfworld.fetch import fetch
+
+        fetch(target)
 
     @classmethod
     def task_sets(cls) -> Mapping[str, Callable[[], TaskSet]]:

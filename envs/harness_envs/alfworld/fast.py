@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from harness.errors import DataError
 from harness_envs.alfworld.games import Game
-from harness_envs.alfworld.pddl import Fact, Problem, atoms, compile_goal, parse_problem
+from harness_envs.alfworld.pddl import Fact, atoms, compile_goal, parse_problem
 
 NOTHING = "Nothing happens."
 WELCOME = "-= Welcome to TextWorld, ALFRED! =-"
@@ -33,7 +33,7 @@ HELP = """Available commands:
   cool (object) with (receptacle):  cool an object using a receptacle
   slice (object) with (object):     slice an object using a sharp object
 """
-#: Tool receptacles: verb -> (receptacle type, what the object must be, its past in the answer).
+#: Tool receptacles: verb -> (receptacle type, what the object must be).
 TOOLS = {
     "heat": ("microwavetype", "heatable"),
     "clean": ("sinkbasintype", "cleanable"),
@@ -106,13 +106,12 @@ class World:
         problem = parse_problem(game.pddl_problem, where)
         self.problem = problem
         facts = problem.facts
-        unary = {p: {f[0] for f in facts.get(p, ())} for p in CONSTANT}
-        self.openable = unary["openable"]
-        self.pickupable = unary["pickupable"]
-        self.sliceable = unary["sliceable"]
-        self.toggleable = unary["toggleable"]
-        self.containers = unary["isreceptacleobject"]
-        self.usable_with = {verb: unary[need] for verb, (_, need) in TOOLS.items()}
+        self.openable = problem.having("openable")
+        self.pickupable = problem.having("pickupable")
+        self.sliceable = problem.having("sliceable")
+        self.toggleable = problem.having("toggleable")
+        self.containers = problem.having("isreceptacleobject")
+        self.usable_with = {verb: problem.having(need) for verb, (_, need) in TOOLS.items()}
         self.names = display_names({a for of in facts.values() for f in of for a in f})
         self.place: dict[str, str] = {}
         for receptacle, location in facts.get("receptacleatlocation", ()):
@@ -131,10 +130,10 @@ class World:
             self.accepts[receptacle_type].add(object_type)
         self.knives = {o for o, kinds in types.items() if kinds.intersection(KNIVES)}
         self.inner: dict[str, list[str]] = defaultdict(list)
-        for inner, outer in sorted(facts.get("inreceptacleobject", ())):
+        for inner, outer in sorted(set(facts.get("inreceptacleobject", ()))):
             if inner != outer:
                 self.inner[outer].append(inner)
-        self.agent, self.start = _one(facts, "atlocation", where)
+        _, self.start = _one(facts, "atlocation", where)
         self.ids = {name: id_ for id_, name in self.names.items()}
         self._go: dict[str, list[str]] = {}
         self._tools: dict[str, list[tuple[str, str]]] = {}
@@ -194,23 +193,24 @@ class FastEngine:
     def reset(self, game: Game) -> tuple[str, list[str]]:
         """Start a game: (introduction, admissible commands, sorted)."""
         if self._world is None or self._world.game != game:
-            self._world = self.world = World(game)
-            self._goal = self._compile_goal(self.world.problem)
+            world = World(game)
+            self._goal = self._compile_goal(world)
+            self._world = self.world = world
         world = self.world
         facts = world.problem.facts
         self.location = world.start
         self.held: str | None = None
         for _, thing in facts.get("holds", ()):
             self.held = thing
-        self.opened = {f[0] for f in facts.get("opened", ())}
-        self.hot = {f[0] for f in facts.get("ishot", ())}
-        self.cool = {f[0] for f in facts.get("iscool", ())}
-        self.clean = {f[0] for f in facts.get("isclean", ())}
-        self.sliced = {f[0] for f in facts.get("issliced", ())}
-        self.toggled = {f[0] for f in facts.get("istoggled", ())}
-        self.on = {f[0] for f in facts.get("ison", ())}
+        self.opened = world.problem.having("opened")
+        self.hot = world.problem.having("ishot")
+        self.cool = world.problem.having("iscool")
+        self.clean = world.problem.having("isclean")
+        self.sliced = world.problem.having("issliced")
+        self.toggled = world.problem.having("istoggled")
+        self.on = world.problem.having("ison")
         self.inside: dict[str, list[str]] = defaultdict(list)
-        for thing, receptacle in sorted(facts.get("inreceptacle", ())):
+        for thing, receptacle in sorted(set(facts.get("inreceptacle", ()))):
             self.inside[receptacle].append(thing)
         self.lying: dict[str, set[str]] = defaultdict(set)
         for thing, location in facts.get("objectatlocation", ()):
@@ -411,7 +411,8 @@ class FastEngine:
         index = bisect_left(inside, thing)
         return index < len(inside) and inside[index] == thing
 
-    def _compile_goal(self, problem: Problem) -> Callable[[], bool]:
+    def _compile_goal(self, world: World) -> Callable[[], bool]:
+        problem = world.problem
         tests: dict[str, Callable[..., bool]] = {
             "atlocation": lambda _, location: self.location == location,
             "holds": lambda _, thing: self.held == thing,
@@ -430,7 +431,7 @@ class FastEngine:
         unknown = used - tests.keys() - CONSTANT
         if unknown:
             raise DataError(
-                f"ALFWorld game '{self.world.game.id}': the goal asks for '{min(unknown)}', which "
+                f"ALFWorld game '{world.game.id}': the goal asks for '{min(unknown)}', which "
                 "this engine does not keep. Play it with engine='textworld'."
             )
         self._watched = used & tests.keys()

@@ -13,10 +13,10 @@ import hashlib
 import importlib
 import json
 import lzma
-import os
 import re
 import tarfile
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -32,6 +32,7 @@ GAME_FILE = "game.tw-pddl"
 RELEASE = "json_2.1.1"
 _TASK = re.compile(r"Your task is to: ([^\n\"]*)")
 _LINE_ID = re.compile(rb'\A\s*\{\s*"id"\s*:\s*"([^"\\]+)"')
+_OPENING = threading.Lock()
 _REMEDY = "Get the games again with: harness fetch alfworld"
 
 
@@ -55,9 +56,17 @@ def task_type(task_id: str) -> str:
     return group(task_id).split("/")[-1].split("-")[0]
 
 
+#: Official trials are named by date, ``trial_T2019...``.
+BUILTIN_TRIAL = "trial_B"
+
+
 def group(task_id: str) -> str:
-    """The task folder: trials in it differ only in where things lie."""
-    return task_id.rpartition("/")[0]
+    """The task folder: trials in it differ only in where things lie.
+
+    A built-in game's is marked: its rooms share numbers with official ones and are other rooms.
+    """
+    folder, _, trial = task_id.rpartition("/")
+    return f"builtin/{folder}" if trial.startswith(BUILTIN_TRIAL) else folder
 
 
 def content_hash(game: Game) -> str:
@@ -144,9 +153,14 @@ class Games(Protocol):
     def content_hash(self, task_id: str) -> str: ...
 
 
-@cache
 def open_games(data: str) -> Games:
-    """``"builtin"`` or a folder; one source a process and folder."""
+    """``"builtin"`` or a folder; one source a process and folder, whatever thread asks."""
+    with _OPENING:
+        return _open_games(data)
+
+
+@cache
+def _open_games(data: str) -> Games:
     return BuiltinGames() if data == "builtin" else FolderGames(Path(data).expanduser())
 
 
@@ -188,6 +202,7 @@ class FolderGames:
         self.root = root
         self._layout = root / RELEASE if (root / RELEASE).is_dir() else root
         self._packed: dict[str, PackedSplit] = {}
+        self._expanding = threading.Lock()
         self._folders = sorted(p.name for p in self._layout.iterdir() if _holds_tasks(p))
         self._files: dict[str, Path] = {}
         for suffix in (".tar.xz", ".jsonl.gz", ".jsonl.xz", ".jsonl"):
@@ -230,9 +245,10 @@ class FolderGames:
         return content_hash(self.game(task_id))
 
     def _split(self, split: str) -> PackedSplit:
-        if split not in self._packed:
-            self._packed[split] = PackedSplit(self._files[split], split)
-        return self._packed[split]
+        with self._expanding:
+            if split not in self._packed:
+                self._packed[split] = PackedSplit(self._files[split], split)
+            return self._packed[split]
 
 
 def _holds_tasks(path: Path) -> bool:
@@ -251,6 +267,7 @@ class PackedSplit:
         self.lines: dict[str, tuple[int, int, int]] = {}
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with self)
         weakref.finalize(self, self._file.close)
+        self._reading = threading.Lock()
         try:
             for task_id, raw, line in self._games():
                 self.lines[task_id] = (self._file.tell(), len(raw), line)
@@ -292,5 +309,7 @@ class PackedSplit:
 
     def game(self, task_id: str) -> Game:
         start, length, number = self.lines[task_id]
-        raw = os.pread(self._file.fileno(), length, start)
+        with self._reading:
+            self._file.seek(start)
+            raw = self._file.read(length)
         return from_json(raw, task_id, f"{self.path}:{number}" if number else str(self.path))

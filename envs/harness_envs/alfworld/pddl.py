@@ -33,6 +33,10 @@ class Problem(NamedTuple):
     facts: dict[str, list[Fact]]
     goal: Formula
 
+    def having(self, predicate: str) -> set[str]:
+        """Objects that a one-place predicate holds of at the start (a new set)."""
+        return {fact[0] for fact in self.facts.get(predicate, ())}
+
 
 def parse_problem(text: str, where: str) -> Problem:
     """Parse a PDDL problem; ``where`` names its origin in errors. Raises DataError."""

@@ -1,0 +1,119 @@
+"""Causal attention inside each document of a packed row, on the CPU.
+
+Document by document, PyTorch's flash kernel: no score across documents is computed and no mask
+exists, so a row of sixteen episodes costs what the episodes cost. Two opaque operators, so that
+torch.compile neither unrolls nor recompiles over the lengths.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from harness.errors import ConfigError
+from harness.registry import require
+
+#: Name to give as ``attn_implementation``.
+DOCUMENTS = "documents"
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs [1, H, T, D] and log-sum-exps fp32 [1, H, T]; ``bounds`` int64 [documents + 1]."""
+    out = torch.empty_like(q)
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    for a, b in pairwise(bounds.tolist()):
+        part = (q[:, :, a:b], k[:, :, a:b], v[:, :, a:b])
+        out[:, :, a:b], lse[:, :, a:b] = forward(*part, 0.0, True, scale=scale)
+    return out, lse
+
+
+def attend_backward(
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    bounds: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of q, k, v from that of the output."""
+    grads = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    for a, b in pairwise(bounds.tolist()):
+        part = [x[:, :, a:b] for x in (grad, q, k, v, out, lse)]
+        for whole, piece in zip(grads, backward(*part, 0.0, True, scale=scale), strict=True):
+            whole[:, :, a:b] = piece
+    return grads
+
+
+@cache
+def register_document_attention() -> None:
+    """Make ``attn_implementation = "documents"`` known to transformers."""
+    # Schemas are spelt out: postponed annotations hide the types from the library.
+    inputs = "Tensor q, Tensor k, Tensor v"
+    op = torch.library.custom_op(
+        "harness_distillation::attend",
+        attend,
+        mutates_args=(),
+        schema=f"({inputs}, Tensor bounds, float scale) -> (Tensor, Tensor)",
+    )
+    op_backward = torch.library.custom_op(
+        "harness_distillation::attend_backward",
+        attend_backward,
+        mutates_args=(),
+        schema=f"(Tensor grad, {inputs}, Tensor out, Tensor lse, Tensor bounds, float scale)"
+        " -> (Tensor, Tensor, Tensor)",
+    )
+
+    def shapes(q: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+    def shapes_backward(
+        _grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        q, k, v, bounds, ctx.scale = inputs
+        ctx.save_for_backward(q, k, v, *output, bounds)
+
+    def differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+        *saved, bounds = ctx.saved_tensors
+        return (*op_backward(grad.contiguous(), *saved, bounds, ctx.scale), None, None)
+
+    op.register_fake(shapes)
+    op_backward.register_fake(shapes_backward)
+    op.register_autograd(differentiate, setup_context=setup)
+
+    def documents(
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        _mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        bounds: torch.Tensor | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        if dropout:
+            raise ConfigError("Attention inside documents has no dropout: set dropout = 0.")
+        if bounds is None:
+            raise ConfigError(f"{type(module).__name__} does not pass the documents' bounds on.")
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        # Rotary embeddings leave q and k in fp32 under autocast.
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        out, _lse = op(query, key, value, bounds, scaling or query.shape[-1] ** -0.5)
+        return out.transpose(1, 2).contiguous(), None
+
+    interface = require("transformers", "models", "Training").AttentionInterface
+    interface.register(DOCUMENTS, documents)

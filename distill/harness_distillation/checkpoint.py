@@ -1,0 +1,156 @@
+"""Checkpoints: a folder that plays, loads with ``from_pretrained`` and resumes exactly.
+
+    step-0001000/
+      model.safetensors config.json tokenizer.json ...   what transformers loads
+      harness.json        how the student wants to be asked, and where it comes from
+      trainer.safetensors optimizer moments, random state
+      state.json          step, minutes, tokens, recipe hash
+      manifest.json       sha256 of every file; written last, so a folder with one is whole
+
+Folders are written under another name and renamed, so a killed writer leaves no half checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from harness.errors import ConfigError, DataError
+from harness.registry import require
+from harness_distillation import models, tokenizer
+
+MANIFEST = "manifest.json"
+
+
+class State(msgspec.Struct, frozen=True):
+    """Where training stands after ``step`` optimizer steps."""
+
+    step: int
+    #: Training time so far over all invocations, in seconds.
+    seconds: float
+    tokens: int
+    recipe_hash: str
+    samples_hash: str
+
+
+def save(
+    root: Path,
+    model: Any,
+    tokenizer_: Any,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    notes: dict[str, Any],
+    keep: tuple[int, ...] = (),
+) -> Path:
+    """Write ``root/step-N``, then delete older checkpoints but the last one and those in ``keep``.
+
+    ``notes`` become harness.json. Raises OSError (disk full ...) with the old ones untouched.
+    """
+    final = root / f"step-{state.step:07d}"
+    draft = root / f".{final.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    write_model(draft, model, tokenizer_, notes)
+    _save_trainer(draft / "trainer.safetensors", optimizer)
+    _write(draft / "state.json", state)
+    hashes = {p.name: file_sha256(p) for p in sorted(draft.iterdir())}
+    _write(draft / MANIFEST, hashes)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(draft, final)
+    for old in complete(root)[:-2]:
+        if _step(old) not in keep:
+            shutil.rmtree(old)
+    return final
+
+
+def write_model(
+    folder: Path, model: Any, tokenizer_: Any, notes: dict[str, Any], dtype: Any = None
+) -> None:
+    """What plays: weights (in ``dtype``, else as they are), config, tokenizer, harness.json."""
+    models.quiet_transformers()
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = model.state_dict()
+    if dtype is not None:
+        weights = {k: v.to(dtype) for k, v in weights.items()}
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer_.save_pretrained(folder)
+    _write(folder / "harness.json", notes)
+
+
+def export(source: Path, out: Path, dtype: str = "float16", **notes: Any) -> None:
+    """Copy a checkpoint's model alone, in ``dtype``: what is shipped. ``notes`` (measured scores)
+    join its harness.json."""
+    if dtype not in ("float16", "bfloat16", "float32"):
+        raise ConfigError(f"Unknown dtype '{dtype}'. Known: bfloat16, float16, float32.")
+    model = models.load(source).to(getattr(torch, dtype))
+    have = msgspec.json.decode((source / "harness.json").read_bytes())
+    write_model(out, model, tokenizer.load(source), {**have, **notes}, getattr(torch, dtype))
+
+
+def latest(root: Path) -> Path | None:
+    """The newest complete checkpoint under ``root``; None without one."""
+    found = complete(root)
+    return found[-1] if found else None
+
+
+def complete(root: Path) -> list[Path]:
+    """Checkpoints with a manifest, oldest first."""
+    return sorted(p.parent for p in root.glob(f"step-*/{MANIFEST}"))
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with the manifest; a damaged or edited one raises DataError by name."""
+    hashes = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=dict[str, str])
+    for name, sha256 in hashes.items():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            raise DataError(
+                f"{path} is missing or differs from its checkpoint's manifest.\n"
+                f"  Delete {folder} to go on from the one before it."
+            )
+
+
+def read_state(folder: Path) -> State:
+    return msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
+
+
+def restore(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load optimizer moments and random state (the weights come with ``models.load``)."""
+    safetensors = require("safetensors.torch", "models", "Resuming")
+    tensors = safetensors.load_file(folder / "trainer.safetensors")
+    torch.set_rng_state(tensors.pop("rng"))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    blank = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": blank["param_groups"]})
+
+
+def _save_trainer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    safetensors = require("safetensors.torch", "models", "Training")
+    tensors = {"rng": torch.get_rng_state()}
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
+    safetensors.save_file(tensors, path)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

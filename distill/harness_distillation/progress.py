@@ -1,0 +1,68 @@
+"""Progress of a training run on stderr: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+#: Seconds between plain lines.
+EVERY = 20.0
+
+
+class Progress:
+    """Shows step, losses per class, tokens/s and remaining time."""
+
+    def __init__(self, name: str, total: int, done: int, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self.name, self.total = name, total
+        self.first, self.begun, self.shown = done, time.monotonic(), 0.0
+        self.quiet = quiet
+        self.bar: Bar | None = None
+        if console.is_terminal and not quiet:
+            self.bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[losses]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self.task = self.bar.add_task(name, total=total, completed=done, losses="")
+
+    def __enter__(self) -> Progress:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def step(self, step: int, line: dict[str, Any]) -> None:
+        """Show the log line of ``step``."""
+        losses = " ".join(f"{c} {line[c]:.4f}" for c in ("reason", "act", "format") if c in line)
+        losses += f" {line['tokens_per_s']} tok/s"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, losses=losses)
+            return
+        now = time.monotonic()
+        if self.quiet or (now - self.shown < EVERY and step < self.total):
+            return
+        self.shown = now
+        left = (now - self.begun) / max(1, step - self.first) * (self.total - step)
+        print(
+            f"{self.name} {step}/{self.total} {losses} left {left / 60:.1f} min",
+            file=sys.stderr,
+            flush=True,
+        )

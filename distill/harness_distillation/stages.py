@@ -1,0 +1,309 @@
+"""From a recipe to a checkpoint in stages, each skipped when its inputs are unchanged.
+
+collect -> prepare (traces, tokenizer, samples) -> cache (teacher) -> train
+
+OUT/                    the finished student: weights, tokenizer, harness.json
+OUT/training/traces/    runs collected for the recipe
+OUT/training/data/      tokenizer, samples, manifest
+OUT/training/cache/     the teacher's distributions
+OUT/training/           checkpoints/, log.jsonl, recipe.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from harness import api
+from harness.errors import ConfigError
+from harness.transcript import Kind
+from harness_distillation import checkpoint, models, teacher_cache, tokenizer, traces
+from harness_distillation.dataset import Samples, encode
+from harness_distillation.recipe import Collect, Recipe, recipe_hash
+from harness_distillation.traces import Source
+from harness_distillation.train import Corpus, Result, train
+
+STAGES = ("collect", "prepare", "cache", "train")
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """data/manifest.json: what the samples are made of. ``key`` hashes every input."""
+
+    key: str
+    samples: str
+    traces: str
+    tokenizer: str
+    sources: tuple[Source, ...]
+    #: Episodes left out, and why.
+    dropped: dict[str, int]
+    episodes: int
+    sequences: int
+    tokens: int
+    #: Tokens by segment kind, taught once each; N_r : N_a with their format tokens.
+    kinds: dict[str, int]
+    reason_to_act: float
+    #: Decisions not taught: after an observation that overflows the window; longer than it.
+    overflow: int
+    too_long: int
+    #: Share of tokens that tokenising whole texts would give otherwise (200 episodes).
+    whole_text_difference: float
+    #: Indices of the episodes held out; the others train.
+    heldout: tuple[int, ...]
+    tasks: tuple[tuple[str, str], ...]
+
+
+class Workplace(NamedTuple):
+    """The folders of one student."""
+
+    out: Path
+
+    @property
+    def training(self) -> Path:
+        return self.out / "training"
+
+    @property
+    def data(self) -> Path:
+        return self.training / "data"
+
+    @property
+    def cache(self) -> Path:
+        return self.training / "cache"
+
+
+def distill(
+    recipe: Recipe,
+    out: Path,
+    *,
+    fresh: bool = False,
+    until: str = "train",
+    quiet: bool = False,
+) -> Result | None:
+    """Run the stages up to ``until``; None when that is before training.
+
+    ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
+    stay). Without it everything finished is reused and a stopped training goes on.
+    """
+    place = Workplace(out)
+    if fresh:
+        for folder in (place.data, place.cache, place.training / "checkpoints"):
+            shutil.rmtree(folder, ignore_errors=True)
+        (place.training / "log.jsonl").unlink(missing_ok=True)
+    place.training.mkdir(parents=True, exist_ok=True)
+    runs = [*recipe.data.runs]
+    runs += [str(collect(c, place.training / "traces", quiet)) for c in recipe.data.collect]
+    if until == "collect":
+        return None
+    tok, samples, prepared = prepare(recipe, runs, place, quiet)
+    if until == "prepare":
+        return None
+    teacher = load_teacher(recipe, tok)
+    cache = None
+    if recipe.teacher is not None and recipe.teacher.signal == "cache":
+        cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
+    if until == "cache":
+        return None
+    corpus = Corpus(samples, *_sides(samples, prepared), prepared.samples)
+    notes = provenance(recipe, prepared, teacher)
+    _write(place.training / "recipe.json", recipe)
+    live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
+    result = train(
+        recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
+        cache=cache, teacher=live, quiet=quiet,
+    )  # fmt: skip
+    if result.reason == "finished":
+        checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
+    return result
+
+
+def collect(what: Collect, out: Path, quiet: bool) -> Path:
+    """Record what a recipe asks for, once; a stopped recording goes on."""
+    name = hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
+    root = out / name
+    runs = sorted(p.parent for p in root.glob("*/*/*/run.json") if "reference-" not in str(p))
+    if runs:
+        run = api.load(runs[-1])
+        if run.meta.status != "complete":
+            run = api.resume(runs[-1])
+        return Path(run.path)
+    say(quiet, f"collecting {what.tasks or 'the default tasks'} of {what.env} with {what.agent}")
+    run = api.evaluate(
+        what.agent, what.env, tasks=what.tasks, out=root, kind="collect",
+        seeds=range(what.seeds), attempts=what.attempts, error_rate=what.error_rate,
+        errors_from=what.errors_from, env_options=dict(what.env_options),
+    )  # fmt: skip
+    return Path(run.path)
+
+
+def prepare(
+    recipe: Recipe, runs: list[str], place: Workplace, quiet: bool
+) -> tuple[Any, Samples, Prepared]:
+    """Traces, tokenizer and samples; from disk when nothing they depend on has changed."""
+    origin = _tokenizer_origin(recipe)
+    key = _hash(
+        [traces.file_sha256(traces.episodes_file(run)) for run in runs],
+        msgspec.structs.replace(recipe.data, runs=(), collect=()),
+        recipe.tokenizer,
+        tokenizer.fingerprint(tokenizer.load(origin)) if origin else None,
+        [recipe.student.window, recipe.max_new_tokens, recipe.seed],
+    )
+    manifest = place.data / "manifest.json"
+    if manifest.is_file():
+        prepared = msgspec.json.decode(manifest.read_bytes(), type=Prepared)
+        if prepared.key == key:
+            say(quiet, f"prepared already: {prepared.episodes} episodes, {prepared.tokens} tokens")
+            samples = Samples.load(place.data / "samples.npz")
+            return tokenizer.load(place.data / "tokenizer"), samples, prepared
+    found = traces.load(
+        runs,
+        successes_only=recipe.data.successes_only,
+        limit=recipe.data.limit,
+        exclude=recipe.data.exclude,
+    )
+    learn, held = traces.split_heldout(found.episodes, recipe.data.heldout, recipe.seed)
+    tok = (
+        tokenizer.load(origin)
+        if origin
+        else tokenizer.train(
+            [found.episodes[i] for i in learn], recipe.data.header, recipe.tokenizer.vocab
+        )
+    )
+    shutil.rmtree(place.data, ignore_errors=True)
+    place.data.mkdir(parents=True)
+    tok.save_pretrained(place.data / "tokenizer")
+    tok = tokenizer.load(place.data / "tokenizer")
+    encoder = tokenizer.SegmentEncoder(tok)
+    samples, skipped = encode(
+        found.episodes, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens
+    )
+    samples.save(place.data / "samples.npz")
+    kinds = {kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind}
+    prepared = Prepared(
+        key=key,
+        samples=samples.hash,
+        traces=found.hash,
+        tokenizer=tokenizer.fingerprint(tok),
+        sources=found.sources,
+        dropped=found.dropped,
+        episodes=len(found.episodes),
+        sequences=len(samples.lengths),
+        tokens=len(samples.ids),
+        kinds=kinds,
+        reason_to_act=(kinds["reason"] + kinds["reason_format"])
+        / max(1, kinds["act"] + kinds["act_format"]),
+        overflow=skipped.overflow,
+        too_long=skipped.too_long,
+        whole_text_difference=tokenizer.whole_text_difference(
+            encoder, found.episodes[:200], recipe.data.header
+        ),
+        heldout=tuple(held),
+        tasks=tuple(found.tasks()),
+    )
+    _write(manifest, prepared)
+    say(
+        quiet,
+        f"prepared {prepared.episodes} episodes ({len(held)} held out), {prepared.tokens} tokens "
+        f"({prepared.tokens / prepared.sequences:.0f} a sequence), vocabulary {len(tok)}, "
+        f"N_r : N_a = {prepared.reason_to_act:.2f}, left out {prepared.dropped or 'none'}",
+    )
+    return tok, samples, prepared
+
+
+def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences that train, and those of held-out episodes."""
+    held = np.isin(samples.episode, np.array(prepared.heldout, dtype=np.int64))
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _tokenizer_origin(recipe: Recipe) -> str | None:
+    """Folder whose tokenizer is used; None: train one."""
+    if recipe.tokenizer.start is not None:
+        return recipe.tokenizer.start
+    if recipe.student.start is not None:
+        return recipe.student.start
+    return recipe.teacher.checkpoint if recipe.teacher is not None else None
+
+
+def load_teacher(recipe: Recipe, tok: Any) -> Any:
+    """The teacher model, or None; refuses one with another tokenizer."""
+    if recipe.teacher is None or recipe.objective.divergence != "forward_kl":
+        return None
+    folder = recipe.teacher.checkpoint
+    teacher = models.load(folder)
+    mine, theirs = tokenizer.fingerprint(tok), tokenizer.fingerprint(tokenizer.load(folder))
+    if mine != theirs:
+        raise ConfigError(
+            f"Teacher {folder} has another tokenizer ({theirs}) than the student ({mine}): their "
+            "distributions cannot be compared.\n  Use its tokenizer ([tokenizer] start), or train "
+            "on its text (objective seqkd)."
+        )
+    return teacher
+
+
+def cached_teacher(
+    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool
+) -> teacher_cache.Cache | None:
+    """The teacher cache of a recipe: loaded when finished and fitting, else computed."""
+    if teacher is None or recipe.teacher is None:
+        return None
+    key = teacher_cache.Key(
+        samples.hash,
+        tokenizer.fingerprint(tok),
+        _hash(recipe.data.header, recipe.student.window, recipe.max_new_tokens),
+        models.weights_hash(teacher),
+        recipe.teacher.top_k,
+    )
+
+    def progress(done: int, total: int) -> None:
+        say(quiet, f"teacher cache {done}/{total} sequences")
+
+    models.isolate_documents(teacher, next(teacher.parameters()).device)
+    if not (place.cache / teacher_cache.MANIFEST).is_file():
+        teacher_cache.build(
+            place.cache, teacher, samples, key,
+            pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
+            bf16=recipe.optim.precision == "bf16", progress=progress,
+        )  # fmt: skip
+    return teacher_cache.load(place.cache, key, min_mass=recipe.teacher.min_mass)
+
+
+def provenance(recipe: Recipe, prepared: Prepared, teacher: Any) -> dict[str, Any]:
+    """harness.json: how to ask the student, and what it comes from."""
+    return {
+        "header": recipe.data.header,
+        "window": recipe.student.window,
+        "max_new_tokens": recipe.max_new_tokens,
+        "recipe": msgspec.to_builtins(recipe),
+        "recipe_hash": recipe_hash(recipe),
+        "parents": {
+            "runs": [s.sha256 for s in prepared.sources],
+            "traces": prepared.traces,
+            "samples": prepared.samples,
+            "teacher": models.weights_hash(teacher) if teacher is not None else None,
+        },
+        "tokenizer": prepared.tokenizer,
+        "reason_to_act": prepared.reason_to_act,
+        "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        "scores": {},
+    }
+
+
+def say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
+
+
+def _write(path: Path, value: Any) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    draft.replace(path)

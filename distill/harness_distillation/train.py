@@ -1,0 +1,316 @@
+"""The training loop: one function, read top to bottom, resumable at every checkpoint.
+
+rows(step) -> hidden states -> loss at supervised positions -> AdamW -> log line
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+
+from harness.errors import ConfigError, DataError, HarnessError
+from harness_distillation import checkpoint, models
+from harness_distillation.curriculum import Sampler
+from harness_distillation.dataset import Row, Samples, make_row, pack
+from harness_distillation.losses import Live, Target, class_weights, span_loss
+from harness_distillation.progress import Progress
+from harness_distillation.recipe import Objective, Recipe
+from harness_distillation.teacher_cache import Cache
+from harness_distillation.tokenizer import CLASSES, class_of
+
+LOG = "log.jsonl"
+
+
+class Diverged(HarnessError):
+    """The loss or its gradient is no longer a number; the last good checkpoint is kept."""
+
+
+class Corpus(NamedTuple):
+    """What is trained on: samples, which of them train and which are held out, and their hash."""
+
+    samples: Samples
+    train: np.ndarray
+    heldout: np.ndarray
+    hash: str
+
+
+class Result(NamedTuple):
+    """Where training stopped, and why: "finished" or "time"."""
+
+    checkpoint: Path
+    step: int
+    reason: str
+
+
+def train(
+    recipe: Recipe,
+    recipe_hash: str,
+    corpus: Corpus,
+    tokenizer: Any,
+    out: Path,
+    notes: dict[str, Any],
+    *,
+    cache: Cache | None = None,
+    teacher: Any = None,
+    quiet: bool = False,
+) -> Result:
+    """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
+
+    ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. Raises
+    Diverged (the last good checkpoint stays), DataError when ``out`` was made by another recipe or
+    other samples, ConfigError when someone else is training there.
+    """
+    optim, objective = recipe.optim, recipe.objective
+    if optim.threads is not None:
+        torch.set_num_threads(optim.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    root = out / "checkpoints"
+    with _lock(out / ".lock"):
+        last = checkpoint.latest(root)
+        state = checkpoint.State(0, 0.0, 0, recipe_hash, corpus.hash)
+        if last is not None:
+            checkpoint.verify(last)
+            state = _same(checkpoint.read_state(last), state, last)
+        torch.manual_seed(recipe.seed)
+        model = (
+            models.load(last)
+            if last is not None
+            else models.build(recipe.student, tokenizer, recipe.seed)
+        )
+        models.check_isolation(model)
+        model.train()
+        optimizer = build_optimizer(model, recipe)
+        if last is not None:
+            checkpoint.restore(last, optimizer)
+        body, head = models.body_and_head(model)
+        if optim.compile:
+            body = torch.compile(body, dynamic=False)
+        signal = Signal(objective, cache, teacher, optim.precision == "bf16")
+        sampler = Sampler(
+            corpus.samples, corpus.train, objective, recipe.seed,
+            rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
+            entropy=None if cache is None else cache.entropy,
+        )  # fmt: skip
+        classes = class_of(objective.format)
+        pad = tokenizer.pad_token_id
+        lambdas = dict(
+            zip(CLASSES, (objective.lambda_reason, objective.lambda_act, objective.lambda_format),
+                strict=True)
+        )  # fmt: skip
+        heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
+        _truncate_log(out / LOG, state.step)
+        begun = saved = time.monotonic()
+        before = state.seconds
+
+        def save() -> Path:
+            return checkpoint.save(root, model, tokenizer, optimizer, state, notes, optim.keep)
+
+        with (
+            Progress(recipe.name, optim.steps, state.step, quiet) as progress,
+            (out / LOG).open("ab", buffering=0) as log,
+        ):
+            while state.step < optim.steps:
+                tick = time.monotonic()
+                rows = [
+                    make_row(corpus.samples, chosen, classes, optim.row_tokens, pad)
+                    for chosen in sampler.rows(state.step)
+                ]
+                counts = torch.stack([torch.bincount(r.labels, minlength=4) for r in rows]).sum(0)
+                weights = class_weights(counts, lambdas, objective.normalizer or "token")
+                sums = torch.zeros(4, dtype=torch.float64)
+                for row in rows:
+                    with _precision(optim.precision):
+                        hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
+                        parts = span_loss(
+                            hidden[0, row.at], head, row.targets, row.labels, weights, signal(row),
+                            temperature=objective.temperature,
+                        )  # fmt: skip
+                    torch.autograd.backward(parts.loss)
+                    sums += parts.sums
+                rate = learning_rate(state.step, recipe)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip))
+                if not (math.isfinite(norm) and bool(torch.isfinite(sums).all())):
+                    raise Diverged(_diverged(state.step, sums, norm, root))
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+                now = time.monotonic()
+                tokens = sum(row.tokens for row in rows)
+                state = msgspec.structs.replace(
+                    state,
+                    step=state.step + 1,
+                    seconds=before + now - begun,
+                    tokens=state.tokens + tokens,
+                )
+                line = _line(state, sums, counts, weights, rate, norm, tokens / (now - tick))
+                if heldout and (state.step % optim.eval_every == 0 or state.step == optim.steps):
+                    line["heldout"] = evaluate(model, heldout, optim.precision)
+                log.write(msgspec.json.encode(line) + b"\n")
+                progress.step(state.step, line)
+                out_of_time = (
+                    optim.max_minutes is not None and state.seconds >= 60 * optim.max_minutes
+                )
+                if (
+                    out_of_time
+                    or state.step == optim.steps
+                    or state.step in optim.keep
+                    or now - saved >= 60 * optim.checkpoint_minutes
+                ):
+                    last, saved = save(), now
+                if out_of_time:
+                    break
+        if last is None:
+            raise ConfigError(f"Recipe '{recipe.name}': steps = {optim.steps} trains nothing.")
+        return Result(last, state.step, "finished" if state.step >= optim.steps else "time")
+
+
+class Signal:
+    """What the student is compared with at a row's supervised positions."""
+
+    def __init__(self, objective: Objective, cache: Cache | None, teacher: Any, bf16: bool) -> None:
+        self.divergence = objective.divergence
+        self.cache = cache
+        self.teacher = teacher
+        self.bf16 = bf16
+        if self.divergence == "forward_kl" and cache is None and teacher is None:
+            raise ConfigError(f"Objective '{objective.name}' needs a teacher's distributions.")
+        if teacher is not None:
+            teacher.eval()
+            models.check_isolation(teacher)
+
+    def __call__(self, row: Row) -> Target | Live | None:
+        if self.divergence != "forward_kl":
+            return None
+        if self.cache is not None:
+            return self.cache.pick(row.cached)
+        body, head = models.body_and_head(self.teacher)
+        with torch.no_grad(), _precision("bf16" if self.bf16 else "fp32"):
+            hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
+        return Live(hidden[0, row.at], head)
+
+
+def build_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, vectors (norms, biases) do not."""
+    optim = recipe.optim
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": optim.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=optim.lr,
+        betas=optim.betas,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine from ``lr`` down to ``min_lr * lr`` at ``steps``."""
+    optim = recipe.optim
+    if step < optim.warmup:
+        return optim.lr * (step + 1) / optim.warmup
+    done = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
+    floor = optim.min_lr
+    return optim.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+@torch.no_grad()
+def evaluate(model: Any, rows: list[Row], precision: str) -> dict[str, float]:
+    """Mean cross-entropy per target of each class over ``rows``."""
+    body, head = models.body_and_head(model)
+    sums, counts = torch.zeros(4, dtype=torch.float64), torch.zeros(4)
+    model.eval()
+    for row in rows:
+        with _precision(precision):
+            hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
+            parts = span_loss(hidden[0, row.at], head, row.targets, row.labels, torch.ones(4))
+        sums += parts.sums
+        counts += torch.bincount(row.labels, minlength=4)
+    model.train()
+    return {c: float(sums[i + 1] / counts[i + 1]) for i, c in enumerate(CLASSES) if counts[i + 1]}
+
+
+def _heldout_rows(corpus: Corpus, classes: np.ndarray, length: int, pad: int) -> Iterator[Row]:
+    chosen = iter(corpus.heldout.tolist())
+    for row in pack(corpus.samples.lengths, chosen, length, seed=0):
+        yield make_row(corpus.samples, row, classes, length, pad)
+
+
+def _line(
+    state: checkpoint.State,
+    sums: torch.Tensor,
+    counts: torch.Tensor,
+    weights: torch.Tensor,
+    rate: float,
+    norm: float,
+    speed: float,
+) -> dict[str, Any]:
+    """A log line: the loss as optimised, and per class the mean divergence and the targets."""
+    line: dict[str, Any] = {"step": state.step, "loss": float((weights * sums).sum())}
+    for i, name in enumerate(CLASSES, 1):
+        if counts[i]:
+            line[name] = float(sums[i] / counts[i])
+            line[f"n_{name}"] = int(counts[i])
+    line |= {"lr": rate, "grad_norm": norm, "tokens": state.tokens}
+    return line | {"tokens_per_s": round(speed), "seconds": round(state.seconds, 1)}
+
+
+def _precision(precision: str) -> torch.autocast:
+    """bf16 matrix products over fp32 master weights, or plain fp32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def _same(found: checkpoint.State, wanted: checkpoint.State, where: Path) -> checkpoint.State:
+    for field, what in (("recipe_hash", "recipe"), ("samples_hash", "set of samples")):
+        if getattr(found, field) != getattr(wanted, field):
+            raise DataError(
+                f"{where} was trained with another {what} ({getattr(found, field)}, now "
+                f"{getattr(wanted, field)}).\n  Use another --out, or --fresh to start again."
+            )
+    return found
+
+
+def _diverged(step: int, sums: torch.Tensor, norm: float, root: Path) -> str:
+    bad = [c for i, c in enumerate(CLASSES, 1) if not torch.isfinite(sums[i])]
+    where = f"loss of {', '.join(bad)}" if bad else f"gradient norm ({norm})"
+    last = checkpoint.latest(root)
+    return (
+        f"Step {step + 1}: the {where} is not a number. The weights were not changed by it.\n"
+        f"  Last good checkpoint: {last or 'none yet'}. Lower [optim] lr or raise warmup."
+    )
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Drop log lines of steps that will be taken again (and a torn last line)."""
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [
+        line for line in lines if line.endswith(b"\n") and msgspec.json.decode(line)["step"] <= step
+    ]
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(b"".join(kept))
+    os.replace(draft, path)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{path.parent} is being trained by another process.") from None
+        yield

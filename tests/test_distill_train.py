@@ -1,0 +1,258 @@
+"""Training end to end on a small household: recovery, students that load, what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from distill_traces import recipe, record
+from harness_distillation import checkpoint, cli, models, stages, tokenizer
+from harness_distillation import recipe as recipes
+from harness_distillation.train import Diverged
+
+from harness.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.models
+TIMING = {"seconds", "tokens_per_s"}
+
+
+def log(out: Path) -> list[dict]:
+    lines = (out / "training" / "log.jsonl").read_bytes().splitlines()
+    return [{k: v for k, v in msgspec.json.decode(x).items() if k not in TIMING} for x in lines]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return record(tmp_path_factory.mktemp("run") / "episodes.jsonl", 80)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, run) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    out = folder / "teacher"
+    assert (
+        cli.main([str(recipe(folder, steps=60)), "--data", str(run), "--out", str(out), "--quiet"])
+        == 0
+    )
+    return out
+
+
+def test_a_student_learns_and_loads(teacher):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lines = log(teacher)
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    assert {"reason", "act", "n_reason", "n_act", "lr", "heldout"} <= set(lines[-1])
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    tok = AutoTokenizer.from_pretrained(teacher)
+    assert model.config._attn_implementation != "documents"
+    ids = torch.tensor([tok.encode("Task: put a mug in desk.\n", add_special_tokens=False)])
+    last = checkpoint.latest(teacher / "training" / "checkpoints")
+    assert torch.equal(model(ids).logits, models.load(last)(ids).logits)
+    notes = msgspec.json.decode((teacher / "harness.json").read_bytes())
+    assert notes["header"] == "Task: {instruction}\n"
+    assert notes["window"] == 512
+    assert notes["tokenizer"] == tokenizer.fingerprint(tok)
+    assert notes["parents"]["runs"]
+    assert notes["recipe"]["optim"]["steps"] == 60
+
+
+def test_finished_stages_are_kept(teacher, run, capfd):
+    before = {p: p.stat().st_mtime_ns for p in (teacher / "training").rglob("*.npz")}
+    args = [str(recipe(teacher.parent, steps=60)), "--data", str(run), "--out", str(teacher)]
+    assert cli.main(args) == 0
+    assert {p: p.stat().st_mtime_ns for p in (teacher / "training").rglob("*.npz")} == before
+    assert "prepared already" in capfd.readouterr().err
+    assert len(log(teacher)) == 60
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_and_resumed_gives_bit_equal_losses(tmp_path, run, precision):
+    path = recipe(tmp_path, steps=30)
+    path.write_text(path.read_text().replace("[optim]", f"[optim]\nprecision = '{precision}'"))
+    command = [sys.executable, "-m", "harness", "distill", str(path), "--data", str(run), "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, "--out", str(whole)], check=True, env=environment)
+
+    child = subprocess.Popen([*command, "--out", str(broken)], env=environment)
+    file = broken / "training" / "log.jsonl"
+    deadline = time.monotonic() + 90
+    while not (file.is_file() and file.read_bytes().count(b"\n") >= 9):
+        assert child.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert len(log(broken)) < 30
+    subprocess.run([*command, "--out", str(broken), "--resume"], check=True, env=environment)
+    assert log(broken) == log(whole)
+    a, b = (models.weights_hash(models.load(x)) for x in (whole, broken))
+    assert a == b
+
+
+def objective(name: str, teacher: Path, more: str = "", signal: str = "cache") -> str:
+    return (
+        f"[objective]\nname = '{name}'\n{more}\n"
+        f"[teacher]\ncheckpoint = '{teacher}'\nsignal = '{signal}'\nmin_mass = 0.5\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["kd", "sad"])
+def test_students_follow_a_teacher(tmp_path, run, teacher, name):
+    out = tmp_path / name
+    path = recipe(tmp_path, objective(name, teacher), steps=30)
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+    lines = log(out)
+    assert lines[-1]["reason"] < 0.7 * lines[0]["reason"]
+    one = lines[3]
+    n_r, n_a = one["n_reason"], one["n_act"]
+    flat = (one["reason"] * n_r + one["act"] * n_a) / (n_r + n_a)
+    mean = one["reason"] + one["act"]
+    assert one["loss"] == pytest.approx(flat if name == "kd" else mean, rel=1e-9)
+    notes = msgspec.json.decode((out / "harness.json").read_bytes())
+    assert notes["parents"]["teacher"] == models.weights_hash(models.load(teacher))
+
+
+def test_cached_and_live_teacher_agree(tmp_path, run, teacher):
+    losses = []
+    for kind in ("cache", "live"):
+        out = tmp_path / kind
+        text = objective("kd", teacher, signal=kind) + "top_k = 400\n"
+        path = recipe(tmp_path, text, steps=4)
+        path.write_text(path.read_text().replace("[optim]", "[optim]\nprecision = 'fp32'"))
+        assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+        losses.append([line["loss"] for line in log(out)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(tmp_path, run, teacher):
+    other = record(tmp_path / "other" / "episodes.jsonl", 30, first=500)
+    path = recipe(tmp_path, steps=1)
+    path.write_text(path.read_text().replace("vocab = 400", "vocab = 300"))
+    start = tmp_path / "start"
+    assert cli.main([str(path), "--data", str(other), "--out", str(start), "--quiet"]) == 0
+    path = recipe(tmp_path, objective("kd", teacher), steps=1)
+    path.write_text(path.read_text().replace("vocab = 400", f"start = '{start}'"))
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        cli.main([str(path), "--data", str(run), "--out", str(tmp_path / "x"), "--quiet"])
+
+
+def test_a_cache_of_another_teacher_is_refused(tmp_path, run, teacher):
+    out = tmp_path / "student"
+    path = recipe(tmp_path, objective("kd", teacher), steps=2)
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+    second = tmp_path / "second"
+    model = models.load(teacher)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.01)
+    checkpoint.write_model(second, model, tokenizer.load(teacher), {})
+    args = [str(path), "--data", str(run), "--out", str(out), "--quiet"]
+    with pytest.raises(DataError, match="another teacher"):
+        cli.main([*args, "--teacher", str(second)])
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, run):
+    out = tmp_path / "nan"
+    path = recipe(tmp_path, steps=20)
+    path.write_text(path.read_text().replace("lr = 5e-3", "lr = 1e30"))
+    with pytest.raises(Diverged, match=r"Step \d+: the .* is not a number"):
+        cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"])
+    last = checkpoint.latest(out / "training" / "checkpoints")
+    assert last is not None
+    checkpoint.verify(last)
+    assert not (out / "model.safetensors").exists()
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path, run):
+    out = tmp_path / "out"
+    path = recipe(tmp_path, steps=3)
+    args = [str(path), "--data", str(run), "--out", str(out), "--quiet"]
+    assert cli.main(args) == 0
+    with pytest.raises(DataError, match="another recipe"):
+        cli.main([*args, "--seed", "5"])
+    assert cli.main([*args, "--seed", "5", "--fresh"]) == 0
+    weights = next((out / "training" / "checkpoints").glob("*/model.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"model.safetensors is missing or differs"):
+        cli.main([*args, "--seed", "5"])
+
+
+def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path, run, capsys):
+    out = tmp_path / "out"
+    path = recipe(tmp_path, steps=8)
+    args = [str(path), "--data", str(run), "--out", str(out), "--quiet"]
+    assert cli.main([*args, "--max-minutes", "0"]) == 0
+    first = Path(capsys.readouterr().out.strip())
+    assert first.name == "step-0000001"
+    assert not (out / "model.safetensors").exists()
+    assert cli.main(args) == 0
+    assert (out / "model.safetensors").is_file()
+    assert len(log(out)) == 8
+
+
+def test_two_trainers_in_one_folder_are_refused(tmp_path, run):
+    import fcntl
+
+    out = tmp_path / "out"
+    path = recipe(tmp_path, steps=2)
+    args = [str(path), "--data", str(run), "--out", str(out), "--quiet"]
+    assert cli.main([*args, "--stage", "prepare"]) == 0
+    with (out / "training" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process"):
+            cli.main(args)
+
+
+def test_export_ships_a_model_in_fp16(tmp_path, teacher):
+    out = tmp_path / "shipped"
+    args = ["export", str(teacher), str(out), "--scores", '{"seen-140": 0.5}']
+    assert cli.main(args) == 0
+    assert (out / "model.safetensors").stat().st_size < 0.6 * (
+        teacher / "model.safetensors"
+    ).stat().st_size
+    notes = msgspec.json.decode((out / "harness.json").read_bytes())
+    assert notes["scores"] == {"seen-140": 0.5}
+    a, b = models.load(out), models.load(teacher)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert float((a(ids).logits - b(ids).logits).detach().abs().max()) < 0.05
+
+
+def test_a_student_can_start_from_a_checkpoint(tmp_path, run, teacher):
+    path = recipe(tmp_path, steps=2)
+    path.write_text(path.read_text().replace("[student]", f"[student]\nstart = '{teacher}'"))
+    out = tmp_path / "out"
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+    assert log(out)[0]["loss"] < 1.3 * log(teacher)[-1]["loss"]
+
+
+def test_recipes_can_collect_their_own_traces(tmp_path):
+    more = """
+[[data.collect]]
+agent = "expert"
+env = "alfworld"
+tasks = "builtin-train[:6]"
+error_rate = 0.1
+"""
+    path = recipe(tmp_path, more, steps=2)
+    path.write_text(path.read_text().replace("window = 512", "window = 1024"))
+    loaded = recipes.load(str(path))
+    out = tmp_path / "out"
+    assert stages.distill(loaded, out, until="prepare", quiet=True) is None
+    files = list((out / "training" / "traces").rglob("episodes.jsonl"))
+    assert cli.main([str(path), "--out", str(out), "--quiet"]) == 0
+    assert list((out / "training" / "traces").rglob("episodes.jsonl")) == files
+    assert len(log(out)) == 2
