@@ -112,6 +112,12 @@ def agent_configs() -> dict[str, AgentConfig]:
     return found
 
 
+def recipe_names() -> set[str]:
+    """Names of the recipes that `harness distill NAME` finds."""
+    folders = [Path(f) for point in names("recipes").values() for f in point.load().__path__]
+    return {path.stem for folder in folders for path in folder.glob("*.toml")}
+
+
 def agent_config(name: str) -> AgentConfig:
     """A config by name, by .toml path, or by checkpoint folder (played by the ``react`` policy)."""
     path = Path(name)
@@ -139,6 +145,12 @@ def build_policy(config: AgentConfig) -> Policy:
     for key in config.options:
         if key not in parameters:
             raise ConfigError(f"Agent '{config.name}': " + unknown("option", key, parameters))
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in config.options:
+            raise ConfigError(
+                f"Agent '{config.name}' needs the option '{key}': write a .toml with "
+                f'policy = "{config.policy}" and [options] {key} = ...'
+            )
     policy: Policy = factory(**config.options)
     return policy
 

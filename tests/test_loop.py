@@ -126,9 +126,12 @@ def test_sampling_seeds_differ_in_every_part():
 
 
 def test_boundary_names_the_innermost_side():
-    with pytest.raises(EnvError, match="inner"), boundary(AgentError, "outer"):
-        with boundary(EnvError, "inner"):
-            raise OSError("disk")
+    with (
+        pytest.raises(EnvError, match="inner"),
+        boundary(AgentError, "outer"),
+        boundary(EnvError, "inner"),
+    ):
+        raise OSError("disk")
 
 
 def jobs(n=8):

@@ -75,8 +75,13 @@ def test_words_are_fixed():
 @pytest.mark.parametrize(
     ("k", "n", "low", "high"),
     # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)  # fmt: skip
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_agrees_with_newcombe(k, n, low, high):
     assert wilson(k, n) == pytest.approx((low, high), abs=6e-5)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_agents import checkpoints
 from harness_agents.checkpoints import locate
 from harness_agents.react import ReActPolicy, read_prompts
 from hypothesis import given
@@ -186,7 +185,9 @@ def test_missing_weights_say_where_they_were_looked_for_and_how_to_get_them(
         registry.build_policy(config)
     text = str(caught.value)
     assert str(tmp_path / name) in text
-    assert f"harness distill {checkpoints.RECIPES}/{name}.toml" in text
+    trained = f"Train them: harness distill {name} " in text
+    assert trained == (name in registry.recipe_names())
+    assert trained or "tokenizer.json" in text
     assert re.search(r"GPUs? .*hours", text)
     shipped = files("harness_agents") / "weights" / "ours-tiny"
     assert ("--agent ours-tiny" in text) == shipped.is_dir()

