@@ -111,7 +111,7 @@ def test_a_person_can_play(tmp_path):
         ("run -a expert -e alfworld --option colour=red", "Unknown option of environment"),
         ("run -a expert -e alfworld -t seen-140", "harness fetch alfworld"),
         ("run -a expert -e alfworld -t seen-140 --data nowhere", "nowhere"),
-        ("run -a ours-760m -e alfworld", "ours-tiny"),
+        ("run -a ours-760m -e alfworld", "harness distill ours-760m"),
         ("run --resume nowhere", "not a run folder"),
         ("run -a expert -e alfworld --tsks x", "No such option"),
         ("list agnts", "Did you mean 'agents'"),
