@@ -131,8 +131,7 @@ def test_tokenizer_loads_with_transformers(tok, tmp_path):
     assert tokenizer.fingerprint(again) == tokenizer.fingerprint(tok)
     assert again.eos_token_id is not None
     assert again.pad_token_id is not None
-    pieces = again.tokenize("shelf 1234")
-    assert pieces[-4:] == ["1", "2", "3", "4"]
+    assert again.tokenize(" 1 2") == ["Ġ1", "Ġ2"]
     for text in TEXTS:
         assert again.encode(text, add_special_tokens=False) == tok.encode(
             text, add_special_tokens=False

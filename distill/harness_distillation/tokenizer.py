@@ -79,7 +79,7 @@ def texts(episodes: Iterable[Episode], header: str) -> Iterator[str]:
 
 
 def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
-    """Byte-level BPE over the segments; digits stand alone, so numbers are spelt.
+    """Byte-level BPE over the segments; a number with the space before it is a token.
 
     A small corpus gives fewer entries than asked. Returns a ``PreTrainedTokenizerFast``.
     """
@@ -88,11 +88,10 @@ def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
     if vocab < 258:
         raise ConfigError(f"[tokenizer] vocab {vocab}: bytes and special tokens need 258.")
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Digits(individual_digits=True),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
+    # " 2" stays one token: what follows "mug" is then its number, which a small model copies in one
+    # step of attention. Digits split from their space put a blank, alike for all, in between.
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=True
     )
     model.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
