@@ -9,7 +9,7 @@ SOURCES := $(shell find harness envs agents distill -name '*.py' -o -name '*.tom
 DEMO_TASKS ?= builtin-valid[:60]
 DEMO_OUT ?= results/demo
 
-.PHONY: demo test lint wheel dev docs clean
+.PHONY: demo test lint wheel dev clean
 
 demo: $(VENV)/.models
 	@DEMO_TASKS='$(DEMO_TASKS)' DEMO_OUT='$(DEMO_OUT)' HARNESS='$(BIN)/harness' sh tests/demo.sh
@@ -26,9 +26,6 @@ lint: $(VENV)/.test
 dev: $(VENV)/.test $(VENV)/.textworld
 	$(PIP) install --no-build-isolation --no-deps -e .
 	@rm -f $(VENV)/.wheel
-
-docs: $(VENV)/.wheel
-	$(BIN)/python tests/generate_docs.py
 
 clean:
 	rm -rf $(VENV) build dist

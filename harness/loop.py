@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
 
 import msgspec
 
 from harness.env import Environment
 from harness.errors import AgentError, EnvError, EpisodeError, boundary
-from harness.policy import ContextOverflow, Policy, takes_info
+from harness.policy import ContextOverflow, Policy, call
 from harness.types import Decision, Episode, Fault, Info, Outcome, Step, Task
 
 #: Shown when a reply names no action; costs a step.
@@ -99,7 +98,6 @@ def _play(
     attempt: int,
     clock: Clock,
 ) -> tuple[Outcome, Info]:
-    ask = _asker(policy)
     clock.enter("env.reset")
     with boundary(EnvError, f"{task.env}.reset({task.id})"):
         observation, info = env.reset(seed=task.seed, options={"task_id": task.id})
@@ -115,7 +113,7 @@ def _play(
         asked = clock.enter("policy.act")
         try:
             with boundary(AgentError, "policy.act"):
-                decision = ask(clock.instruction, tuple(clock.steps), observation, info)
+                decision = call(policy, clock.instruction, tuple(clock.steps), observation, info)
                 if not isinstance(decision, Decision):
                     raise TypeError(f"returned {type(decision).__name__}, not a Decision")
                 decision = _tidy(decision)
@@ -147,16 +145,6 @@ def _play(
         if terminated:
             return Outcome.DONE, info
     return Outcome.TRUNCATED, info
-
-
-def _asker(policy: Policy) -> Callable[[str, Sequence[Step], str, Info], Decision]:
-    if takes_info(policy):
-        return policy.act  # type: ignore[return-value]
-
-    def ask(instruction: str, history: Sequence[Step], observation: str, _: Info) -> Decision:
-        return policy.act(instruction, history, observation)
-
-    return ask
 
 
 def sampling_seed(task: Task, attempt: int, step: int) -> int:
