@@ -44,6 +44,7 @@ class Environment(gymnasium.Env[str, str]):
 
     Info always holds ``instruction, task_id, task_type, admissible_actions, success, score,
     invalid_action``; with ``reveal=True`` also ``solution``, the actions that win from the start.
+    Numbers under ``info["measures"]`` (``{"f1": 0.5}``) are kept with the episode.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}

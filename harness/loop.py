@@ -82,6 +82,7 @@ def finish(
         final_observation=clock.observation,
         success=bool(info.get("success", False)),
         score=float(info.get("score", 0.0)),
+        measures={k: float(v) for k, v in info.get("measures", {}).items()},
         outcome=outcome,
         task_type=clock.task_type,
         seconds=round(time.perf_counter() - clock.started, 6),

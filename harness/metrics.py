@@ -55,7 +55,8 @@ class EpisodeMetrics(msgspec.Struct, frozen=True):
 def measure(
     episode: Episode, reference: Episode | None = None, extra: dict[str, Any] | None = None
 ) -> EpisodeMetrics:
-    """All metrics of one episode. ``extra`` holds metrics of other packages by name."""
+    """All metrics of one episode. ``extra`` holds metrics of other packages by name; what the
+    environment measured itself (``Episode.measures``) stands beside them."""
     steps = episode.steps
     completions = [s.decision.completion for s in steps if s.decision.completion is not None]
     broken = episode.outcome is Outcome.ERROR
@@ -79,7 +80,7 @@ def measure(
         seconds=episode.seconds,
         policy_seconds=round(sum(s.policy_seconds for s in steps), 6),
         env_seconds=round(sum(s.env_seconds for s in steps), 6),
-        extra=extra or {},
+        extra={**({} if broken else episode.measures), **(extra or {})},
     )
 
 

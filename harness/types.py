@@ -103,6 +103,8 @@ class Episode(msgspec.Struct, frozen=True, omit_defaults=True):
     task_type: str = ""
     seconds: float = 0.0
     error: Fault | None = None
+    #: Further numbers of the environment about the whole episode (an answer's F1, ...).
+    measures: dict[str, float] = {}
 
     @property
     def key(self) -> tuple[str, int, int]:

@@ -94,3 +94,10 @@ def test_wilson_covers():
             low, high = wilson(sum(rng.random() < p for _ in range(n)), n)
             hits += low <= p <= high
         assert 0.925 < hits / 2000 < 0.975
+
+
+def test_what_the_environment_measured_stands_beside_the_metrics():
+    measured = msgspec.structs.replace(episode("a"), measures={"f1": 0.5})
+    assert measure(measured, extra={"own": 1.0}).extra == {"f1": 0.5, "own": 1.0}
+    broken = msgspec.structs.replace(measured, outcome=Outcome.ERROR)
+    assert measure(broken).extra == {}

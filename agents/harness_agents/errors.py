@@ -8,18 +8,13 @@ there, a command that is none, a step left out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from random import Random
 
 from harness.errors import ConfigError
 from harness.policy import Policy, call
 from harness.types import Decision, Info, Step
-from harness_agents.expert.alfworld import STATIONS, read_goal
-from harness_agents.expert.alfworld_belief import Belief, believe, kind_of, number_of
-from harness_agents.expert.alfworld_player import plays as is_alfworld
-
-_NAME = re.compile(r"[a-z]+ \d+")
+from harness_agents.expert import expert_for
 
 
 class WithErrors:
@@ -94,61 +89,8 @@ def slips(
         "other": list(info.get("admissible_actions", ())),
     }
     first = history[0].observation if history else observation
-    if is_alfworld(first):
-        belief = believe(history, observation)
-        found |= household_slips(action, instruction, belief, rng)
+    if expert := expert_for(first):
+        found |= expert.slips(action, instruction, history, observation, rng)
     return {
         kind: [a for a in actions if a.strip() and a != action] for kind, actions in found.items()
     }
-
-
-def household_slips(action: str, instruction: str, b: Belief, rng: Random) -> dict[str, list[str]]:
-    """Slips in ALFWorld, drawn from what is known in the room."""
-    goal = read_goal(instruction)
-    here = sorted(b.here())
-    spot = b.at or rng.choice(b.places)
-    lying = [(t, p) for p in here if b.reachable(p) for t in b.contents.get(p, ())]
-    put = "put {} in/on {}" if b.older else "move {} to {}"
-    numbers = [
-        action.replace(name, f"{kind_of(name)} {n}")
-        for name in _NAME.findall(action)
-        for n in (number_of(name) - 1, number_of(name) + 1, number_of(name) + 2)
-        if n > 0
-    ]
-    verb, _, rest = action.partition(" ")
-    found = {
-        "wrong_number": numbers,
-        "elsewhere": [f"go to {p}" for p in b.places if p not in here],
-        "elsewhere_again": [f"go to {p}" for p in b.contents if p not in here],
-        "absent": [f"take {goal.thing} {n} from {spot}" for n in (1, 2)],
-        "malformed": [
-            *_garbled(verb, rest),
-            f"find {goal.thing}",
-        ],
-        "idle": ["look", "inventory", *([f"examine {b.at}"] if b.at else [])],
-        "other": [],
-    }
-    if b.holding is None:
-        found["other_thing"] = [f"take {t} from {p}" for t, p in lying if kind_of(t) != goal.thing]
-    else:
-        found["put_too_early"] = [put.format(b.holding, spot)]
-        if goal.state and goal.state not in b.states[b.holding]:
-            found["untreated"] = [f"go to {p}" for p in b.of_kind(goal.place)]
-        found["wrong_treatment"] = [
-            f"{treat} {b.holding} with {p}"
-            for treat, kind in STATIONS.values()
-            for p in b.of_kind(kind)
-        ]
-    if verb == "open":
-        target = put.format(b.holding, rest) if b.holding else f"take {goal.thing} 1 from {rest}"
-        found["unopened"] = [target]
-    found["shut"] = [f"close {p}" for p in here if b.lids.get(p) == "open"]
-    return found
-
-
-def _garbled(verb: str, rest: str) -> list[str]:
-    """Commands that a reader understands and the game does not."""
-    if verb == "go":
-        place = rest.removeprefix("to ")
-        return [f"go {place}", f"search {place}", f"go to the {place}", f"go to {kind_of(place)}"]
-    return [f"{verb} the {rest}", f"{verb} {rest.partition(' ')[0]}"]

@@ -1,21 +1,23 @@
 """``ExpertPolicy``: plays by rules, from what an agent sees, and says why in each step.
 
-One expert an environment; the first observation tells which. An expert is a module-like object
-with ``plays(first observation)`` and ``act(instruction, history, observation, number)``.
+One expert an environment; the first observation tells which.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import NamedTuple
 
 from harness.errors import AgentError
 from harness.types import Decision, Info, Step
-from harness_agents.expert import alfworld_player, prior
+from harness_agents.expert import alfworld_player, alfworld_slips, prior
 
 #: (instruction, history, observation, number that picks the wording) -> decision.
 Act = Callable[[str, Sequence[Step], str, int], Decision]
+#: (right action, instruction, history, observation, random numbers) -> wrong actions by kind.
+Slips = Callable[[str, str, Sequence[Step], str, Random], dict[str, list[str]]]
 
 
 class Expert(NamedTuple):
@@ -24,9 +26,15 @@ class Expert(NamedTuple):
     name: str
     plays: Callable[[str], bool]
     act: Act
+    slips: Slips
 
 
-EXPERTS = (Expert("alfworld", alfworld_player.plays, alfworld_player.act),)
+EXPERTS = (Expert("alfworld", alfworld_player.plays, alfworld_player.act, alfworld_slips.slips),)
+
+
+def expert_for(first_observation: str) -> Expert | None:
+    """The expert of the environment whose episodes begin like this."""
+    return next((e for e in EXPERTS if e.plays(first_observation)), None)
 
 
 class ExpertPolicy:
@@ -43,10 +51,8 @@ class ExpertPolicy:
         self, instruction: str, history: Sequence[Step], observation: str, info: Info | None = None
     ) -> Decision:
         first = history[0].observation if history else observation
-        for expert in EXPERTS:
-            if expert.plays(first):
-                break
-        else:
+        expert = expert_for(first)
+        if expert is None:
             raise AgentError(
                 "expert: knows no such environment; it plays "
                 + ", ".join(e.name for e in EXPERTS)
