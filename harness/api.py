@@ -55,6 +55,7 @@ def plan(
     tasks: str | TaskSet | None = None,
     kind: str = "run",
     env_options: dict[str, Any] | None = None,
+    protocol: str | None = None,
     max_steps: int | None = None,
     seeds: Sequence[int] = (0,),
     attempts: int = 1,
@@ -66,6 +67,7 @@ def plan(
 ) -> RunMeta:
     """Resolve everything a run depends on, and refuse what cannot be, before anything is played.
 
+    ``protocol`` names rules of play that the environment knows from its literature.
     ``env_options`` are constructor keywords of the environment; those a task set names as
     deciding a score make another task set, the rest (``data``, ``engine``) say where and how.
     """
@@ -80,7 +82,9 @@ def plan(
         raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
     registry.check_env_options(cls, env, env_options or {})
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
-    task_set = task_set.with_protocol(max_steps=max_steps, options=scoring)
+    if protocol is not None:
+        task_set = task_set.under(protocol, registry.protocol(cls, env, protocol))
+    task_set = task_set.varied(max_steps=max_steps, options=scoring)
     plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
     meta = RunMeta(
         run_id="",
@@ -166,8 +170,7 @@ def _execute(
                 playing,
                 make_env,
                 agent=meta.agent.name,
-                max_steps=meta.task_set.max_steps,
-                format_limit=meta.task_set.format_limit,
+                protocol=meta.task_set.protocol,
                 workers=meta.workers,
                 limits=limits,
             ):

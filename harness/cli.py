@@ -38,6 +38,9 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--option", help="Environment keyword, e.g. engine=textworld; repeatable."),
 ]
+ProtocolName = Annotated[
+    str | None, typer.Option("--protocol", help="Rules of play of a paper: see `list protocols`.")
+]
 StepSeconds = Annotated[float, typer.Option("--step-seconds", help="Time limit of one step.")]
 EpisodeSeconds = Annotated[float, typer.Option("--episode-seconds", help="... of one episode.")]
 Reference = Annotated[
@@ -56,6 +59,7 @@ def run(
     workers: Workers = None,
     seeds: Seeds = 1,
     attempts: Attempts = 1,
+    protocol: ProtocolName = None,
     max_steps: MaxSteps = None,
     option: Options = None,
     reference: Reference = None,
@@ -76,7 +80,8 @@ def run(
         return
     _play(
         "run", env, agent, tasks, data, out, option, limits, dry_run,
-        workers=workers, seeds=range(seeds), attempts=attempts, max_steps=max_steps,
+        workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
+        max_steps=max_steps,
         reference=reference,
     )  # fmt: skip
 
@@ -91,6 +96,7 @@ def collect(
     workers: Workers = None,
     seeds: Seeds = 1,
     attempts: Attempts = 1,
+    protocol: ProtocolName = None,
     max_steps: MaxSteps = None,
     option: Options = None,
     error_rate: Annotated[
@@ -113,7 +119,8 @@ def collect(
         return
     _play(
         "collect", env, agent, tasks, data, out, option, limits, dry_run,
-        workers=workers, seeds=range(seeds), attempts=attempts, max_steps=max_steps,
+        workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
+        max_steps=max_steps,
         error_rate=error_rate, errors_from=errors_from,
     )  # fmt: skip
 
@@ -162,19 +169,20 @@ def leaderboard(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="envs, agents, tasks or runs")],
+    what: Annotated[str, typer.Argument(help="envs, agents, tasks, protocols or runs")],
     out: Out = RESULTS,
     everything: Annotated[
         bool, typer.Option("--all", help="Also agents that cannot run here, and why.")
     ] = False,
 ) -> None:
-    """List environments, agents, task sets or runs."""
+    """List environments, agents, task sets, protocols or runs."""
     from harness import listing
 
     listings: dict[str, Callable[[], Any]] = {
         "envs": listing.envs,
         "agents": lambda: listing.agents(everything),
         "tasks": listing.tasks,
+        "protocols": listing.protocols,
         "runs": lambda: listing.runs(out),
     }
     if what not in listings:

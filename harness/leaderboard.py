@@ -66,7 +66,7 @@ def board(meta: RunMeta, rows: Sequence[Row]) -> Board:
         env=task_set.env,
         task_set=task_set.name,
         task_set_hash=meta.task_set_hash,
-        max_steps=task_set.max_steps,
+        max_steps=task_set.protocol.max_steps,
         reference=meta.reference,
         rows=tuple(rows),
     )

@@ -48,9 +48,21 @@ def tasks() -> Table:
         for name in registry.task_set_names(env):
             found = registry.task_set(env, name)
             table.add_row(
-                name, str(len(found.tasks)), str(found.max_steps), found.hash,
+                name, str(len(found.tasks)), str(found.protocol.max_steps), found.hash,
                 found.reference or "-",
             )  # fmt: skip
+    return table
+
+
+def protocols() -> Table:
+    """Rules of play of the literature, for `run --protocol`."""
+    table = _grid("environment", "protocol", "steps", "think", "last action", "options")
+    for env in sorted(registry.names("envs")):
+        for name, p in registry.env_class(env).protocols.items():
+            options = " ".join(f"{k}={v}" for k, v in p.options.items())
+            table.add_row(
+                env, name, str(p.max_steps), p.think or "-", p.last_action or "-", options or "-"
+            )
     return table
 
 

@@ -10,6 +10,7 @@ import msgspec
 from harness.env import Environment
 from harness.errors import AgentError, EnvError, EpisodeError, boundary
 from harness.policy import ContextOverflow, Policy, call
+from harness.protocol import Protocol
 from harness.types import Decision, Episode, Fault, Info, Outcome, Step, Task
 
 #: Shown when a reply names no action; costs a step.
@@ -41,19 +42,14 @@ def play_episode(
     task: Task,
     *,
     agent: str,
-    max_steps: int,
-    format_limit: int = 3,
+    protocol: Protocol,
     attempt: int = 0,
     clock: Clock | None = None,
 ) -> Episode:
-    """Play one task to its end. Never raises for a fault: it comes back as outcome ``error``.
-
-    ``max_steps`` counts replies, also those without an action; ``format_limit`` such replies in a
-    row end the episode with outcome ``format``.
-    """
+    """Play one task to its end. Never raises for a fault: it comes back as outcome ``error``."""
     clock = clock or Clock()
     try:
-        outcome, info = _play(policy, env, task, max_steps, format_limit, attempt, clock)
+        outcome, info = _play(policy, env, task, protocol, attempt, clock)
         error = None
     except EpisodeError as fault:
         cause = fault.__cause__
@@ -94,8 +90,7 @@ def _play(
     policy: Policy,
     env: Environment,
     task: Task,
-    max_steps: int,
-    format_limit: int,
+    protocol: Protocol,
     attempt: int,
     clock: Clock,
 ) -> tuple[Outcome, Info]:
@@ -108,7 +103,7 @@ def _play(
     lasting = {"env": task.env, "seed": task.seed, "attempt": attempt}
     lasting |= {key: info[key] for key in ("solution",) if key in info}
     unreadable = 0
-    for number in range(max_steps):
+    for number in range(protocol.max_steps):
         info |= lasting
         info["sampling_seed"] = sampling_seed(task, attempt, number)
         asked = clock.enter("policy.act")
@@ -128,10 +123,14 @@ def _play(
             unreadable += 1
             clock.steps.append(msgspec.structs.replace(step, invalid=True))
             clock.observation = observation = NO_ACTION
-            if unreadable >= format_limit:
+            if unreadable >= protocol.format_limit:
                 return Outcome.FORMAT, info
             continue
         unreadable = 0
+        if protocol.is_thought(decision.action):
+            clock.steps.append(step)
+            clock.observation = observation = str(protocol.think)
+            continue
         with boundary(EnvError, f"{task.env}.step"):
             observation, reward, terminated, _, info = env.step(decision.action)
         step = msgspec.structs.replace(
@@ -145,7 +144,29 @@ def _play(
         clock.observation = observation = clean(observation)
         if terminated:
             return Outcome.DONE, info
+    if protocol.last_action is not None:
+        info = _act_for_the_agent(env, task, protocol.last_action, clock)
     return Outcome.TRUNCATED, info
+
+
+def _act_for_the_agent(env: Environment, task: Task, action: str, clock: Clock) -> Info:
+    """The protocol's last action, recorded as forced: it is no decision of the agent."""
+    began = clock.enter("env.step")
+    with boundary(EnvError, f"{task.env}.step"):
+        observation, reward, _, _, info = env.step(action)
+    clock.steps.append(
+        Step(
+            str(clock.observation),
+            Decision("", action, injected=True),
+            reward,
+            invalid=bool(info["invalid_action"]),
+            executed=info.get("executed"),
+            forced=True,
+            env_seconds=round(time.perf_counter() - began, 6),
+        )
+    )
+    clock.observation = clean(observation)
+    return info
 
 
 def sampling_seed(task: Task, attempt: int, step: int) -> int:

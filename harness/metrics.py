@@ -57,7 +57,7 @@ def measure(
 ) -> EpisodeMetrics:
     """All metrics of one episode. ``extra`` holds metrics of other packages by name; what the
     environment measured itself (``Episode.measures``) stands beside them."""
-    steps = episode.steps
+    steps = [s for s in episode.steps if not s.forced]
     completions = [s.decision.completion for s in steps if s.decision.completion is not None]
     broken = episode.outcome is Outcome.ERROR
     sampled = completions if completions else None

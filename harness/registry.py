@@ -23,6 +23,7 @@ from harness.config import AgentConfig, load_toml
 from harness.env import Environment
 from harness.errors import ConfigError, HarnessError, MissingDependency, unknown
 from harness.policy import Policy
+from harness.protocol import Protocol
 from harness.tasksets import TaskSet, split_slice
 
 
@@ -93,6 +94,13 @@ def task_set(env: str, name: str | None = None) -> TaskSet:
         raise ConfigError(unknown(f"task set of '{env}'", base, known))
     found = known[full]()
     return found if part is None else found.part(part)
+
+
+def protocol(cls: type[Environment], name: str, wanted: str) -> Protocol:
+    """Rules of play by name, of those that an environment offers."""
+    if wanted not in cls.protocols:
+        raise ConfigError(unknown(f"protocol of '{name}'", wanted, cls.protocols))
+    return cls.protocols[wanted]
 
 
 @cache

@@ -20,6 +20,7 @@ from harness.env import Environment
 from harness.errors import EnvError, boundary
 from harness.loop import Clock, finish, play_episode
 from harness.policy import Policy
+from harness.protocol import Protocol
 from harness.types import Episode, Fault, Outcome, Task
 
 
@@ -50,8 +51,7 @@ def play_all(
     make_env: Callable[[], Environment],
     *,
     agent: str,
-    max_steps: int,
-    format_limit: int = 3,
+    protocol: Protocol,
     workers: int = 1,
     limits: Limits | None = None,
 ) -> Iterator[Episode]:
@@ -81,7 +81,7 @@ def play_all(
             if env is not None:
                 episode = play_episode(
                     policy, env, job.task, agent=agent, attempt=job.attempt,
-                    max_steps=max_steps, format_limit=format_limit, clock=clock,
+                    protocol=protocol, clock=clock,
                 )  # fmt: skip
                 if episode.outcome is Outcome.ERROR:
                     _close(env)

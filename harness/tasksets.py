@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import ConfigError
+from harness.protocol import Protocol
 from harness.types import Task
 
 _SLICE = re.compile(r"\A(?P<name>.*?)\[(?P<start>\d*):(?P<stop>\d*)\]\Z")
@@ -21,6 +22,7 @@ class TaskSet(msgspec.Struct, frozen=True):
     ``content`` holds a hash of each task's data, in the order of ``tasks``: data that differ are
     another set, and a run on them is refused.
     ``options`` are the environment keywords that decide a score (rules, grammar, goal_seed ...).
+    ``protocol`` holds the rules of play.
     ``reference`` names the agent whose traces CoT overlap is measured against.
     """
 
@@ -28,11 +30,10 @@ class TaskSet(msgspec.Struct, frozen=True):
     env: str
     tasks: tuple[Task, ...]
     content: tuple[str, ...]
-    max_steps: int
+    protocol: Protocol
     options: dict[str, Any] = {}
     success: str = "the environment's own"
     reference: str | None = None
-    format_limit: int = 3
 
     @classmethod
     def make(
@@ -43,16 +44,17 @@ class TaskSet(msgspec.Struct, frozen=True):
         *,
         max_steps: int,
         content: Mapping[str, str],
-        **protocol: Any,
+        **fields: Any,
     ) -> TaskSet:
-        """Build a set from tasks and their content hashes (task id -> hex digits)."""
+        """Build a set from tasks and their content hashes (task id -> hex digits); ``fields`` are
+        ``options``, ``success``, ``reference``."""
         if not tasks:
             raise ConfigError(f"Task set '{name}' has no tasks.")
         try:
             hashes = tuple(content[task.id] for task in tasks)
         except KeyError as error:
             raise ConfigError(f"Task set '{name}': no content hash for task {error}.") from None
-        return cls(name, env, tuple(tasks), hashes, max_steps, **protocol)
+        return cls(name, env, tuple(tasks), hashes, Protocol(max_steps), **fields)
 
     def part(self, part: slice) -> TaskSet:
         """Some of the tasks, in order: another set, with another hash."""
@@ -72,22 +74,27 @@ class TaskSet(msgspec.Struct, frozen=True):
         body = msgspec.json.encode(msgspec.structs.replace(self, name=""), order="sorted")
         return hashlib.sha256(body).hexdigest()[:16]
 
-    def with_protocol(
+    def under(self, name: str, protocol: Protocol) -> TaskSet:
+        """The same tasks under a named protocol, and so under another hash."""
+        ours = msgspec.structs.replace(protocol, options={})
+        options = {**self.options, **protocol.options}
+        return msgspec.structs.replace(
+            self, name=f"{self.name}+{name}", protocol=ours, options=options
+        )
+
+    def varied(
         self, *, max_steps: int | None = None, options: Mapping[str, Any] | None = None
     ) -> TaskSet:
-        """The same tasks under another protocol, and so under another hash and a telling name."""
-        changes: dict[str, Any] = {}
-        name = self.name
-        if max_steps is not None and max_steps != self.max_steps:
-            if max_steps < 1:
-                raise ConfigError(f"A step budget is at least 1, not {max_steps}.")
-            changes["max_steps"] = max_steps
+        """The same tasks with another budget or other options, and a name that tells."""
+        protocol, name, chosen = self.protocol, self.name, dict(self.options)
+        if max_steps is not None and max_steps != protocol.max_steps:
+            protocol = msgspec.structs.replace(protocol, max_steps=max_steps)
             name += f"+{max_steps}steps"
         for key, value in (options or {}).items():
-            if self.options.get(key) != value:
-                changes.setdefault("options", dict(self.options))[key] = value
+            if chosen.get(key) != value:
+                chosen[key] = value
                 name += f"+{key}={value}"
-        return msgspec.structs.replace(self, name=name, **changes)
+        return msgspec.structs.replace(self, name=name, protocol=protocol, options=chosen)
 
 
 def split_slice(name: str) -> tuple[str, slice | None]:

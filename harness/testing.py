@@ -22,6 +22,7 @@ from harness.api import make
 from harness.env import Environment
 from harness.loop import play_episode
 from harness.policy import Policy, call
+from harness.protocol import Protocol
 from harness.transcript import join, parse, render_decision
 from harness.types import Decision, Outcome, Step, Task
 
@@ -241,7 +242,7 @@ def _stateless(policy: Policy, env: Environment) -> None:
 
 def _ends(policy: Policy, env: Environment) -> None:
     task = Task(env.name, env.default_split, env.task_ids(env.default_split)[0])
-    episode = play_episode(policy, env, task, agent="checked", max_steps=5)
+    episode = play_episode(policy, env, task, agent="checked", protocol=Protocol(5))
     assert episode.outcome is not Outcome.ERROR, f"it broke: {episode.error}"
 
 

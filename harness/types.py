@@ -62,7 +62,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning: str
     action: str | None
     completion: Completion | None = None
-    #: A deliberate slip put in by ``collect --error-rate``: shown to students, never taught.
+    #: Not the policy's own (a slip of ``collect --error-rate``, a protocol's last action): shown to
+    #: students, never taught.
     injected: bool = False
 
 
@@ -76,6 +77,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     invalid: bool = False
     #: The string that was executed, where a translation made it differ from ``decision.action``.
     executed: str | None = None
+    #: The protocol acted for the agent (a last answer when the steps are used up).
+    forced: bool = False
     policy_seconds: float = 0.0
     env_seconds: float = 0.0
 

@@ -32,6 +32,7 @@ from harness.errors import AgentError, ConfigError
 from harness.loop import play_episode
 from harness.metrics import summarise
 from harness.policy import Policy
+from harness.protocol import Protocol
 from harness.types import Decision, Episode, Outcome, Step
 
 NAME = re.compile(r"[a-z]+ \d+")
@@ -45,7 +46,9 @@ def play(
     reveal = bool(getattr(policy, "privileged", False))
     env = ALFWorldEnv(reveal=reveal, **keywords)  # type: ignore[arg-type]
     chosen = registry.task_set("alfworld", tasks).tasks[::every]
-    episodes = [play_episode(policy, env, t, agent="a", max_steps=max_steps) for t in chosen]
+    episodes = [
+        play_episode(policy, env, t, agent="a", protocol=Protocol(max_steps)) for t in chosen
+    ]
     faults = [e.error for e in episodes if e.error is not None]
     assert not faults, faults[0]
     return episodes

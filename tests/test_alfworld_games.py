@@ -182,7 +182,7 @@ def test_sets_have_their_sizes_and_one_protocol(sets: dict[str, TaskSet]) -> Non
     assert (sizes["holdout-1000"], sizes["dev-200"], sizes["real-train"]) == (1000, 200, 2353)
     for name, found in sets.items():
         assert found.name == f"alfworld/{name}"
-        assert found.max_steps == 40
+        assert found.protocol.max_steps == 40
         assert found.reference == "expert"
         assert len({task.id for task in found.tasks}) == len(found.tasks)
     assert len({found.hash for found in sets.values()}) == len(sets)

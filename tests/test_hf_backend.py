@@ -17,6 +17,7 @@ import harness.env
 from harness.errors import BackendError, ConfigError, MissingDependency
 from harness.loop import play_episode
 from harness.policy import ContextOverflow, Decoding
+from harness.protocol import Protocol
 from harness.transcript import Segment, parse, render, window_start
 from harness.types import Completion, Decision, Outcome, Step, Task
 
@@ -320,7 +321,7 @@ def test_plays_episodes_from_16_threads_as_it_does_alone(trained: Path) -> None:
         tasks = [Task("echo", "valid", f"valid/{w}", seed) for seed in range(6) for w in WORDS]
 
         def play(task: Task) -> Any:
-            return play_episode(policy, Echo(), task, agent="tiny", max_steps=6)
+            return play_episode(policy, Echo(), task, agent="tiny", protocol=Protocol(6))
 
         with ThreadPoolExecutor(16) as pool:
             together = list(pool.map(play, tasks))

@@ -10,7 +10,9 @@ from toy import CountEnv, Counter, Says
 
 from harness.errors import AgentError, EnvError, boundary
 from harness.loop import NO_ACTION, clean, play_episode, sampling_seed
+from harness.metrics import measure
 from harness.policy import ContextOverflow
+from harness.protocol import Protocol
 from harness.runner import Job, Limits, play_all
 from harness.types import Decision, Episode, Outcome, Task
 
@@ -18,7 +20,7 @@ TASK = Task("count", "valid", "valid/4")
 
 
 def play(policy, task=TASK, **settings):
-    settings = {"agent": "t", "max_steps": 12, **settings}
+    settings = {"agent": "t", "protocol": Protocol(12), **settings}
     return play_episode(policy, CountEnv(), task, **settings)
 
 
@@ -32,7 +34,7 @@ def test_an_episode_is_done_when_the_environment_says_so():
 
 
 def test_the_budget_truncates_and_keeps_the_score_reached():
-    episode = play(Counter(), max_steps=2)
+    episode = play(Counter(), protocol=Protocol(2))
     assert (episode.outcome, episode.success, episode.score) == (Outcome.TRUNCATED, False, 0.5)
 
 
@@ -88,7 +90,7 @@ def test_a_full_window_is_an_outcome():
     ["x" * 1_000_000, "\x00\x07\x1b[31m", "\ud800 lone", "two\nlines", " padded ", "行く 🍎"],
 )
 def test_hostile_text_is_played_recorded_and_read_back(action):
-    episode = play(Says(Decision(action, action)), max_steps=1)
+    episode = play(Says(Decision(action, action)), protocol=Protocol(1))
     assert episode.outcome is Outcome.TRUNCATED
     assert msgspec.json.decode(msgspec.json.encode(episode), type=Episode) == episode
     assert "\n" not in episode.steps[0].decision.action
@@ -139,7 +141,7 @@ def jobs(n=8):
 
 
 def run_all(policy, n=8, **settings):
-    settings = {"agent": "t", "max_steps": 12, **settings}
+    settings = {"agent": "t", "protocol": Protocol(12), **settings}
     return list(play_all(jobs(n), policy, CountEnv, **settings))
 
 
@@ -182,6 +184,35 @@ def test_an_environment_that_cannot_be_made_is_an_error_of_each_episode():
     def broken():
         raise OSError("no data")
 
-    episodes = list(play_all(jobs(3), Counter(), broken, agent="t", max_steps=3, workers=2))
+    episodes = list(
+        play_all(jobs(3), Counter(), broken, agent="t", protocol=Protocol(3), workers=2)
+    )
     assert len(episodes) == 3
     assert all("no data" in e.error.message for e in episodes)
+
+
+class Thinks:
+    """Thinks first, then counts."""
+
+    def act(self, instruction, history, observation, info):
+        return Decision("", "think: count" if not history else str(len(history)))
+
+
+def test_a_protocol_answers_thoughts_itself_and_they_cost_a_step():
+    episode = play(Thinks(), protocol=Protocol(5, think="OK."))
+    assert [s.decision.action for s in episode.steps] == ["think: count", "1", "2", "3", "4"]
+    assert episode.steps[1].observation == "OK."
+    assert (episode.outcome, episode.success) == (Outcome.DONE, True)
+    assert not play(Thinks(), protocol=Protocol(4, think="OK.")).success
+    # Without the rule the environment gets the thought, and judges it.
+    assert play(Thinks(), protocol=Protocol(5)).steps[1].observation != "OK."
+
+
+def test_a_protocol_acts_last_and_the_record_tells():
+    episode = play(Counter(), protocol=Protocol(2, last_action="3"))
+    assert [s.decision.action for s in episode.steps] == ["1", "2", "3"]
+    assert [s.forced for s in episode.steps] == [False, False, True]
+    assert episode.steps[-1].decision.injected  # never taught
+    assert (episode.outcome, episode.score) == (Outcome.TRUNCATED, 0.75)
+    assert measure(episode).n_steps == 2
+    assert not any(s.forced for s in play(Counter(), protocol=Protocol(9, last_action="3")).steps)

@@ -18,6 +18,7 @@ import harness
 from harness import registry
 from harness.config import AgentConfig
 from harness.loop import play_episode
+from harness.protocol import Protocol
 
 STEPS = 40
 
@@ -40,7 +41,7 @@ def main() -> None:
 
     start = time.perf_counter()
     for task in tasks.tasks:
-        play_episode(policy, env, task, agent="scripted", max_steps=STEPS)
+        play_episode(policy, env, task, agent="scripted", protocol=Protocol(STEPS))
     loop = _ms(start, episodes)
 
     with tempfile.TemporaryDirectory() as out:

@@ -28,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from harness import registry
 from harness.loop import play_episode
 from harness.policy import Decoding
+from harness.protocol import Protocol
 from harness.transcript import join, render
 from harness.types import Episode
 
@@ -38,7 +39,9 @@ def expert_episodes(count: int) -> list[Episode]:
     tasks = registry.task_set("alfworld").tasks[:count]
     policy = registry.build_policy(registry.agent_config("expert"))
     env = registry.env_class("alfworld")()
-    return [play_episode(policy, env, task, agent="expert", max_steps=40) for task in tasks]
+    return [
+        play_episode(policy, env, task, agent="expert", protocol=Protocol(40)) for task in tasks
+    ]
 
 
 def checkpoint(folder: Path, episodes: list[Episode]) -> None:

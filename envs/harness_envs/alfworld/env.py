@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, EnvError, unknown
+from harness.protocol import Protocol
 from harness.tasksets import TaskSet
 from harness.types import Info
 from harness_envs.alfworld import games
@@ -18,7 +20,7 @@ from harness_envs.alfworld.games import Game, Grammar
 from harness_envs.alfworld.tasksets import TASK_SETS, official_games
 
 
-class Engine(Protocol):
+class Engine(typing.Protocol):
     """What executes a game. Commands are matched exactly, surrounding space dropped."""
 
     #: Whether the goal holds now; it can stop holding again.
@@ -79,6 +81,14 @@ class ALFWorldEnv(Environment):
 
     version = "0.1"
     max_steps = 50
+    #: Step budgets as the papers' code has them; ReAct's thoughts cost a step.
+    protocols = {
+        "react": Protocol(49, think="OK."),
+        "eto": Protocol(40),
+        "gigpo": Protocol(50),
+        "agentboard": Protocol(30),
+        "agentbench": Protocol(20),
+    }
     default_split = "valid_seen"
     scoring_options = ("aliases",)
 
