@@ -205,6 +205,21 @@ def score(
 
 
 @app.command(rich_help_panel="More")
+def export(
+    path: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to copy it into.")],
+    episodes: Annotated[
+        bool, typer.Option("--episodes", help="With every step, as the environment showed it.")
+    ] = False,
+) -> None:
+    """Copy a run for publishing: its description and metrics, without this machine's paths."""
+    from harness import api
+    from harness.export import export as copy
+
+    print(copy(api.load(path), to, episodes=episodes))
+
+
+@app.command(rich_help_panel="More")
 def fetch(
     env: Annotated[str, typer.Argument(help="Environment whose official data to download.")],
     to: Annotated[Path, typer.Option("--to", help="Folder to put them into.")] = Path("data"),

@@ -1,0 +1,63 @@
+"""Writes results/README.md from what stands beside it.
+
+    python results/build.py
+
+``reference/`` holds exported runs (``harness export RUN --to results/reference``), ``paper/`` the
+paper's tables, ``measurements.md`` what is measured otherwise, with its commands.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from harness import leaderboard
+from harness.runs import find_runs
+
+HERE = Path(__file__).resolve().parent
+
+HEAD = """\
+# Results
+
+Runs are written here (`results/<env>/<agent>/<run id>/`). Below: reference runs kept with the
+project, other measurements with the commands that give them, and the paper's numbers, which are
+another experiment and stand apart. Intervals are 95 % Wilson intervals. This page is written by
+`python results/build.py`.
+
+## Reference runs
+
+"""
+
+PAPER = """\
+## The paper's numbers
+
+Structured Agent Distillation, Tables 3 and 4: success in percent, one seed, no interval
+([paper/](paper/README.md)).
+
+| model | ALFWorld | WebShop | HotPotQA |
+|:---|---:|---:|---:|
+"""
+
+
+def page(folder: Path = HERE) -> str:
+    """The whole page."""
+    runs = leaderboard.markdown(leaderboard.boards(find_runs(folder / "reference")))
+    measured = (folder / "measurements.md").read_text(encoding="utf-8")
+    return HEAD + runs + "\n" + measured + "\n" + PAPER + paper_rows(folder / "paper")
+
+
+def paper_rows(folder: Path) -> str:
+    """One line a model of Tables 3 and 4."""
+    success: dict[str, dict[str, str]] = {}
+    for name in ("table3.tsv", "table4.tsv"):
+        with open(folder / name, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                success.setdefault(row["agent"], {})[row["env"]] = row["success"]
+    return "".join(
+        f"| `{agent}` | {by['alfworld']} | {by['webshop']} | {by['hotpotqa']} |\n"
+        for agent, by in success.items()
+    )
+
+
+if __name__ == "__main__":
+    (HERE / "README.md").write_text(page(), encoding="utf-8")
