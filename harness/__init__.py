@@ -17,6 +17,7 @@ from harness.registration import register_environments
 
 if TYPE_CHECKING:
     from harness.api import evaluate, load, make, resume
+    from harness.comparison import compare
     from harness.env import Environment
     from harness.errors import HarnessError
     from harness.policy import Policy
@@ -33,6 +34,7 @@ __all__ = [
     "Step",
     "Task",
     "TaskSet",
+    "compare",
     "evaluate",
     "load",
     "make",
@@ -42,6 +44,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("evaluate", "load", "make", "resume"), "harness.api"),
     **dict.fromkeys(("Decision", "Episode", "Outcome", "Step", "Task"), "harness.types"),
+    "compare": "harness.comparison",
     "Environment": "harness.env",
     "HarnessError": "harness.errors",
     "Policy": "harness.policy",
