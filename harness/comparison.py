@@ -80,6 +80,10 @@ class Comparison(msgspec.Struct, frozen=True):
 _Value = Callable[[EpisodeMetrics], float | None]
 
 
+def _won(row: EpisodeMetrics) -> float:
+    return float(bool(row.success))
+
+
 def _per_step(count: Callable[[EpisodeMetrics], int | None]) -> _Value:
     def value(row: EpisodeMetrics) -> float | None:
         total = count(row)
@@ -132,10 +136,10 @@ def compare(
             f"'{_name(left)}' and '{_name(right)}' have no episode of the same task, seed and "
             "attempt that both finished without a fault."
         )
-    won_a = np.array([float(bool(p.a.success)) for p in whole])
-    won_b = np.array([float(bool(p.b.success)) for p in whole])
+    won_a = np.array([_won(p.a) for p in whole])
+    won_b = np.array([_won(p.b) for p in whole])
     cluster, replicate = _codes([p.cluster for p in whole]), _codes([p.replicate for p in whole])
-    estimate = paired.bootstrap(won_a - won_b, cluster, replicate, draws=draws)
+    estimate = paired.shares(won_a, won_b, cluster, replicate, draws=draws)
     only_a, only_b = int((won_a > won_b).sum()), int((won_b > won_a).sum())
     replicates = len(set(replicate.tolist()))
     p = (
@@ -166,10 +170,9 @@ def compare(
         equivalent=-margin < estimate.low_90 and estimate.high_90 < margin,
         errors_a=broken_a,
         errors_b=broken_b,
-        errors_lost=float(np.mean([float(p.won_a) - float(p.won_b) for p in pairs])),
+        errors_lost=float(np.mean([_won(p.a) - _won(p.b) for p in pairs])),
         by_type=tuple(
-            _part(t, [p for p in whole if p.a.task_type == t], lambda r: float(bool(r.success)),
-                  draws)
+            _part(t, [p for p in whole if p.a.task_type == t], _won, draws)
             for t in types
         ),
         others=tuple(
@@ -234,14 +237,6 @@ class _Pair(msgspec.Struct, frozen=True):
     def broken(self) -> bool:
         return Outcome.ERROR in (self.a.outcome, self.b.outcome)
 
-    @property
-    def won_a(self) -> bool:
-        return bool(self.a.success)
-
-    @property
-    def won_b(self) -> bool:
-        return bool(self.b.success)
-
 
 def _side(side: Run | Sequence[Run]) -> list[Run]:
     runs = [side] if isinstance(side, Run) else list(side)
@@ -293,10 +288,13 @@ def _part(name: str, pairs: Sequence[_Pair], value: _Value, draws: int) -> Part:
     if not known:
         return Part(name, 0, None, None, None, None, None)
     a, b = (np.array([row[i] for row in known], dtype=np.float64) for i in (0, 1))
-    estimate = paired.bootstrap(
-        a - b, _codes([p.cluster for *_, p in known]), _codes([p.replicate for *_, p in known]),
-        draws=min(draws, 2000),
-    )  # fmt: skip
+    cluster = _codes([p.cluster for *_, p in known])
+    replicate = _codes([p.replicate for *_, p in known])
+    draws = min(draws, 2000)
+    if value is _won:
+        estimate = paired.shares(a, b, cluster, replicate, draws=draws)
+    else:
+        estimate = paired.bootstrap(a - b, cluster, replicate, draws=draws)
     return Part(
         name, len(known), float(a.mean()), float(b.mean()),
         estimate.difference, estimate.low, estimate.high,

@@ -105,7 +105,7 @@ def _reasoning(episode: Episode) -> Counter[str]:
     return count
 
 
-def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson score interval of a share (95 % by default); (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0

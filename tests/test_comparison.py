@@ -69,11 +69,13 @@ def test_exchanging_the_sides_changes_the_sign_and_nothing_else(played):
     assert (one.verdict, other.verdict) == ("a", "b")
 
 
-def test_an_agent_is_equivalent_to_its_twin(played, tmp_path):
+def test_an_agent_ties_with_its_twin_and_is_equal_only_as_far_as_the_tasks_reach(played, tmp_path):
     _, runs = played
-    twin = edited(runs["expert"], tmp_path / "twin", lambda i, row: row)
+    twin = edited(runs["expert"], tmp_path / "twin", lambda _, row: row)
     found = harness.compare(runs["expert"], twin, draws=500)
-    assert (found.success.difference, found.p, found.verdict) == (0.0, 1.0, "equivalent")
+    assert (found.success.difference, found.p, found.verdict) == (0.0, 1.0, "tied")
+    assert harness.compare(runs["expert"], twin, draws=500, margin=0.1).verdict == "equivalent"
+    assert 0.03 < found.detectable < 0.15
 
 
 def test_a_small_difference_on_few_tasks_is_tied_and_not_equivalent(played, tmp_path):
@@ -127,10 +129,10 @@ def test_runs_that_score_different_things_do_not_meet(played, tmp_path):
     other = harness.evaluate("expert", "alfworld", tasks="builtin-dev[:20]", out=tmp_path)
     with pytest.raises(ConfigError, match="score different things"):
         harness.compare(runs["expert"], other)
-    slipped = edited(runs["expert"], tmp_path / "s", lambda i, row: row, error_rate=0.1)
+    slipped = edited(runs["expert"], tmp_path / "s", lambda _, row: row, error_rate=0.1)
     with pytest.raises(ConfigError, match="slips"):
         harness.compare(runs["expert"], slipped)
-    stopped = edited(runs["expert"], tmp_path / "t", lambda i, row: row, status="running")
+    stopped = edited(runs["expert"], tmp_path / "t", lambda _, row: row, status="running")
     with pytest.raises(ConfigError, match="--resume"):
         harness.compare(runs["expert"], stopped)
     with pytest.raises(ConfigError, match="no folder of that name"):
@@ -172,7 +174,6 @@ def test_markdown_and_sentences_agree_with_the_rows(played):
 
 
 def test_mcnemar_against_the_binomial_sum():
-    # 2 * (1 + 10 + 45) / 2**10
     assert paired.mcnemar(2, 8) == pytest.approx(2 * 56 / 1024)
     assert paired.mcnemar(0, 0) == 1.0
     assert paired.mcnemar(5, 5) == 1.0
@@ -204,11 +205,19 @@ def test_the_intervals_cover_the_truth_as_often_as_they_say():
         b = ease + rng.normal(size=150) * 0.7 < 0.0
         truth = 0.6002 - 0.5  # Phi(0.31 / sqrt(1 + 0.49)) and Phi(0)
         cluster = np.repeat(np.arange(50), 3)
-        found = paired.bootstrap(
-            a.astype(float) - b.astype(float), cluster, np.zeros(150, dtype=np.int64), draws=400
+        found = paired.shares(
+            a.astype(float), b.astype(float), cluster, np.zeros(150, dtype=np.int64), draws=400
         )
         covered += found.low <= truth <= found.high
-    assert 0.91 <= covered / 400 <= 0.98
+    assert 0.93 <= covered / 400 <= 1.0
+
+
+def test_newcombe_against_the_papers_example():
+    """Newcombe 1998, table II, method 10: 36, 12, 2, 0 of 50 pairs give 0.0569 to 0.3404."""
+    won_a = np.array([1.0] * 36 + [1.0] * 12 + [0.0] * 2)
+    won_b = np.array([1.0] * 36 + [0.0] * 12 + [1.0] * 2)
+    low, high = paired.newcombe(won_a, won_b, 50, 1.959963984540054)
+    assert (low, high) == (pytest.approx(0.0569, abs=2e-4), pytest.approx(0.3404, abs=2e-4))
 
 
 def test_replicates_that_disagree_widen_the_interval():
