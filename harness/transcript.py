@@ -87,10 +87,13 @@ def parse(text: str, completion: Completion | None = None) -> Decision:
     """Read a reply once: ``Reasoning:`` lines and the first ``Action:`` (or ``Answer:``) line.
 
     ``Answer: x`` is read as ``finish[x]``. The action is None when there is no such line or it
-    is empty. Several ``Reasoning:`` lines become one thought. Never raises: nonsense is a result.
+    is empty. Several ``Reasoning:`` lines become one thought; a reply without one has the model's
+    hidden thought. Never raises: nonsense is a result.
     """
     segments = split_reply(text)
     reasoning = " ".join(s.text.strip() for s in segments if s.kind is Kind.REASON).strip()
+    if not reasoning and completion is not None:
+        reasoning = completion.hidden
     action = next((s.text.strip() for s in segments if s.kind is Kind.ACT), "")
     label = next((s.text for s in segments if s.kind is Kind.ACT_FORMAT), "")
     if action and "Answer" in label and not _FINISH.match(action):

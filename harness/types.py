@@ -51,6 +51,8 @@ class Completion(msgspec.Struct, frozen=True, omit_defaults=True):
     ids: tuple[int, ...] = ()
     #: Prompt tokens read again because the window moved.
     reread_tokens: int = 0
+    #: A thinking model's thought, which its own later prompts do not show.
+    hidden: str = ""
     #: "stop" (the action line ended) | "eos" | "length" (token cap).
     stop: str = "stop"
     seconds: float = 0.0

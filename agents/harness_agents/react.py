@@ -13,18 +13,22 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from harness import registry
+from harness.config import convert
 from harness.errors import AgentError, ConfigError, HarnessError, MissingDependency, unknown
 from harness.policy import Backend, Decoding
 from harness.transcript import parse, render
 from harness.types import Decision, Info, Step
 from harness_agents.checkpoints import Checkpoint, check_header, locate
 
-BACKENDS = ("hf",)
+if TYPE_CHECKING:
+    from harness_agents.backends.server import ServerConfig
+
+BACKENDS = ("hf", "server")
 MODULES = ("torch", "transformers")
 
 
@@ -36,7 +40,9 @@ class ReActPolicy:
     ``{instruction}``), else ``prompt``: "zero-shot", "few-shot", a text file, or a folder with one
     text per environment; else the checkpoint's own header. Decoding is greedy unless told.
     ``needs`` says what training the weights takes, for the error when they are missing.
-    ``backend`` may also be a ``harness.policy.Backend``, which then brings its own model.
+    ``backend`` "hf" is a local model; "server" one behind an OpenAI-compatible server, described
+    by ``server`` (see ``backends.server.ServerConfig``). It may also be a
+    ``harness.policy.Backend``, which then brings its own model.
     """
 
     #: Episodes to play at once unless told: what fills a batch.
@@ -60,6 +66,7 @@ class ReActPolicy:
         revision: str | None = None,
         download: bool = False,
         needs: str = "",
+        server: Mapping[str, Any] | None = None,
     ) -> None:
         if prompt is not None and header is not None:
             raise ConfigError("Policy 'react' takes 'prompt' or 'header', not both.")
@@ -67,12 +74,15 @@ class ReActPolicy:
         if isinstance(backend, str):
             if backend not in BACKENDS:
                 raise ConfigError(unknown("backend", backend, BACKENDS))
-            if checkpoint is None:
+            if (backend == "server") != (server is not None):
+                raise ConfigError("backend = 'server' and a table [options.server] go together.")
+            if backend == "hf" and checkpoint is None:
                 raise ConfigError(
                     "Policy 'react' needs 'checkpoint': a folder or a name. "
                     "Agents that have one: harness list agents"
                 )
-            found = locate(checkpoint, revision=revision, download=download, needs=needs)
+            if checkpoint is not None:
+                found = locate(checkpoint, revision=revision, download=download, needs=needs)
         if header is None and prompt is None:
             header = found.settings.header if found else "Task: {instruction}\n"
         self.prompt = prompt or "header"
@@ -83,6 +93,10 @@ class ReActPolicy:
             max_new_tokens = found.settings.max_new_tokens if found else Decoding().max_new_tokens
         self.decoding = Decoding(temperature, top_p, max_new_tokens)
         _check_decoding(self.decoding)
+        if server is not None:
+            from harness_agents.backends.server import ServerBackend
+
+            backend = ServerBackend(server_config(server))
         if isinstance(backend, str):
             # Threads that spin while they wait halve the speed on a machine with other work to do;
             # read when torch is first loaded, so it is set here and not by the backend.
@@ -142,6 +156,7 @@ class ReActPolicy:
         download: bool = False,
         revision: str | None = None,
         needs: str = "",
+        server: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> str | None:
         """Why a policy with these options can't be built on this machine; None: it can.
@@ -150,6 +165,8 @@ class ReActPolicy:
         """
         if not isinstance(backend, str):
             return None
+        if server is not None:
+            return server_config(server).missing_key()
         if checkpoint is None:
             return "names no checkpoint"
         for module in MODULES:
@@ -162,6 +179,13 @@ class ReActPolicy:
         except HarnessError as error:
             return str(error)
         return None
+
+
+def server_config(options: Mapping[str, Any]) -> ServerConfig:
+    """The table ``[options.server]``; a misspelt key is refused."""
+    from harness_agents.backends.server import ServerConfig
+
+    return convert(dict(options), ServerConfig, "[options.server]")
 
 
 def read_prompts(name: str) -> dict[str, str]:
