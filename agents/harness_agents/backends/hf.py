@@ -1,10 +1,10 @@
 """``HFBackend``: a local causal language model of the transformers library, batched.
 
-Episodes call ``complete`` from their own threads; one model thread takes what is waiting, up to
-``batch_size``, and decodes it in lock step until every row has its action line:
+Episodes call ``complete`` from their own threads; one model thread keeps up to ``batch_size`` of
+them in a batch that never stops for its slowest row:
 
     prompt ids -> what a stored prefix lacks is read (rows of like length together) -> one token a
-    row a pass -> a row that is done leaves the batch, its caller goes on at once
+    row a pass -> a row that is done leaves, its caller goes on at once, who waits takes its place
 
 Greedy replies equal transformers' own ``generate`` on the single prompt, up to rounding.
 """
@@ -38,6 +38,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PASS_TOKENS, SHARED = 8192, 64
 #: Seconds to wait for another episode's request before a batch that is not full starts.
 LINGER = 0.003
+#: Share of the batch that has to wait before it is let in: reading together costs one pass.
+JOIN = 1 / 8
 ACTED = Segment(Kind.ACT_FORMAT, "\n")
 
 
@@ -199,25 +201,34 @@ class HFBackend:
     # The model's thread -------------------------------------------------------------------
 
     def _serve(self) -> None:
+        rows: list[Request] = []  # places 0 .. len - 1 of the slots
         while True:
-            with self._changed:
+            joining = self._admit(len(rows))
+            if self._closed:
+                self._fail([*rows, *joining, *self._waiting], BackendError, "it was closed")
+                return
+            try:
+                with torch.inference_mode():
+                    if joining:
+                        rows += self._read_prompts(joining, len(rows))
+                    self._advance(rows)
+            except Exception as error:  # reaches every caller in the batch, see _fail
+                self._slots.data = self._slots.data[:, :, :0]
+                self._fail([*rows, *joining], type(error), str(error))
+                rows = []
+
+    def _admit(self, playing: int) -> list[Request]:
+        """Who joins the batch now. With nobody in it, waits for somebody."""
+        with self._changed:
+            if not playing:
                 while not self._waiting and not self._closed:
                     self._changed.wait()
                 while len(self._waiting) < self.batch_size and self._changed.wait(LINGER):
                     pass
-                if self._closed:
-                    batch = list(self._waiting)
-                    self._fail(batch, BackendError, "the backend was closed")
-                    return
-                batch = [
-                    self._waiting.popleft() for _ in range(min(self.batch_size, len(self._waiting)))
-                ]
-            try:
-                with torch.inference_mode():
-                    self._decode_batch(batch)
-            except Exception as error:  # reaches every caller that waits, see _fail
-                self._slots.data = self._slots.data[:, :, :0]
-                self._fail(batch, type(error), str(error))
+            free = min(self.batch_size - playing, len(self._waiting))
+            if playing and free < JOIN * self.batch_size:
+                return []
+            return [self._waiting.popleft() for _ in range(free)]
 
     def _fail(self, batch: Sequence[Request], kind: type[BaseException], text: str) -> None:
         if issubclass(kind, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
@@ -227,27 +238,21 @@ class HFBackend:
             if not request.future.done():
                 request.future.set_exception(BackendError(f"{self.checkpoint.name}: {name}{text}"))
 
-    def _decode_batch(self, batch: list[Request]) -> None:
-        started = time.perf_counter()
-        rows = self._read_prompts(batch)
-        for row in rows:
-            row.started = started
-        while rows:
-            if self._closed:
-                raise BackendError("the backend was closed")
-            logits = self._forward(rows)
-            for row, token in zip(rows, choose(logits, rows), strict=True):
-                row.read += 1
-                row.ids.append(token)
-            for i in reversed(range(len(rows))):
-                stop = self._stopped(rows[i])
-                if stop:
-                    self._finish(rows[i], i, stop)
-                    # the last row takes the free place, so that rows stay 0 .. len - 1
-                    if i < len(rows) - 1:
-                        self._slots.move(len(rows) - 1, i, rows[-1].read)
-                        rows[i] = rows[-1]
-                    rows.pop()
+    def _advance(self, rows: list[Request]) -> None:
+        """One token a row; rows that are done leave the list."""
+        logits = self._forward(rows)
+        for row, token in zip(rows, choose(logits, rows), strict=True):
+            row.read += 1
+            row.ids.append(token)
+        for i in reversed(range(len(rows))):
+            stop = self._stopped(rows[i])
+            if stop:
+                self._finish(rows[i], i, stop)
+                # the last row takes the free place, so that rows stay 0 .. len - 1
+                if i < len(rows) - 1:
+                    self._slots.move(len(rows) - 1, i, rows[-1].read)
+                    rows[i] = rows[-1]
+                rows.pop()
 
     def _forward(self, rows: Sequence[Request]) -> torch.Tensor:
         """Read each row's last token: logits [rows, vocabulary] of the next one, in float32."""
@@ -273,27 +278,29 @@ class HFBackend:
             use_cache=True,
         )
 
-    def _read_prompts(self, batch: list[Request]) -> list[Request]:
-        """Read all but each prompt's last token; returns the rows in their order in the slots."""
+    def _read_prompts(self, batch: list[Request], base: int = 0) -> list[Request]:
+        """Read all but each prompt's last token into the places from ``base`` on; returns the rows
+        in their order there."""
+        started = time.perf_counter()
         shared = common([request.prompt for request in batch]) if len(batch) > 1 else 0
         prompts = [request.prompt[:-1] for request in batch]
         matches = [self._prefixes.match(prompt) for prompt in prompts]
         if shared >= SHARED and sum(match[0] < shared - SHARED for match in matches) > 1:
             one = Request(batch[0].prompt[: shared + 1], 0, batch[0].decoding, 0)
-            self._read_prompts([one])
-            self._prefixes.put(one.prompt[:shared], shared, self._slots.save(0, shared))
+            self._read_prompts([one], base)
+            self._prefixes.put(one.prompt[:shared], shared, self._slots.save(base, shared))
             matches = [self._prefixes.match(prompt) for prompt in prompts]
         order = sorted(range(len(batch)), key=lambda i: len(prompts[i]) - matches[i][0])
         room = max(len(p) for p in prompts) + max(r.decoding.max_new_tokens for r in batch)
         # a pass's padding may reach past its shorter rows' own end
         room += max(len(prompts[i]) - matches[i][0] for i in order)
-        self._slots.reserve(len(batch), room)
+        self._slots.reserve(base + len(batch), room, keep=base)
         rows = [batch[i] for i in order]
-        for place, i in enumerate(order):
+        for place, i in enumerate(order, base):
             length, saved, number = matches[i]
             if saved is not None:
                 self._slots.load(place, saved, length)
-            batch[i].read, batch[i].continues = length, number
+            batch[i].read, batch[i].continues, batch[i].started = length, number, started
         for first, stop in passes([len(row.prompt) - 1 - row.read for row in rows]):
             group = rows[first:stop]
             longest = len(group[-1].prompt) - 1 - group[-1].read
@@ -303,7 +310,7 @@ class HFBackend:
                 line[: len(new)] = new
             at = torch.tensor([row.read for row in group])[:, None] + torch.arange(longest)
             tokens, width = torch.from_numpy(ids).to(self.device), int(at.max()) + 1
-            self._pass(self.model.base_model, first, tokens, at.to(self.device), width)
+            self._pass(self.model.base_model, base + first, tokens, at.to(self.device), width)
             for row in group:
                 row.read = len(row.prompt) - 1
         return rows

@@ -42,8 +42,9 @@ class Slots(Cache):  # type: ignore[misc]
         ((_, heads, _, dim),) = shapes
         return cls(len(probe.layers), heads, dim, probe.layers[0].keys)
 
-    def reserve(self, rows: int, columns: int) -> None:
-        """Make room; forgets the content when it has to grow. Unwritten room is zero, never NaN."""
+    def reserve(self, rows: int, columns: int, keep: int = 0) -> None:
+        """Make room; of the content only the first ``keep`` rows are sure to stay. Unwritten room
+        is zero, never NaN."""
         have_rows, have_columns = self.data.shape[2], self.data.shape[4]
         if rows <= have_rows and columns <= have_columns:
             return
@@ -52,8 +53,12 @@ class Slots(Cache):  # type: ignore[misc]
             columns = max(columns, have_columns * 3 // 2, 512)  # seldom, as prompts grow a little
         else:
             columns = have_columns
-        like, self.data = self.data[:, :, :0], self.data[:, :, :0]  # free the old room first
-        self.data = like.new_zeros((layers, 2, max(rows, have_rows), heads, columns, dim))
+        old = self.data[:, :, :keep]
+        if not keep:
+            old = old.clone()
+            self.data = old  # free the old room first
+        self.data = old.new_zeros((layers, 2, max(rows, have_rows), heads, columns, dim))
+        self.data[:, :, :keep, :, :have_columns] = old
 
     def aim(self, first: int, columns: torch.Tensor, width: int) -> None:
         """Next pass: rows from ``first`` on, at ``columns`` [rows, tokens], reading ``width``."""
