@@ -145,6 +145,7 @@ def leaderboard(
     tasks: Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown to stdout.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON to stdout.")] = False,
+    page: Annotated[Path | None, typer.Option("--page", help="Write an HTML page.")] = None,
 ) -> None:
     """Who is better: a table per task set, with Wilson intervals and errors beside them."""
     from harness import leaderboard as boards
@@ -162,6 +163,13 @@ def leaderboard(
         raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
     if markdown:
         print(boards.markdown(found))
+        return
+    if page is not None:
+        from harness import pages
+        from harness import view as viewing
+
+        viewing.write_page(page, pages.leaderboard_page(found))
+        print(page)
         return
     for board in found:
         _stdout().print(boards.table(board), "")
@@ -206,6 +214,46 @@ def compare(
             print("\n".join(comparison_text.sentences(comparison)), end="\n\n")
     if fail_if_worse and any(c.verdict == "b" for c in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    sides: Annotated[
+        list[str] | None,
+        typer.Argument(help="A run folder or an agent; a second one is shown beside it."),
+    ] = None,
+    out: Out = RESULTS,
+    env: Annotated[str | None, typer.Option("--env", "-e", help="Only this environment.")] = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="One task, step by step.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Lost episodes.")] = False,
+    invalid: Annotated[bool, typer.Option("--invalid", help="With an invalid action.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Episodes that broke.")] = False,
+    task_type: Annotated[str | None, typer.Option("--type", help="Only this task type.")] = None,
+    most: Annotated[int, typer.Option("--most", help="Most episodes shown.")] = 50,
+    page: Annotated[Path | None, typer.Option("--page", help="Write an HTML page.")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve pages on this machine.")] = False,
+    port: Annotated[int, typer.Option("--port", help="Port of --serve (0: any).")] = 0,
+) -> None:
+    """Look at episodes: on the terminal, as a page, or served to a browser."""
+    from harness import comparison, pages
+    from harness import view as viewing
+
+    if serve:
+        from harness.serve import make_server
+
+        server = make_server(out, port)
+        _say(f"http://127.0.0.1:{server.server_address[1]}/  (stop with Ctrl-C)")
+        server.serve_forever()
+    if not sides or len(sides) > 2:
+        raise ConfigError("`harness view` takes one run or agent, or two. See `harness list runs`.")
+    runs = [comparison.find_side(side, out, env, tasks)[0] for side in sides]
+    if page is not None:
+        viewing.write_page(page, pages.episodes_page(runs))
+        print(page)
+        return
+    which = "failed" if failed else "invalid" if invalid else "errors" if errors else "all"
+    viewing.show(_stdout(), runs, which=which, task_type=task_type, task=task, most=most)
 
 
 @app.command("list")

@@ -1,0 +1,252 @@
+"""Pages that stand alone: one HTML file with style, script and data inside, nothing fetched.
+
+What environments and models wrote is hostile until shown otherwise: it reaches the page as JSON in
+which no tag can begin or end, the script sets it as text only, and the page's policy allows no
+script but its own (by hash), no network, no frame.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from harness.errors import ConfigError
+from harness.leaderboard import Board, Row, title
+from harness.runs import Run
+from harness.types import Episode, Step
+
+#: Most episodes of one run on a page: beyond, a browser gets slow.
+MOST = 2000
+
+
+def episodes_page(runs: Sequence[Run], *, most: int = MOST) -> str:
+    """The episodes of a run, step by step; of several runs of one task set, side by side.
+
+    Raises ConfigError for runs of different task sets, and for more than ``most`` episodes.
+    """
+    if len({run.meta.task_set_hash for run in runs}) > 1:
+        names = ", ".join(f"{r.meta.agent.name}: {r.meta.task_set.name}" for r in runs)
+        raise ConfigError(f"These runs score different things and share no page ({names}).")
+    shown = []
+    keys: dict[str, None] = {}
+    for run in runs:
+        episodes: dict[str, Any] = {}
+        for episode in run.episodes():
+            if len(episodes) == most:
+                raise ConfigError(
+                    f"{run.path} has more than {most} episodes, too many for a page: "
+                    "filter them (--failed, --type, --task), or raise --most."
+                )
+            episodes[_key(episode)] = _episode(episode)
+        keys |= dict.fromkeys(sorted(episodes))
+        shown.append({"agent": run.meta.agent.name, "episodes": episodes})
+    meta = runs[0].meta
+    names = " and ".join(run.meta.agent.name for run in runs)
+    body = f"""\
+<header class="top"><h1>{escape(names)} on {escape(meta.task_set.name)}</h1>
+<div class="quiet small">{escape(", ".join(r.meta.run_id for r in runs))} · keys: j next,
+k previous, / search</div></header>
+<div class="viewer"><nav class="list" aria-label="Episodes"><div class="tools">
+<input id="search" type="search" placeholder="task or words" aria-label="Search">
+<select id="type" aria-label="Task type"><option value="">all types</option></select>
+{_filters(len(runs) > 1)}<span id="count" class="quiet small" role="status"></span></div>
+<ol class="episodes"></ol></nav><main class="episode" aria-live="polite"></main></div>"""
+    data = {"keys": list(keys), "runs": shown}
+    return document(f"{names}: episodes", body, script="view.js", data=data)
+
+
+def leaderboard_page(boards: Sequence[Board]) -> str:
+    """Every board as a table with interval bars, and success against reasoning length."""
+    parts = ['<header class="top"><h1>Leaderboard</h1></header><main class="page">']
+    for board in boards:
+        parts.append(f"<h2>{escape(title(board))}</h2>")
+        parts.append(_table(board))
+        parts.append(_scatter(board))
+    if not boards:
+        parts.append('<p class="quiet">No complete runs.</p>')
+    parts.append(
+        '<p class="quiet small">Bars: 95 % Wilson intervals. "=": the interval reaches into that '
+        "of the agent above; <code>harness compare</code> tells pairs apart. Episodes that broke "
+        "(errors) enter no share.</p></main>"
+    )
+    return document("Leaderboard", "".join(parts))
+
+
+def document(heading: str, body: str, *, script: str | None = None, data: Any = None) -> str:
+    """A whole page: ``body`` is markup of this module, ``data`` anything at all."""
+    web = files("harness") / "web"
+    style = (web / "style.css").read_text(encoding="utf-8")
+    code = (web / script).read_text(encoding="utf-8") if script else ""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    if code:
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+    inside = (
+        f'<script type="application/json" id="data">{safe_json(data)}</script>'
+        f"<script>{code}</script>"
+        if code
+        else ""
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(heading)}</title><style>{style}</style></head>"
+        f"<body>{body}{inside}</body></html>\n"
+    )
+
+
+def safe_json(data: Any) -> str:
+    """JSON that can stand in a script element: no '<' and no line separator of JavaScript."""
+    text = msgspec.json.encode(data).decode()
+    for sign in ("<", ">", "&", "\u2028", "\u2029"):
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def escape(text: str) -> str:
+    """Text as markup shows it."""
+    return html.escape(text, quote=True)
+
+
+def _filters(several: bool) -> str:
+    names = ["all", "failed", "invalid", "errors", *(["differ"] if several else [])]
+    return "".join(
+        f'<button data-filter="{n}" aria-pressed="{"true" if n == "all" else "false"}">{n}</button>'
+        for n in names
+    )
+
+
+def _key(episode: Episode) -> str:
+    task, seed, attempt = episode.key
+    return task + (f" seed {seed}" if seed else "") + (f" attempt {attempt}" if attempt else "")
+
+
+def _episode(episode: Episode) -> dict[str, Any]:
+    return {
+        "type": episode.task_type,
+        "instruction": episode.instruction,
+        "outcome": episode.outcome.value,
+        "success": episode.success,
+        "score": round(episode.score, 4),
+        "seconds": episode.seconds,
+        "invalid": sum(step.invalid for step in episode.steps),
+        "error": f"{episode.error.kind}: {episode.error.message}" if episode.error else None,
+        "final": episode.final_observation,
+        "steps": [_step(step) for step in episode.steps],
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    decision, c = step.decision, step.decision.completion
+    return {
+        "o": step.observation,
+        "r": decision.reasoning,
+        "a": decision.action,
+        "x": step.executed,
+        "bad": step.invalid,
+        "slip": decision.injected,
+        "forced": step.forced,
+        "reward": step.reward,
+        "t": [c.prompt_tokens, c.reasoning_tokens, c.action_tokens] if c else None,
+        "s": [step.policy_seconds, step.env_seconds],
+    }
+
+
+def _table(board: Board) -> str:
+    head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated", "invalid/ep",
+            "steps", "words/step", "tokens/step", "CoT overlap")  # fmt: skip
+    lines = []
+    above: Row | None = None
+    for row in board.rows:
+        s = row.summary
+        tied = above is not None and s.n > 0 and s.success_high >= above.summary.success_low
+        cells = [
+            escape(row.agent), _share(s.success),
+            f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
+            _bar(s.success, s.success_low, s.success_high) if s.n else "",
+            str(s.n), str(s.errors), str(s.truncated), _number(s.invalid_actions, 2),
+            _number(s.steps, 1), _number(s.reasoning_words_per_step, 1),
+            _number(s.reasoning_tokens_per_step, 1), _share(s.cot_overlap),
+        ]  # fmt: skip
+        mark = ' class="tied-above"' if tied else ""
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+        above = row
+    heads = "".join(f'<th scope="col">{h}</th>' for h in head)
+    return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _bar(value: float | None, low: float, high: float) -> str:
+    if value is None:
+        return ""
+    return (
+        f'<div class="bar" role="img" aria-label="{100 * value:.1f} percent">'
+        f'<i style="left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"></i>'
+        f'<b style="left:{99 * value:.1f}%"></b></div>'
+    )
+
+
+def _scatter(board: Board) -> str:
+    """Success against reasoning words an episode, with intervals and the Pareto front."""
+    points = [
+        (s.reasoning_words_per_step * s.steps, s.success, s.success_low, s.success_high, row.agent)
+        for row in board.rows
+        if (s := row.summary).success is not None
+        and s.reasoning_words_per_step is not None
+        and s.steps is not None
+    ]
+    if len(points) < 2:
+        return ""
+    width, height, left, bottom, top, right = 720, 300, 56, 44, 14, 150
+    most = max(x for x, *_ in points) * 1.05 or 1.0
+
+    def px(x: float) -> float:
+        return left + (width - left - right) * x / most
+
+    def py(y: float) -> float:
+        return top + (height - top - bottom) * (1 - y)
+
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" style="max-width:{width}px;width:100%" '
+           'aria-label="Success against reasoning words an episode">']  # fmt: skip
+    out += [
+        f'<line class="axis" x1="{left}" x2="{width - right}" y1="{py(tick):.1f}" '
+        f'y2="{py(tick):.1f}"/><text x="{left - 8}" y="{py(tick) + 4:.1f}" '
+        f'text-anchor="end">{100 * tick:.0f} %</text>'
+        for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    for share in (0, 0.5, 1):
+        x = most * share
+        out.append(f'<text x="{px(x):.1f}" y="{height - 24}" text-anchor="middle">{x:.0f}</text>')
+    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">'
+               "reasoning words an episode</text>")  # fmt: skip
+    path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in front((x, y) for x, y, *_ in points))
+    out.append(f'<polyline class="front" points="{path}"/>')
+    for x, y, low, high, agent in points:
+        out.append(f'<line class="whisker" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{py(low):.1f}" '
+                   f'y2="{py(high):.1f}"/><circle class="point" cx="{px(x):.1f}" '
+                   f'cy="{py(y):.1f}" r="4"/><text x="{px(x) + 8:.1f}" y="{py(y) + 4:.1f}">'
+                   f"{escape(agent)}</text>")  # fmt: skip
+    return "".join(out) + "</svg>"
+
+
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Pareto front: points that no other beats with as few words and as much success."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not kept or y > kept[-1][1]:
+            kept.append((x, y))
+    return kept
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
