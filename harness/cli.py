@@ -294,6 +294,34 @@ def score(
 
 
 @app.command(rich_help_panel="More")
+def verify(
+    path: Annotated[Path, typer.Argument(help="Run folder.")],
+) -> None:
+    """Play a run's recorded actions again and compare every observation and outcome."""
+    from harness import api
+    from harness.verify import verify as check_run
+
+    run = api.load(path)
+    played = different = 0
+    with _Progress(f"verify {run.meta.agent.name}") as progress:
+        for episode, difference in check_run(run):
+            played += 1
+            progress(episode, run.meta.n_episodes)
+            if difference is None:
+                continue
+            different += 1
+            if different == 1:
+                where = f"step {difference.step}" if difference.step else "the end"
+                print(f"{difference.task_id}, {where}: {difference.field} differs")
+                print(f"  recorded: {difference.recorded!r}\n  found:    {difference.found!r}")
+    if not played:
+        raise ConfigError(f"{run.path} holds no episodes to verify (episodes.jsonl).")
+    print(f"{played - different} of {played} episodes are equal in every observation and outcome.")
+    if different:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="More")
 def export(
     path: Annotated[Path, typer.Argument(help="Run folder.")],
     to: Annotated[Path, typer.Option("--to", help="Folder to copy it into.")],
