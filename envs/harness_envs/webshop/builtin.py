@@ -2,9 +2,7 @@
 
     >>> products, attributes, nouns = records()
     >>> len(products)
-    1200
-    >>> attributes[products[0]["asin"]]["instruction"]  # doctest: +SKIP
-    'Find me oil free face creams with green tea for dry skin'
+    1440
 
 Each of sixty kinds of product comes in families of four that differ in little: one attribute, often
 told on the features page only; the values of an option; or the price. So a title is not enough to
@@ -17,10 +15,10 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness_envs.webshop.builtin_text import bullets, description, instruction, title, title_nouns
-from harness_envs.webshop.builtin_words import DEPARTMENTS, OPTIONS, Department, Kind
+from harness_envs.webshop.builtin_words import Attribute, Department, Kind, shop
 
 __all__ = ["SPLITS", "VERSION", "records", "split_of"]
 
@@ -28,21 +26,24 @@ __all__ = ["SPLITS", "VERSION", "records", "split_of"]
 VERSION = "1"
 SPLITS = ("train", "dev", "valid")
 
-_FAMILIES = 5
-_FAMILY = 4
-# What no product is at the same time.
-_EXCLUSIVE = (
-    {"slim fit", "loose fit"},
-    {"short sleeve", "long sleeve"},
-    {"dry skin", "oily skin"},
-    {"fine hair", "curly hair"},
-    {"dark cocoa", "real fruit"},
-)
+_FAMILIES = 6
+# Siblings that are asked for; one more is not, or seldom.
+_SIBLINGS = 3
 _SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 # In thousandths of the products; the rest is train.
-_SHARES = {"valid": 75, "dev": 60}
+_SHARES = {"valid": 85, "dev": 60}
 
 Product = dict[str, Any]
+Values = dict[str, list[str]]
+
+
+class _Sketch(NamedTuple):
+    """What decides a product: ``mark`` is the attribute that its siblings lack."""
+
+    attributes: list[Attribute]
+    mark: Attribute
+    price: float
+    options: Values
 
 
 @cache
@@ -54,7 +55,7 @@ def records() -> tuple[list[Product], dict[str, dict[str, Any]], dict[str, list[
     """
     products: list[Product] = []
     attributes: dict[str, dict[str, Any]] = {}
-    for department in DEPARTMENTS:
+    for department in shop().departments:
         for kind in department.kinds:
             for number in range(_FAMILIES):
                 for product, facts in _family(department, kind, number):
@@ -82,143 +83,130 @@ def _family(
     """Four products with two or three attributes in common.
 
     Each of the first three has one that the others lack. The last is like one of them but dearer,
-    or without some value of its options; mostly nobody asks for it.
+    or with other values of an option; mostly nobody asks for it.
     """
     rng = Random(f"webshop|{VERSION}|{kind.query}|{number}")
     pool = rng.sample(kind.attributes, len(kind.attributes))
-    core, own = _draw(pool, 3), []
-    for attribute in pool:
-        if attribute not in core and len(own) < _FAMILY - 1:
-            own.append(attribute)
-    base = rng.uniform(*kind.prices)
-    values = _option_values(kind, rng)
+    core = _compatible(pool)[:3]
+    marks = [a for a in pool if a not in core][:_SIBLINGS]
+    price = rng.uniform(*kind.prices)
+    values = _sold_in(kind, rng)
     family = []
-    for place in range(_FAMILY - 1):
+    for mark in marks:
         shared = core if rng.random() < 0.7 else rng.sample(core, 2)
-        family.append((_compatible(shared, own[place]), own[place], base, _some(values, rng)))
-    twin, sign, _, offered = rng.choice(family)
-    if rng.random() < 0.5:
-        family.append((twin, sign, base + rng.uniform(45, 80), offered))
+        family.append(_Sketch(_compatible([mark, *shared]), mark, price, _some(values, rng)))
+    twin = rng.choice(family)
+    if not values or rng.random() < 0.5:
+        family.append(twin._replace(price=price + rng.uniform(45, 80)))
     else:
-        family.append((twin, sign, base, _others(kind, offered, rng)))
-    sold = []
-    for place, (has, mark, price, options) in enumerate(family):
-        wanted = place < _FAMILY - 1 or rng.random() < 0.2
-        sold.append(_product(department, kind, has, mark, price, options, wanted, rng))
-    return sold
+        family.append(twin._replace(options=_others(values, twin.options, rng)))
+    return [
+        _product(department, kind, sketch, n < _SIBLINGS or rng.random() < 0.2, rng)
+        for n, sketch in enumerate(family)
+    ]
 
 
-def _draw(pool: Sequence[str], count: int) -> list[str]:
-    drawn: list[str] = []
-    for attribute in pool:
-        if len(drawn) < count and not any({attribute, d} in _EXCLUSIVE for d in drawn):
-            drawn.append(attribute)
-    return drawn
-
-
-def _compatible(shared: Sequence[str], mark: str) -> list[str]:
-    return [a for a in shared if {a, mark} not in _EXCLUSIVE] + [mark]
+def _compatible(attributes: Sequence[Attribute]) -> list[Attribute]:
+    """Those that one product can have together; the first ones win."""
+    kept: list[Attribute] = []
+    for attribute in attributes:
+        if not any({attribute.name, k.name} in shop().exclusive for k in kept):
+            kept.append(attribute)
+    return kept
 
 
 # Options ----------------------------------------------------------------------------------
 
 
-def _option_values(kind: Kind, rng: Random) -> dict[str, tuple[str, ...]]:
+def _sold_in(kind: Kind, rng: Random) -> dict[str, tuple[str, ...]]:
     """The options of a family: all of its kind, one, or none."""
-    options = list(OPTIONS[kind.sold])
     draw = rng.random()
     if draw < 0.08:
         return {}
-    if draw < 0.52:
-        options = [rng.choice(options)]
-    return dict(options)
+    if draw < 0.55:
+        name = rng.choice(list(kind.options))
+        return {name: kind.options[name]}
+    return kind.options
 
 
-def _some(values: dict[str, tuple[str, ...]], rng: Random) -> dict[str, list[str]]:
-    """Two to four values of each option, in the order of its kind."""
+def _some(values: dict[str, tuple[str, ...]], rng: Random) -> Values:
+    """Two to four values of an only option, two or three of each otherwise, in the kind's order."""
     most = 4 if len(values) == 1 else 3
     return {
-        name: sorted(rng.sample(all_, min(len(all_), rng.randint(2, most))), key=all_.index)
-        for name, all_ in values.items()
+        name: _ordered(rng.sample(v, rng.randint(2, min(most, len(v)))), v)
+        for name, v in values.items()
     }
 
 
-def _others(kind: Kind, offered: dict[str, list[str]], rng: Random) -> dict[str, list[str]]:
-    """The same options with other values of one of them."""
-    if not offered:
-        return {}
+def _others(values: dict[str, tuple[str, ...]], offered: Values, rng: Random) -> Values:
+    """The same options, one of them with other values in part."""
     name = rng.choice(sorted(offered))
-    left = [v for v in dict(OPTIONS[kind.sold])[name] if v not in offered[name]]
+    left = [v for v in values[name] if v not in offered[name]]
     kept = rng.sample(offered[name], len(offered[name]) - 1)
-    all_ = dict(OPTIONS[kind.sold])[name]
-    mixed = sorted([*kept, rng.choice(left)] if left else kept, key=all_.index)
-    return {**offered, name: mixed}
+    return {**offered, name: _ordered([*kept, *left[:1]], values[name])}
+
+
+def _ordered(chosen: Sequence[str], values: Sequence[str]) -> list[str]:
+    return sorted(chosen, key=values.index)
 
 
 # One product ------------------------------------------------------------------------------
 
 
 def _product(
-    department: Department,
-    kind: Kind,
-    attributes: Sequence[str],
-    mark: str,
-    price: float,
-    options: dict[str, list[str]],
-    wanted: bool,
-    rng: Random,
+    department: Department, kind: Kind, sketch: _Sketch, wanted: bool, rng: Random
 ) -> tuple[Product, dict[str, Any]]:
     brand = rng.choice(department.brands)
-    titled, listed = _placed(attributes, mark, rng)
+    titled, listed = _placed(sketch, rng)
     searched = [*titled, *listed[:1]]
     told = rng.sample(searched, min(len(searched), rng.randint(1, 2)))
+    fillers = max(2 - len(listed), rng.randint(0, 1))
     product = {
         "name": title(department, kind, brand, titled, rng),
         "full_description": description(department, kind, brand, told, rng),
-        "pricing": _pricing(price * rng.uniform(0.9, 1.1), rng),
+        "pricing": _pricing(sketch.price * rng.uniform(0.9, 1.1), rng),
         "images": [],
         "product_category": f"{department.root} › {kind.category}",
         "average_rating": "",
-        "small_description": bullets(
-            department, listed, max(2 - len(listed), rng.randint(0, 1)), rng
-        ),
-        "customization_options": _customization(options, rng),
+        "small_description": bullets(department, listed, fillers, rng),
+        "customization_options": _customization(sketch.options, rng),
         "asin": "B0" + rng.choice("789") + "".join(rng.choices(_SIGNS, k=7)),
         "category": department.category,
         "query": kind.query,
         "page": rng.randint(1, 9),
     }
-    facts: dict[str, Any] = {"attributes": list(attributes)}
+    facts: dict[str, Any] = {"attributes": [a.name for a in sketch.attributes]}
     if wanted:
-        others = [a for a in attributes if a != mark]
+        others = [a for a in sketch.attributes if a != sketch.mark]
         count = rng.choices((1, 2, 3), (30, 50, 20))[0]
-        asked = [*rng.sample(others, min(count, len(others))), mark]
+        asked = [*rng.sample(others, min(count, len(others))), sketch.mark]
         facts["instruction"] = instruction(kind, asked, rng)
-        facts["instruction_attributes"] = asked
+        facts["instruction_attributes"] = [a.name for a in asked]
     return product, facts
 
 
-def _placed(attributes: Sequence[str], mark: str, rng: Random) -> tuple[list[str], list[str]]:
+def _placed(sketch: _Sketch, rng: Random) -> tuple[list[Attribute], list[Attribute]]:
     """Which attributes the title names, and the order of those that only the bullets do.
 
-    The first bullet is searched, the later ones are not: what sets a product apart is there for a
-    third of them.
+    The first bullet is searched and the later ones are not: for a third of the products, what sets
+    it apart is found on its features page only.
     """
-    others = rng.sample([a for a in attributes if a != mark], len(attributes) - 1)
+    others = [a for a in sketch.attributes if a != sketch.mark]
+    rng.shuffle(others)
     shown = rng.choice((1, 1, 2))
     draw = rng.random()
     if draw < 0.35:
-        titled = rng.sample([mark, *others[: shown - 1]], shown)
+        titled = rng.sample([sketch.mark, *others[: shown - 1]], shown)
         return titled, others[shown - 1 :]
     titled, listed = others[:shown], others[shown:]
-    return titled, [mark, *listed] if draw < 0.65 else [*listed, mark]
+    return titled, [sketch.mark, *listed] if draw < 0.65 else [*listed, sketch.mark]
 
 
 def _pricing(price: float, rng: Random) -> str:
-    """``$14.95``, or for a tenth of the products ``$14.95,$17.49``."""
+    """``$14.95``, or for a tenth of the products a range: ``$14.95,$17.49``."""
     low = _cents(price, rng)
     if rng.random() < 0.1:
-        return f"${low:.2f},${_cents(low * rng.uniform(1.08, 1.2), rng):.2f}"
+        return f"${low:.2f},${_cents(low * rng.uniform(1.08, 1.2) + 1, rng):.2f}"
     return f"${low:.2f}"
 
 
@@ -226,8 +214,9 @@ def _cents(price: float, rng: Random) -> float:
     return int(price) + rng.choice((0.0, 0.49, 0.5, 0.89, 0.95, 0.99, 0.99))
 
 
-def _customization(options: dict[str, list[str]], rng: Random) -> Any:
-    names = sorted(options) if rng.random() < 0.7 else sorted(options, reverse=True)
+def _customization(options: Values, rng: Random) -> dict[str, Any] | str:
+    """As the official files have it: name -> records of values; an empty string for none."""
+    names = sorted(options, reverse=rng.random() < 0.3)
     return {
         name.title(): [
             {"is_selected": n == 0, "value": value, "price_string": "", "price": 0, "image": None}
