@@ -23,18 +23,18 @@ Rules = Literal["faithful", "fixed"]
 RULES: tuple[Rules, ...] = ("faithful", "fixed")
 
 #: Colours in the original's order: the first one found in a value stands for it.
-COLOURS = tuple(
-    """
-    alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown
-    burgundy camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee
-    cognac copper coral cranberry cream crystal dark denim eggplant elephant espresso fuchsia gold
-    granite grape graphite grass gray green grey heather indigo ivory ivy khaki lavender lemon
-    leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor mushroom
-    mustard natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal rust
-    sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger
-    turquoise violet walnut wheat white wine yellow
-    """.split()
+_COLOURS = (
+    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze "
+    "brown burgundy camel camo caramel champagne charcoal cheetah chestnut chocolate "
+    "christmas coffee cognac copper coral cranberry cream crystal dark denim eggplant "
+    "elephant espresso fuchsia gold granite grape graphite grass gray green grey heather "
+    "indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve "
+    "merlot midnight mint mocha multicolor mushroom mustard natural navy nude olive orange "
+    "peach pewter pink plum purple rainbow red rose royal rust sand sapphire seashell silver "
+    "skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise violet walnut "
+    "wheat white wine yellow"
 )
+COLOURS = tuple(_COLOURS.split(" "))
 #: Similarity, in percent, above which two texts are the same.
 SAME = 85
 #: thefuzz drops these characters, and only these, as "not ASCII".
@@ -143,10 +143,9 @@ def _options_faithful(chosen: tuple[str, ...], goal: Goal) -> int:
     """A generated goal's option is a pair there: as text it holds the option's name too, and its
     colour is recognised only where name or value is nothing else."""
     bought = [_colour(value) for value in chosen]
-    wanted: list[str] = []
     if isinstance(goal.options, dict):
-        for pair in goal.options.items():
-            wanted.append(next((c for c in COLOURS if c in pair), None) or str(pair))
+        pairs = goal.options.items()
+        wanted = [next((c for c in COLOURS if c in pair), str(pair)) for pair in pairs]
     else:
         wanted = [_colour(value) for value in goal.options]
     return sum(any(_same(own, value) for own in bought) for value in wanted)
