@@ -72,8 +72,15 @@ class Record:
     """A raw record with its place, for errors that name file, line and field."""
 
     def __init__(self, body: Mapping[str, Any], where: str) -> None:
+        if not isinstance(body, Mapping):
+            raise DataError(f"{where}: is a {type(body).__name__}, expected an object.")
         self.body = body
         self.where = where
+
+    @classmethod
+    def at(cls, body: Mapping[str, Any] | Record, where: str) -> Record:
+        """The record itself, or a raw one placed at ``where``."""
+        return body if isinstance(body, Record) else cls(body, where)
 
     def fail(self, field: str, problem: str) -> DataError:
         return DataError(f"{self.where}: field '{field}' {problem}.")
@@ -121,7 +128,7 @@ class Catalogue:
         """
         found: dict[str, Product] = {}
         for number, raw in enumerate(products):
-            record = raw if isinstance(raw, Record) else Record(raw, f"products[{number}]")
+            record = Record.at(raw, f"products[{number}]")
             asin = record.get("asin", str)
             if asin == "nan" or len(asin) > 10 or asin in found:
                 continue
@@ -162,12 +169,11 @@ def _product(
         )
     bullets = record.get("small_description", list, str)
     pricing, tag = _pricing(record)
-    extra = Record(attributes.get(asin, {}), f"attributes of asin {asin}")
+    extra = Record.at(attributes.get(asin, {}), f"attributes of asin {asin}")
     instruction = extra.get("instruction", str, default=None)
     scored = extra.strings("instruction_attributes") if instruction is not None else ()
     if instruction is not None and not scored:
         raise extra.fail("instruction_attributes", "is empty, but there is an instruction")
-    written = human.get(asin, [])
     return Product(
         asin=asin,
         title=title,
@@ -183,7 +189,7 @@ def _product(
         nouns=_interned(nouns[title]),
         instruction=instruction,
         instruction_attributes=_interned(scored),
-        human=tuple(_human(one, asin, number) for number, one in enumerate(written)),
+        human=_human(human.get(asin, []), asin),
     )
 
 
@@ -191,12 +197,18 @@ def _interned(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(sys.intern, values))
 
 
-def _human(raw: Mapping[str, Any], asin: str, number: int) -> HumanInstruction:
-    record = Record(raw, f"human instruction {number} of asin {asin}")
-    return HumanInstruction(
-        text=record.get("instruction", str),
-        attributes=record.strings("instruction_attributes"),
-        options=record.strings("instruction_options"),
+def _human(written: Any, asin: str) -> tuple[HumanInstruction, ...]:
+    where = f"human instructions of asin {asin}"
+    if not isinstance(written, list):
+        raise DataError(f"{where}: is a {type(written).__name__}, expected a list.")
+    records = [Record(raw, f"{where}: number {number}") for number, raw in enumerate(written)]
+    return tuple(
+        HumanInstruction(
+            text=record.get("instruction", str),
+            attributes=record.strings("instruction_attributes"),
+            options=record.strings("instruction_options"),
+        )
+        for record in records
     )
 
 
