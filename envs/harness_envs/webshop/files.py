@@ -161,9 +161,7 @@ def read_products(path: Path) -> Iterator[Record]:
         raise _unreadable(path, error) from None
 
 
-def _broken(
-    path: Path, line: int, number: int, error: json.JSONDecodeError, at: int
-) -> DataError:
+def _broken(path: Path, line: int, number: int, error: json.JSONDecodeError, at: int) -> DataError:
     cut = error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg
     what = "the file ends inside it" if cut else f"not valid JSON ({error.msg})"
     if not error.doc[at:].strip():
@@ -179,7 +177,9 @@ def read_object(path: Path | None) -> dict[str, Any]:
         with _open(path) as file:
             found = json.load(file)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}.\n  {REMEDY}") from None
+        raise DataError(
+            f"{path}:{error.lineno}: not valid JSON: {error.msg}.\n  {REMEDY}"
+        ) from None
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from None
     if not isinstance(found, dict):

@@ -80,10 +80,13 @@ class Goals(Sequence[Goal]):
         number, human = self._sources[source]
         return self._goal(index, source, number, human, place - self._starts[source])
 
-    def asin(self, index: int) -> str:
-        """The product of a goal, without putting the goal together."""
-        source = bisect.bisect_right(self._starts, self._order[index]) - 1
-        return self._catalogue.products[self._sources[source][0]].asin
+    def source(self, index: int) -> tuple[str, int]:
+        """Of a goal, without putting it together: its asin, and its number among the product's
+        combinations (or human instructions)."""
+        place = self._order[index]
+        source = bisect.bisect_right(self._starts, place) - 1
+        number, human = self._sources[source]
+        return self._catalogue.products[number].asin, human + place - self._starts[source]
 
     def _goal(self, index: int, source: int, number: int, human: int, combination: int) -> Goal:
         product, cap = self._catalogue.products[number], self._caps[source]

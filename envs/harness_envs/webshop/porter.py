@@ -1,7 +1,8 @@
 """Porter's stemmer as its author distributes it (and Lucene's English analysis uses it).
 
 M. F. Porter, "An algorithm for suffix stripping", Program 14 (1980), with the three departures
-of the author's own programs: words of one or two letters stay, ``bli`` -> ``ble``, ``logi`` -> ``log``.
+of the author's own programs: words of one or two letters stay, ``bli`` becomes ``ble``, ``logi``
+becomes ``log``.
 """
 
 from __future__ import annotations
