@@ -18,7 +18,12 @@ from harness_agents.expert.webshop_request import Request, says, stems
 BUDGET = 15
 #: Result pages worth turning to; the shop shows five.
 PAGES = 3
-BUY, PREV, NEXT, RESTART = "click[buy now]", "click[< prev]", "click[next >]", "click[back to search]"
+BUY, PREV, NEXT, RESTART = (
+    "click[buy now]",
+    "click[< prev]",
+    "click[next >]",
+    "click[back to search]",
+)
 
 # Chosen on the built-in dev goals and on official goals of products outside small-500.
 _POOR = 0.7

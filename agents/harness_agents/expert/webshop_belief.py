@@ -33,6 +33,8 @@ class Belief:
     number: int = 0
     #: Product whose pages are shown, if any.
     asin: str = ""
+    #: Product that was last left for the results.
+    left: str = ""
     listings: dict[str, Listing] = field(default_factory=dict)
     items: dict[str, Page] = field(default_factory=dict)
     #: asin -> sub page -> its text.
@@ -91,7 +93,7 @@ def _results(b: Belief, before: Page, page: Page) -> str:
     if b.verb == "search":
         _forget(b)
         b.query = b.argument
-    b.asin, b.chosen = "", {}
+    b.left, b.asin, b.chosen = b.asin, "", {}
     b.number = page.number
     b.results[page.number] = page.products
     for listing in page.products:

@@ -8,6 +8,7 @@ from harness.types import Decision, Step
 from harness_agents.expert.webshop import decide
 from harness_agents.expert.webshop_belief import believe
 from harness_agents.expert.webshop_request import read_request
+from harness_agents.expert.webshop_words import say
 
 
 def plays(first_observation: str) -> bool:
@@ -22,4 +23,4 @@ def act(instruction: str, history: Sequence[Step], observation: str, number: int
     request = read_request(instruction)
     belief = believe(history, observation)
     plan = decide(request, belief)
-    return Decision(reasoning="", action=plan.action)
+    return Decision(reasoning=say(request, belief, plan, number), action=plan.action)

@@ -18,12 +18,14 @@ _OPENER = re.compile(
     r"looking for)\b\s*",
     re.IGNORECASE,
 )
-_JOINTS = re.compile(r",? that (?:are|is|has|have) |,? which (?:are|is|has) |,? with |,? for |, | and ")
+_JOINTS = re.compile(
+    r",? that (?:are|is|has|have) |,? which (?:are|is|has) |,? with |,? for |, | and "
+)
 # Words that say nothing about a product; what WebShop's attributes leave out too.
 _STOP = frozenset(
-    "a an and any are as at be by can could find for from good has have i in is it its like looking "
-    "me my need of on one or please some such that the them these this to want wants which with "
-    "would you your".split()
+    """a an and any are as at be by can could find for from good has have i in is it its like
+    looking me my need of on one or please some such that the them these this to want wants which
+    with would you your""".split()  # noqa: SIM905
 )
 _WORD = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?(?:'s)?")
 
@@ -79,7 +81,7 @@ def _wishes(body: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _owned(words: Sequence[str]) -> bool:
-    """"women's dresses": a thing, whatever its number of words."""
+    """ "women's dresses": a thing, whatever its number of words."""
     return bool(words) and words[0].endswith("'s")
 
 
