@@ -27,6 +27,7 @@ BUY, PREV, NEXT, RESTART = (
 
 # Chosen on the built-in dev goals and on official goals of products outside small-500.
 _POOR = 0.7
+_ENOUGH = 0.7
 _PLACES_FOR_ATTRIBUTE = 2.0
 _PLACES_FOR_THING, _PLACES_FOR_PART = 8.0, 2.5
 
@@ -181,9 +182,9 @@ def candidates(request: Request, b: Belief, number: int) -> list[Verdict]:
 
 
 def best_seen(request: Request, b: Belief) -> Verdict | None:
-    """The best of the products that were opened; the first of equals."""
+    """The best of the products that were opened: one without a known flaw, else the worthiest."""
     seen = [judge(request, b, asin) for asin in b.items]
-    return max(seen, key=lambda v: v.worth, default=None)
+    return max(seen, key=lambda v: (not v.flawed, v.worth), default=None)
 
 
 # Among results ----------------------------------------------------------------------------
@@ -194,6 +195,8 @@ def _among_results(request: Request, b: Belief) -> Plan:
     best = best_seen(request, b)
     if best is not None and not _look_on(request, b, best, left):
         return _settle(b, best)
+    if _vague(request, b):
+        return _search(request.words)
     likely = candidates(request, b, b.number)
     if likely:
         return Plan("open", f"click[{likely[0].asin}]", likely[0])
@@ -207,6 +210,12 @@ def _among_results(request: Request, b: Belief) -> Plan:
     return Plan("back_page", PREV) if b.number > 1 else _search(request.thing or request.words)
 
 
+def _vague(request: Request, b: Belief) -> bool:
+    """Whether the present search left out much of what was asked."""
+    wanted, used = set(stems(request.words)), set(stems(b.query))
+    return len(wanted & used) < _ENOUGH * len(wanted)
+
+
 def _buying(request: Request) -> int:
     """Steps from the results to a bought product: open it, choose, buy."""
     return 2 + len(request.options)
@@ -218,7 +227,7 @@ def _look_on(request: Request, b: Belief, best: Verdict, left: int) -> bool:
     If there is time to open it, read it and come back; or if the best is poor or the next one
     promising, so that opening it and buying it as it is seems better.
     """
-    if not (best.flawed or best.open):
+    if not best.flawed:
         return False
     if left >= 4 + _turns(b, best.asin) + _buying(request):
         return True
@@ -269,7 +278,7 @@ def _at_item(request: Request, b: Belief) -> Plan:
         return Plan("features", "click[features]", verdict)
     if verdict.flawed and _should_leave(request, b, verdict, left - 1):
         return Plan("leave", PREV, verdict)
-    if todo:
+    if todo and left > 1:
         return Plan("choose", f"click[{todo[0][1]}]", verdict, todo[0])
     return Plan("buy", BUY, verdict)
 

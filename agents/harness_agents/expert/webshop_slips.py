@@ -71,7 +71,7 @@ def _at_item(b: Belief, request: Request) -> dict[str, list[str]]:
     return {
         "wrong_option": [f"click[{value}]" for value in values if value not in wanted],
         "chosen_again": [f"click[{value}]" for value in b.chosen.values()],
-        "skipped_options": [BUY],
+        "skipped_options": [BUY] if not wanted.issubset(b.chosen.values()) else [],
         "too_early_back": [PREV],
         "idle": ["click[description]", "click[reviews]"],
         "read_again": ["click[features]"] if b.read.get(b.asin) else [],

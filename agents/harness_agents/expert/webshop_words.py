@@ -225,6 +225,8 @@ def _again(request: Request, pick: Dice) -> str:
 def _opening(request: Request, b: Belief, plan: Plan, verdict: Verdict, pick: Dice) -> str:
     listing = b.listings[verdict.asin]
     if plan.aim == "settle":
+        if verdict.open and not verdict.flawed:
+            return pick(f"I was not done with {verdict.asin}", "I left the last one too early")
         if not verdict.flawed:
             return pick(f"{verdict.asin} fits", f"I know that {verdict.asin} fits")
         return pick("it was the best so far", "nothing better is in reach", "no other is better")
