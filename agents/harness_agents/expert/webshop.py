@@ -8,7 +8,8 @@ whole history, so a slip, whoever made it, is just another state to go on from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from harness_agents.expert.webshop_belief import Belief
 from harness_agents.expert.webshop_pages import Listing, Page
@@ -116,27 +117,31 @@ def _search(words: str, verdict: Verdict | None = None) -> Plan:
 def judge(request: Request, b: Belief, asin: str) -> Verdict:
     """What the pages seen so far say about a product."""
     texts, item = b.texts(asin), b.items.get(asin)
-    found = tuple(a for a in request.attributes if says(texts, a))
+    matches = [(wish, _value_for(item, *wish)) for wish in request.options] if item else []
+    offered = tuple(match for _, match in matches if match)
+    if item and not request.options:
+        offered = _meant(request, item)
+    found = tuple(a for a in request.attributes if says(texts, a) or _hints(texts, a, offered))
     rest = tuple(a for a in request.attributes if a not in found)
     unread = "features" not in b.read.get(asin, {})
     low = item.low if item else b.listings[asin].low
-    verdict = Verdict(
+    return Verdict(
         asin,
         affordable=request.cap is None or low <= request.cap,
         found=found,
         open=rest if unread else (),
         missing=() if unread else rest,
-    )
-    if item is None:
-        return verdict
-    if not request.options:
-        return replace(verdict, offered=_meant(request, item))
-    matches = [(wish, _value_for(item, *wish)) for wish in request.options]
-    return replace(
-        verdict,
-        offered=tuple(match for _, match in matches if match),
+        offered=offered,
         lacking=tuple(wish for wish, match in matches if not match),
     )
+
+
+def _hints(texts: Sequence[str], phrase: str, offered: Sequence[tuple[str, str]]) -> bool:
+    """Whether a phrase of people ("size 12 with lace at the back") fits: an option has part of its
+    words, or there are many of them, and the texts have the others."""
+    words = set(stems(phrase))
+    rest = words.difference(*(stems(value) for _, value in offered))
+    return (rest < words or len(words) > 2) and all(any(w in stems(t) for t in texts) for w in rest)
 
 
 def _value_for(item: Page, name: str, value: str) -> tuple[str, str] | None:

@@ -116,7 +116,8 @@ def read_price(text: str) -> tuple[float, float]:
 
 
 def _strings(observation: str) -> list[str]:
-    if "\n" not in observation:
+    # A sub page's text may have lines of its own, and a rich page has no separators.
+    if " [SEP] " in observation or "\n" not in observation:
         return [part.strip() for part in observation.split(" [SEP] ")]
     lines = (_BUTTON.sub(r"\1", line).strip() for line in observation.split("\n"))
     found = [line.removesuffix(":") if line == "Instruction:" else line for line in lines if line]

@@ -23,9 +23,10 @@ _JOINTS = re.compile(
 )
 # Words that say nothing about a product; what WebShop's attributes leave out too.
 _STOP = frozenset(
-    """a an and any are as at be by can could find for from good has have i in is it its like
-    looking me my need of on one or please some such that the them these this to want wants which
-    with would you your""".split()  # noqa: SIM905
+    """a also an and any are as at be buy by can choose could find for from get good has have hello
+    help helps hi i im in is it its kind like looking me my need of on one or order pair place
+    please prefer should size some such that thats the them these they this to type want wants
+    which will with would you your color colored flavor flavored""".split()  # noqa: SIM905
 )
 _WORD = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?(?:'s)?")
 
