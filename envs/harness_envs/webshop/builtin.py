@@ -29,7 +29,8 @@ SPLITS = ("train", "dev", "valid")
 _FAMILIES = 6
 # Siblings that are asked for; one more is not, or seldom.
 _SIBLINGS = 3
-_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+# Asins are spelt from syllables: ten characters, and few tokens of a small vocabulary.
+_SYLLABLES = [c + v for c in "BDFGKLMNPRSTVZ" for v in "AEIOU"]
 # In thousandths of the products; the rest is train.
 _SHARES = {"valid": 85, "dev": 60}
 
@@ -170,7 +171,7 @@ def _product(
         "average_rating": "",
         "small_description": bullets(department, listed, fillers, rng),
         "customization_options": _customization(sketch.options, rng),
-        "asin": "B0" + rng.choice("789") + "".join(rng.choices(_SIGNS, k=7)),
+        "asin": _asin(rng),
         "category": department.category,
         "query": kind.query,
         "page": rng.randint(1, 9),
@@ -188,8 +189,8 @@ def _product(
 def _placed(sketch: _Sketch, rng: Random) -> tuple[list[Attribute], list[Attribute]]:
     """Which attributes the title names, and the order of those that only the bullets do.
 
-    The first bullet is searched and the later ones are not: for a third of the products, what sets
-    it apart is found on its features page only.
+    The first bullet is searched and the later ones are not: for a quarter of the products, what
+    sets it apart is found on its features page only.
     """
     others = [a for a in sketch.attributes if a != sketch.mark]
     rng.shuffle(others)
@@ -199,11 +200,16 @@ def _placed(sketch: _Sketch, rng: Random) -> tuple[list[Attribute], list[Attribu
         titled = rng.sample([sketch.mark, *others[: shown - 1]], shown)
         return titled, others[shown - 1 :]
     titled, listed = others[:shown], others[shown:]
-    return titled, [sketch.mark, *listed] if draw < 0.65 else [*listed, sketch.mark]
+    return titled, [sketch.mark, *listed] if draw < 0.75 else [*listed, sketch.mark]
+
+
+def _asin(rng: Random) -> str:
+    """``B07KORAMI4``."""
+    return f"B0{rng.choice('789')}{''.join(rng.choices(_SYLLABLES, k=3))}{rng.randrange(10)}"
 
 
 def _pricing(price: float, rng: Random) -> str:
-    """``$14.95``, or for a tenth of the products a range: ``$14.95,$17.49``."""
+    """``$14.90``, or for a tenth of the products a range: ``$14.90,$17.50``."""
     low = _cents(price, rng)
     if rng.random() < 0.1:
         return f"${low:.2f},${_cents(low * rng.uniform(1.08, 1.2) + 1, rng):.2f}"
@@ -211,7 +217,7 @@ def _pricing(price: float, rng: Random) -> str:
 
 
 def _cents(price: float, rng: Random) -> float:
-    return int(price) + rng.choice((0.0, 0.49, 0.5, 0.89, 0.95, 0.99, 0.99))
+    return int(price) + rng.choice((0.0, 0.5, 0.9, 0.9))
 
 
 def _customization(options: Values, rng: Random) -> dict[str, Any] | str:

@@ -50,20 +50,22 @@ _INTROS = (
 def title(
     department: Department, kind: Kind, brand: str, attributes: Sequence[Attribute], rng: Random
 ) -> str:
-    """``Nordhus Easy Clean Coffee Table with Glass Top, Rustic Look``: 4 to 12 words."""
+    """``Nordhus Easy Clean Coffee Table with Glass Top, Rustic Look``: 3 to 12 words."""
     front = " ".join(a.name.title() for a in attributes if a.role in ("adj", "easy"))
     having = " and ".join(a.name.title() for a in attributes if a.role == "with")
     use = " and ".join(a.name.title() for a in attributes if a.role == "for")
     tail = (f" with {having}" if having else "") + (f" for {use}" if use else "")
-    # "with Glass Top with Cable" would be one tail too many.
-    extra = rng.choice([e for e in department.extras if not (tail and e[0].islower())])
-    extra = f" {extra}" if extra[0].islower() else f", {extra}"
+    joint, extra = "", ""
+    if rng.random() < 0.4:
+        # "with Glass Top with Cable" would be one tail too many.
+        extra = rng.choice([e for e in department.extras if not (tail and e[0].islower())])
+        joint = " " if extra[0].islower() else ", "
     shape = rng.randrange(4)
     if shape == 0:
         return f"{kind.title} by {brand}{', ' + front if front else ''}{tail}"
     if shape == 1:
-        return f"{brand} {kind.title}{tail}{', ' + front if front else ''}{extra}"
-    return " ".join(f"{brand} {front} {kind.title}{tail}{extra}".split())
+        return f"{brand} {kind.title}{tail}{', ' + front if front else ''}{joint}{extra}"
+    return " ".join(f"{brand} {front} {kind.title}{tail}{joint}{extra}".split())
 
 
 def bullets(
