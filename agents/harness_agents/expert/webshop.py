@@ -26,7 +26,9 @@ BUY, PREV, NEXT, RESTART = (
     "click[back to search]",
 )
 
-# Chosen on the built-in dev goals and on official goals of products outside small-500.
+# Words that people name an option by.
+_GENERIC = frozenset({"color", "colored", "flavor", "flavored", "size", "sized", "style"})
+# Chosen on the built-in train and dev goals and on official goals of products outside small-500.
 _POOR = 0.7
 _ENOUGH = 0.7
 _PLACES_FOR_ATTRIBUTE = 2.0
@@ -139,7 +141,7 @@ def judge(request: Request, b: Belief, asin: str) -> Verdict:
 def _hints(texts: Sequence[str], phrase: str, offered: Sequence[tuple[str, str]]) -> bool:
     """Whether a phrase of people ("size 12 with lace at the back") fits: an option has part of its
     words, or there are many of them, and the texts have the others."""
-    words = set(stems(phrase))
+    words = set(stems(phrase)).difference(_GENERIC)
     rest = words.difference(*(stems(value) for _, value in offered))
     return (rest < words or len(words) > 2) and all(any(w in stems(t) for t in texts) for w in rest)
 

@@ -25,8 +25,8 @@ _JOINTS = re.compile(
 _STOP = frozenset(
     """a also an and any are as at be buy by can choose could find for from get good has have hello
     help helps hi i im in is it its kind like looking me my need of on one or order pair place
-    please prefer should size some such that thats the them these they this to type want wants
-    which will with would you your color colored flavor flavored""".split()  # noqa: SIM905
+    please prefer should some such that thats the them these they this to type want wants
+    which will with would you your""".split()  # noqa: SIM905
 )
 _WORD = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?(?:'s)?")
 
