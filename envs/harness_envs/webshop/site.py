@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -58,6 +59,20 @@ class TooManyTerms(Unanswerable):
     """A query of more distinct terms than the search engine takes."""
 
 
+def typed_words(text: str) -> list[str]:
+    """What a server makes of text typed as keywords into an address: itself, or in brackets what
+    Python reads there (``convert_web_app_string_to_var`` of the original)."""
+    if not text.startswith("["):
+        return [text]
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if isinstance(found, list) and found and all(isinstance(word, str) for word in found):
+        return found
+    raise Unanswerable("the server cannot read this list of words")
+
+
 class LocalSite:
     """A shop in this process. ``rng`` answers the query ``<r>`` (random products)."""
 
@@ -83,7 +98,9 @@ class LocalSite:
         return pages.start(self._goal.instruction)
 
     def results(self, keywords: Sequence[str] | str, page: int) -> Page:
-        words = [keywords] if isinstance(keywords, str) else keywords
+        if isinstance(keywords, str) and (not keywords or any(m in keywords for m in "/?#")):
+            raise Unanswerable("text as typed would be another address on a server")
+        words = typed_words(keywords) if isinstance(keywords, str) else keywords
         return pages.results(self._goal.instruction, self._find(words), page)
 
     def item(
