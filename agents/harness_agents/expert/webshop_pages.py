@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 Kind = Literal["start", "results", "item", "sub", "done", "other"]
@@ -127,7 +128,7 @@ def _strings(observation: str) -> list[str]:
 def _products(parts: list[str]) -> tuple[Listing, ...]:
     starts = [n for n, part in enumerate(parts) if _ASIN.fullmatch(part)]
     found = []
-    for start, stop in zip(starts, [*starts[1:], len(parts)], strict=True):
+    for start, stop in pairwise([*starts, len(parts)]):
         if stop - start >= 3:
             title = " ".join(parts[start + 1 : stop - 1])
             found.append(Listing(parts[start], title, *read_price(parts[stop - 1])))
