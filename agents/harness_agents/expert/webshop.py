@@ -200,9 +200,9 @@ def best_seen(request: Request, b: Belief) -> Verdict | None:
 def _among_results(request: Request, b: Belief) -> Plan:
     left = BUDGET - b.steps
     best = best_seen(request, b)
-    if best is not None and not _look_on(request, b, best, left):
+    if best and not _look_on(request, b, best, left) and left >= _turns(b, best.asin) + 2:
         return _settle(b, best)
-    if _vague(request, b):
+    if _vague(request, b) and left >= 3:
         return _search(request.words)
     likely = candidates(request, b, b.number)
     if likely:

@@ -1,7 +1,7 @@
 """WebShop's pages, read as a person at the screen reads them; in both modes, nothing else.
 
-The templates are WebShop's own (``ENVIRONMENTS`` of the original: ``web_agent_site/templates``):
-strings joined by " [SEP] " (``text``), or one a line with buttons marked (``text_rich``).
+Strings come joined by " [SEP] " (mode ``text``), or one a line with buttons marked
+(``text_rich``), as in ``web_agent_site/envs/web_agent_text_env.py`` of princeton-nlp/WebShop.
 """
 
 from __future__ import annotations
