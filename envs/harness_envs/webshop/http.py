@@ -123,7 +123,7 @@ class HttpSite:
 def _part(keywords: Sequence[str] | str) -> str:
     """Searched words in an address: a Python list literal, or the text as typed."""
     if isinstance(keywords, str):
-        return keywords.encode("utf-8", "replace").decode()
+        return keywords.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return quote(str(list(keywords)), safe="")
 
 

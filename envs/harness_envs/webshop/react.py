@@ -58,6 +58,8 @@ class ReActBrowser:
             self._text = "OK."
             return Turn()
         if self._is_idle(action):
+            if self.kind != "end":  # nothing is bought twice
+                self._load()
             self._text = self._view()
             return INVALID
         if not self._go(action):
