@@ -114,6 +114,13 @@ def test_stems(word: str, expected: str) -> None:
     assert stem(word) == expected
 
 
+@given(st.text("ab 019_:.',;-[]é❤", max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_ascii_text_has_the_words_of_any_text(text: str) -> None:
+    """ASCII is read by a pattern of its own: beside another script the words are the same."""
+    assert [w for w in words(f"{text} 锅") if w != "锅"] == [w for w in words(text) if w != "锅"]
+
+
 @given(st.text(max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_any_text_has_terms(text: str) -> None:

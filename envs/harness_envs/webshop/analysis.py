@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 from harness_envs.webshop.porter import stem
 
@@ -45,6 +45,10 @@ _WORDS = re.compile(
     r"(?:ax*(?:[:.]x*(?=a))?|0x*(?:[,.]x*(?=0))?|_x*)+|(?:kx*)+|[ch]x*|ex*(?:zex*)*|rr?x*"
 )
 _HAS_CONTENT = re.compile("[a0kcher]")
+#: The same over ASCII text itself: most of it, and three times as fast.
+_ASCII_WORDS = re.compile(
+    r"\w+(?:(?:(?<=[a-z])[:.'](?=[a-z])|(?<=\d)[,;.'](?=\d))\w+)*", re.ASCII | re.IGNORECASE
+)
 
 
 class _Kinds(dict[int, str]):
@@ -103,14 +107,24 @@ _KINDS = _Kinds()
 
 def words(text: str) -> list[str]:
     """The words of a text, before anything is dropped or stemmed."""
-    kinds = text.translate(_KINDS)
-    found: list[str] = []
-    for match in _WORDS.finditer(kinds):
-        if not _HAS_CONTENT.search(match[0]):
-            continue
-        start, end = match.span()
-        found += [text[at : min(at + MAX_LENGTH, end)] for at in range(start, end, MAX_LENGTH)]
-    return found
+    if text.isascii():
+        whole = [word for word in _ASCII_WORDS.findall(text) if word.strip("_")]
+    else:
+        matches = _WORDS.finditer(text.translate(_KINDS))
+        spans = [match.span() for match in matches if _HAS_CONTENT.search(match[0])]
+        whole = [text[start:end] for start, end in spans]
+    if all(len(word) <= MAX_LENGTH for word in whole):
+        return whole
+    return [w[at : at + MAX_LENGTH] for w in whole for at in range(0, len(w), MAX_LENGTH)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _term(word: str) -> str:
+    """The index term of a word; empty for what is not indexed."""
+    word = word.lower()
+    if word[-2:] in ("'s", "’s", "＇s"):
+        word = word[:-2]
+    return "" if word in STOP_WORDS else stem(word)
 
 
 def terms(text: str) -> list[str]:
@@ -119,11 +133,4 @@ def terms(text: str) -> list[str]:
     >>> terms("the women's 5.5 oz wi-fi")
     ['women', '5.5', 'oz', 'wi', 'fi']
     """
-    found = []
-    for word in words(text):
-        word = word.lower()
-        if word[-2:] in ("'s", "’s", "＇s"):
-            word = word[:-2]
-        if word and word not in STOP_WORDS:
-            found.append(stem(word))
-    return found
+    return [term for word in words(text) if (term := _term(word))]

@@ -7,8 +7,6 @@ becomes ``log``.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 _STEP_2 = {
     "ational": "ate",
     "tional": "tion",
@@ -47,7 +45,6 @@ _STEP_4 = (
 )
 
 
-@lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """The stem of a lower-case word. Characters other than a, e, i, o, u, y are consonants.
 
