@@ -1,0 +1,37 @@
+"""What HotPotQA's questions and pages are, whichever file they come from."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of the encyclopedia.
+
+    ``paragraphs`` are its texts in order, one string each and without newlines; ``aliases`` are
+    further titles that lead to it (redirects).
+    """
+
+    title: str
+    paragraphs: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+
+
+class Question(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One question with its answer.
+
+    ``id`` is HotPotQA's own (24 hex digits) or the task id of a built-in question; ``type`` is
+    ``"bridge"`` or ``"comparison"``; ``level`` easy, medium, hard or empty. ``supporting`` are the
+    facts that answer it: (page title, index of the sentence on it), in reading order; empty where
+    the file does not tell. ``group`` names what must not be split across training and evaluation
+    (empty: the question alone).
+    """
+
+    id: str
+    split: str
+    question: str
+    answer: str
+    type: str = "bridge"
+    level: str = ""
+    supporting: tuple[tuple[str, int], ...] = ()
+    group: str = ""
