@@ -1,0 +1,5 @@
+"""HotPotQA-ReAct: questions answered with search, lookup and finish, on local pages or Wikipedia."""
+
+from harness_envs.hotpotqa.metrics import contains, exact_match, f1_score
+
+__all__ = ["contains", "exact_match", "f1_score"]
