@@ -1,4 +1,4 @@
-"""HotPotQA-ReAct: questions answered with search, lookup and finish, on local pages or Wikipedia."""
+"""HotPotQA-ReAct: answer questions by search, lookup and finish, on local pages or Wikipedia."""
 
 from harness_envs.hotpotqa.metrics import contains, exact_match, f1_score
 

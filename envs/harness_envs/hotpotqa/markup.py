@@ -17,9 +17,10 @@ import msgspec
 RESULT_HEADING = "mw-search-result-heading"
 
 _VOID = frozenset(
-    "area base basefont bgsound br col command embed frame hr image img input isindex keygen link "
-    "menuitem meta nextid param source spacer track wbr".split()
-)
+    ("area", "base", "basefont", "bgsound", "br", "col", "command", "embed", "frame", "hr", "image",
+     "img", "input", "isindex", "keygen", "link", "menuitem", "meta", "nextid", "param", "source",
+     "spacer", "track", "wbr")
+)  # fmt: skip
 _SILENT = frozenset({"rt", "rp", "style", "script", "template"})
 _VERBATIM = frozenset({"pre", "textarea"})
 _BLANKS = "\x20\x0a\x09\x0c\x0d"
