@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from harness.errors import DataError
 from harness_envs.hotpotqa.reading import SHOWN
-from harness_envs.hotpotqa.records import Page
+from harness_envs.hotpotqa.records import Page, Redirect
 
 #: Bumped whenever the files of an index change.
 FORMAT = 1
@@ -35,7 +35,7 @@ INDEX_FILE = "index.json"
 #: Character trigrams are hashed into this many buckets.
 _BITS = 18
 #: Postings read for one query at most, those of its rarest trigrams first.
-_BUDGET = 150_000
+_BUDGET = 80_000
 #: Titles that are compared with all trigrams of the query.
 _FINALISTS = 100
 #: Names whose trigrams are computed at once while an index is built.
@@ -78,7 +78,7 @@ class Corpus:
         return len(self._arrays["page_starts"]) - 1
 
     @classmethod
-    def build(cls, pages: Iterable[Page]) -> Corpus:
+    def build(cls, pages: Iterable[Page | Redirect]) -> Corpus:
         """An index in memory."""
         with tempfile.TemporaryDirectory() as folder:
             write_index(pages, Path(folder))
@@ -163,7 +163,8 @@ class Corpus:
         begins, ends = starts[wanted], starts[wanted + 1]
         sizes = (ends - begins).astype(np.int64)
         order = [int(i) for i in np.argsort(sizes, kind="stable") if sizes[i]]
-        parts, read = [], 0
+        parts: list[_Numbers] = []
+        read = 0
         for i in order:
             if parts and read + sizes[i] > _BUDGET:
                 break
@@ -185,7 +186,8 @@ class Corpus:
             return names
         # All that tie with the last one stay: which of them come first is not chance.
         bar = np.partition(scores, len(scores) - _FINALISTS)[len(scores) - _FINALISTS]
-        return names[scores >= bar][: 4 * _FINALISTS]
+        best: _Numbers = names[scores >= bar][: 4 * _FINALISTS]
+        return best
 
     def _weights(self, buckets: _Numbers) -> _Numbers:
         return _rarity(self._arrays["starts"], len(self._arrays["name_pages"]), buckets)
@@ -212,19 +214,26 @@ class Corpus:
         return bytes(self._arrays[blob][begin:end]).decode("utf-8")
 
 
-def write_index(pages: Iterable[Page], folder: Path) -> None:
+def write_index(pages: Iterable[Page | Redirect], folder: Path) -> None:
     """Build an index in a folder, in memory that does not grow with the text.
+
+    A redirect may come before its page; one to a page that never comes is left out.
 
     Raises:
         DataError: no pages, or one without a title.
     """
     digest = hashlib.sha256()
     aliases: list[tuple[str, int]] = []
+    redirects: list[Redirect] = []
     with _Blob(folder / "pages.bin") as texts, _Blob(folder / "names.bin") as names:
         count = 0
         for page in pages:
             if not page.title.strip():
                 raise DataError(f"Page {count + 1} has no title.")
+            if isinstance(page, Redirect):
+                redirects.append(page)
+                digest.update(f"{page.title}\0{page.target}\0".encode("utf-8", "replace"))
+                continue
             paragraphs = "\n".join(" ".join(p.split("\n")) for p in page.paragraphs)
             texts.add(paragraphs)
             names.add(page.title)
@@ -232,19 +241,29 @@ def write_index(pages: Iterable[Page], folder: Path) -> None:
             for part in (page.title, paragraphs, *page.aliases):
                 digest.update(part.encode("utf-8", "replace") + b"\0")
             count += 1
+        aliases += _targets(redirects, names)
         for alias, _ in aliases:
             names.add(alias)
     if not count:
         raise DataError("A corpus needs at least one page.")
     texts.save(folder, "pages", "page_starts")
     names.save(folder, "names", "name_starts")
-    targets = [*range(count), *(page for _, page in aliases)]
-    np.save(folder / "name_pages.npy", np.asarray(targets, np.uint32))
+    targets = np.concatenate([np.arange(count), [page for _, page in aliases]]).astype(np.uint32)
+    np.save(folder / "name_pages.npy", targets)
     _write_keys(folder)
     _write_trigrams(folder)
     about = {"format": FORMAT, "fingerprint": digest.hexdigest()[:16], "pages": count,
              "names": len(targets)}  # fmt: skip
     (folder / INDEX_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def _targets(redirects: Sequence[Redirect], titles: _Blob) -> list[tuple[str, int]]:
+    """(title, number of the page it leads to) of the redirects whose page there is."""
+    if not redirects:
+        return []
+    pages = {hash(title): number for number, title in enumerate(titles.texts())}
+    found = ((r.title, pages.get(hash(r.target))) for r in redirects)
+    return [(title, page) for title, page in found if page is not None]
 
 
 class _Blob:
@@ -263,6 +282,13 @@ class _Blob:
 
     def add(self, text: str) -> None:
         self._starts.append(self._starts[-1] + self._file.write(text.encode("utf-8", "replace")))
+
+    def texts(self) -> Iterator[str]:
+        """What was added so far, in order."""
+        self._file.flush()
+        with self._path.open("rb") as file:
+            for begin, end in pairwise(self._starts):
+                yield file.read(end - begin).decode("utf-8")
 
     def save(self, folder: Path, blob: str, starts: str) -> None:
         raw: _Numbers = np.empty(0, np.uint8)
@@ -291,7 +317,7 @@ def _key(folded: str) -> np.uint64:
 
 
 def _write_keys(folder: Path) -> None:
-    keys = np.asarray([_key(name) for chunk in _folded_names(folder) for name in chunk], np.uint64)
+    keys = np.fromiter((_key(n) for chunk in _folded_names(folder) for n in chunk), np.uint64)
     order = np.argsort(keys, kind="stable")
     np.save(folder / "keys.npy", keys[order])
     np.save(folder / "key_names.npy", order.astype(np.uint32))
@@ -331,7 +357,8 @@ def _write_trigrams(folder: Path) -> None:
 def _rarity(starts: _Numbers, names: int, buckets: _Numbers) -> _Numbers:
     """Weight of each trigram: the logarithm of how few names hold it."""
     having = (starts[buckets + 1] - starts[buckets]).astype(np.float64)
-    return np.log1p(names / np.maximum(having, 1.0))
+    rarity: _Numbers = np.log1p(names / np.maximum(having, 1.0))
+    return rarity
 
 
 def _trigrams(folded: Sequence[str]) -> tuple[_Numbers, _Numbers]:
@@ -352,7 +379,7 @@ def _trigrams(folded: Sequence[str]) -> tuple[_Numbers, _Numbers]:
     )
 
 
-def ensure_index(pages: Iterable[Page], folder: Path) -> None:
+def ensure_index(pages: Iterable[Page | Redirect], folder: Path) -> None:
     """Build an index where there is none; a half-built one is never left under its name."""
     if (folder / INDEX_FILE).is_file():
         return
