@@ -38,7 +38,7 @@ class _Record(msgspec.Struct):
     title: str = ""
     sentences: list[str] | None = None
     paragraphs: list[str] | None = None
-    text: str | list[str] | list[list[str]] | None = None
+    text: str | list[str | list[str]] | None = None
     redirect: str | None = None
     aliases: list[str] = []
     context: list[tuple[str, list[str]]] = []
