@@ -8,12 +8,25 @@ a second full stop, an empty keyword finds every sentence.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 #: Sentences shown when a page is found, and titles when it is not.
 SHOWN = 5
 NO_MORE = "No more results.\n"
 NOTHING_SAID = "Nice thought."
+
+
+class Unsearchable(ValueError):
+    """A search that no place of pages can be asked for: the agent's fault, not theirs."""
+
+
+class Answer(NamedTuple):
+    """What a place of pages answers to a search: a page, or titles instead of one."""
+
+    #: None: a page was found.
+    titles: Sequence[str] | None
+    paragraphs: Sequence[str] = ()
 
 
 def page_text(paragraphs: Iterable[str], *, escapes: bool = False) -> tuple[str, bool]:
@@ -47,9 +60,9 @@ def opening(text: str) -> str:
     return " ".join(sentences(text)[:SHOWN])
 
 
-def not_found(entity: str, titles: list[str]) -> str:
+def not_found(entity: str, titles: Sequence[str]) -> str:
     """What a search shows when there is no such page."""
-    return f"Could not find {entity}. Similar: {titles[:SHOWN]}."
+    return f"Could not find {entity}. Similar: {list(titles[:SHOWN])}."
 
 
 class Lookup:
