@@ -39,7 +39,7 @@ _BUDGET = 80_000
 #: Titles that are compared with all trigrams of the query.
 _FINALISTS = 100
 #: Names whose trigrams are computed at once while an index is built.
-_CHUNK = 100_000
+CHUNK = 100_000
 
 _ARRAYS = ("names", "name_starts", "name_pages", "pages", "page_starts", "keys", "key_names",
            "starts", "postings", "norms")  # fmt: skip
@@ -149,10 +149,10 @@ class Corpus:
         asked = fold(entity.strip("[] "))
         best: dict[str, tuple[float, int, str]] = {}
         for i, score in enumerate(scores.tolist()):
-            if folded[i] == asked:
-                continue
             page = int(self._arrays["name_pages"][candidates[i]])
             title = self._text("names", "name_starts", page)
+            if asked in (folded[i], fold(title)):
+                continue
             rank = (-round(score, 6), len(title), title)
             best[title] = min(rank, best.get(title, rank))
         return sorted(best, key=best.__getitem__)[:count]
@@ -214,10 +214,11 @@ class Corpus:
         return bytes(self._arrays[blob][begin:end]).decode("utf-8")
 
 
-def write_index(pages: Iterable[Page | Redirect], folder: Path) -> None:
+def write_index(pages: Iterable[Page | Redirect], folder: Path, *, chunk: int = CHUNK) -> None:
     """Build an index in a folder, in memory that does not grow with the text.
 
-    A redirect may come before its page; one to a page that never comes is left out.
+    A redirect may come before its page; one to a page that never comes is left out. ``chunk`` is how
+    many names are worked on at once.
 
     Raises:
         DataError: no pages, or one without a title.
@@ -250,8 +251,8 @@ def write_index(pages: Iterable[Page | Redirect], folder: Path) -> None:
     names.save(folder, "names", "name_starts")
     targets = np.concatenate([np.arange(count), [page for _, page in aliases]]).astype(np.uint32)
     np.save(folder / "name_pages.npy", targets)
-    _write_keys(folder)
-    _write_trigrams(folder)
+    _write_keys(folder, chunk)
+    _write_trigrams(folder, chunk)
     about = {"format": FORMAT, "fingerprint": digest.hexdigest()[:16], "pages": count,
              "names": len(targets)}  # fmt: skip
     (folder / INDEX_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
@@ -300,12 +301,12 @@ class _Blob:
         self._path.unlink()
 
 
-def _folded_names(folder: Path) -> Iterator[list[str]]:
+def _folded_names(folder: Path, count: int) -> Iterator[list[str]]:
     """Folded names of an index that is being built, in chunks."""
     blob = np.load(folder / "names.npy", mmap_mode="r")
     starts = np.load(folder / "name_starts.npy").tolist()
     ends = pairwise(starts)
-    while chunk := list(islice(ends, _CHUNK)):
+    while chunk := list(islice(ends, count)):
         first = chunk[0][0]
         raw = bytes(blob[first : chunk[-1][1]])
         yield [fold(raw[a - first : b - first].decode("utf-8")) for a, b in chunk]
@@ -316,18 +317,19 @@ def _key(folded: str) -> np.uint64:
     return np.uint64(int.from_bytes(digest, "big"))
 
 
-def _write_keys(folder: Path) -> None:
-    keys = np.fromiter((_key(n) for chunk in _folded_names(folder) for n in chunk), np.uint64)
+def _write_keys(folder: Path, count: int) -> None:
+    names = (name for chunk in _folded_names(folder, count) for name in chunk)
+    keys = np.fromiter(map(_key, names), np.uint64)
     order = np.argsort(keys, kind="stable")
     np.save(folder / "keys.npy", keys[order])
     np.save(folder / "key_names.npy", order.astype(np.uint32))
 
 
-def _write_trigrams(folder: Path) -> None:
+def _write_trigrams(folder: Path, count: int) -> None:
     """Postings (names by trigram) in two passes: count, then place."""
     counts = np.zeros(1 << _BITS, np.int64)
     total = 0
-    for chunk in _folded_names(folder):
+    for chunk in _folded_names(folder, count):
         counts += np.bincount(_trigrams(chunk)[1], minlength=1 << _BITS)
         total += len(chunk)
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
@@ -337,7 +339,7 @@ def _write_trigrams(folder: Path) -> None:
     norms = np.empty(total, np.float32)
     free = starts[:-1].astype(np.int64)
     first = 0
-    for chunk in _folded_names(folder):
+    for chunk in _folded_names(folder, count):
         owner, bucket = _trigrams(chunk)
         weight = _rarity(starts, total, bucket) ** 2
         sums = np.bincount(owner, weight, len(chunk))

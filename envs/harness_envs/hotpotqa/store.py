@@ -13,23 +13,25 @@ from harness.errors import DataError
 from harness_envs.hotpotqa.corpus import INDEX_FILE, Corpus, ensure_index
 from harness_envs.hotpotqa.pages import read_pages
 
-#: Bytes of files that are indexed in memory, each time; more get an index in the cache folder.
 IN_MEMORY = 64 << 20
 _LOCK = threading.Lock()
 
 
-def open_corpus(path: str) -> Corpus:
+def open_corpus(path: str, *, in_memory: int = IN_MEMORY) -> Corpus:
     """The corpus at a path; one a process, whatever thread asks.
+
+    Files of ``in_memory`` bytes are indexed in memory, each time; more get an index in the cache
+    folder, known by their content.
 
     Raises:
         DataError: nothing there, or nothing that holds pages.
     """
     with _LOCK:
-        return _open(path)
+        return _open(path, in_memory)
 
 
 @cache
-def _open(name: str) -> Corpus:
+def _open(name: str, in_memory: int) -> Corpus:
     path = Path(name).expanduser()
     if (path / INDEX_FILE).is_file():
         return Corpus.open(path)
@@ -39,7 +41,7 @@ def _open(name: str) -> Corpus:
             "'python -m harness_envs.hotpotqa.corpus SOURCE FOLDER' wrote."
         )
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    if sum(file.stat().st_size for file in files) <= IN_MEMORY:
+    if sum(file.stat().st_size for file in files) <= in_memory:
         return Corpus.build(read_pages(path))
     folder = cache_folder() / f"corpus-{_content_key(files)}"
     ensure_index(read_pages(path), folder)
