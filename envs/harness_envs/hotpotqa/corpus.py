@@ -217,8 +217,8 @@ class Corpus:
 def write_index(pages: Iterable[Page | Redirect], folder: Path, *, chunk: int = CHUNK) -> None:
     """Build an index in a folder, in memory that does not grow with the text.
 
-    A redirect may come before its page; one to a page that never comes is left out. ``chunk`` is how
-    many names are worked on at once.
+    A redirect may come before its page; one to a page that never comes is left out. ``chunk`` is
+    how many names are worked on at once.
 
     Raises:
         DataError: no pages, or one without a title.

@@ -41,6 +41,7 @@ class _Record(msgspec.Struct):
     text: str | list[str | list[str]] | None = None
     redirect: str | None = None
     aliases: list[str] = []
+    question: str | None = None
     context: list[tuple[str, list[str]]] = []
 
 
@@ -124,7 +125,7 @@ def _records(raw: Iterable[bytes], where: str) -> Iterator[Page | Redirect]:
             record = decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DataError(f"{where}: record {number} is not a page: {error}.") from None
-        if record.context:
+        if record.question is not None:
             for title, sentences in record.context:
                 yield Page(html.unescape(title), joined([sentences]))
         elif not record.title.strip():
