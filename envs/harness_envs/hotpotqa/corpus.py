@@ -35,7 +35,7 @@ INDEX_FILE = "index.json"
 #: Character trigrams are hashed into this many buckets.
 _BITS = 18
 #: Postings read for one query at most, those of its rarest trigrams first.
-_BUDGET = 80_000
+_BUDGET = 50_000
 #: Titles that are compared with all trigrams of the query.
 _FINALISTS = 100
 #: Names whose trigrams are computed at once while an index is built.
@@ -104,7 +104,8 @@ class Corpus:
                     f"\n  {remedy}"
                 )
             mode: Any = "r" if mapped else None
-            arrays = {n: np.load(folder / f"{n}.npy", mmap_mode=mode) for n in _ARRAYS}
+            # As plain arrays: NumPy's memmap class is slow to slice.
+            arrays = {n: np.asarray(np.load(folder / f"{n}.npy", mmap_mode=mode)) for n in _ARRAYS}
             fingerprint = str(about["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
