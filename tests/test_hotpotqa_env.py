@@ -145,6 +145,23 @@ def test_a_capital_may_be_allowed(folder: Path) -> None:
     assert (reward, "executed" in info) == (1.0, False)
 
 
+def test_the_built_in_questions_need_nothing() -> None:
+    env = HotPotQAEnv(reveal=True)
+    shown, info = env.reset(seed=3)
+    assert info["task_id"].startswith("valid/b")
+    assert shown == f"Question: {info['instruction']}"
+    for action in info["solution"]:
+        _, reward, done, _, info = env.step(action)
+    assert (reward, done, info["success"]) == (1.0, True, True)
+    with pytest.raises(DataError, match="none of the built-in questions"):
+        env.reset(options={"task_id": "dev/3687"})
+    with pytest.raises(ConfigError, match="Unknown HotPotQA task"):
+        env.reset(options={"task_id": "valid/b99999"})
+    train = {env.group(task_id) for task_id in env.task_ids("train")}
+    for split in ("dev", "valid"):
+        assert not train & {env.group(task_id) for task_id in env.task_ids(split)}
+
+
 # Bad input -----------------------------------------------------------------------------------
 
 
