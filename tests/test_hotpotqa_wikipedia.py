@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from harness_envs.hotpotqa import HotPotQAEnv
+from harness_envs.hotpotqa.cache import Cache, freeze, main
 from harness_envs.hotpotqa.markup import parse
-from harness_envs.hotpotqa.wikipedia import Cache, Wikipedia, freeze
+from harness_envs.hotpotqa.wikipedia import Wikipedia
 
 import harness
 from harness import api
@@ -288,7 +289,22 @@ def test_a_frozen_cache_replays_a_run_byte_for_byte(
     again.close()
     assert frozen[0].read_bytes() == before
     with gzip.open(frozen[0], "rt") as file:
-        assert [json.loads(line).get("frozen", False) for line in file] == [True, False, False]
+        assert [json.loads(line).get("frozen", 0) for line in file] == [2, 0, 0]
+    with pytest.raises(EnvError, match="is frozen"):
+        Cache(frozen[0]).add("a", "b")
+    frozen[0].write_bytes(before[:-1])
+    with pytest.raises(DataError, match="of 2 pages only 1 are left"):
+        Cache(frozen[0])
+
+
+def test_freezing_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Cache(tmp_path / "live.gz").add("a", "b")
+    command = ["freeze", str(tmp_path / "live.gz"), str(tmp_path / "frozen.gz")]
+    assert main(command) == 0
+    assert Cache(tmp_path / "frozen.gz").get("a") == "b"
+    assert main(command) == 1  # never written over
+    assert main(["thaw"]) == 2
+    assert "frozen.gz: 1 pages" in capsys.readouterr().out
 
 
 def test_a_cache_is_shared_and_survives_a_torn_line(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class HotPotQAEnv(Environment):
     ``corpus``: pages to search instead of the data's own: a file, folder or archive (``pages``), or
     a folder that ``python -m harness_envs.hotpotqa.corpus`` wrote.
     ``corpus_hash``: refuse other local pages than those of this fingerprint (task sets say it).
-    ``cache``: file (or folder) of pages that Wikipedia answered; a frozen one answers alone.
+    ``cache``: file (or folder) of pages that Wikipedia answered; a frozen one (module ``cache``)
+    answers alone.
     ``site``, ``patience``: Wikipedia's address, and seconds to go on trying.
     ``aliases``: also take an action whose first letter is a capital, as ReAct's own loop does;
     ``info["executed"]`` then holds what was executed.
