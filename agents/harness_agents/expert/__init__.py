@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 from harness.errors import AgentError
 from harness.types import Decision, Info, Step
-from harness_agents.expert import alfworld_player, alfworld_slips, prior
+from harness_agents.expert import (
+    alfworld_player,
+    alfworld_slips,
+    hotpotqa_player,
+    hotpotqa_slips,
+    prior,
+)
 
 #: (instruction, history, observation, number that picks the wording) -> decision.
 Act = Callable[[str, Sequence[Step], str, int], Decision]
@@ -29,7 +35,10 @@ class Expert(NamedTuple):
     slips: Slips
 
 
-EXPERTS = (Expert("alfworld", alfworld_player.plays, alfworld_player.act, alfworld_slips.slips),)
+EXPERTS = (
+    Expert("alfworld", alfworld_player.plays, alfworld_player.act, alfworld_slips.slips),
+    Expert("hotpotqa", hotpotqa_player.plays, hotpotqa_player.act, hotpotqa_slips.slips),
+)
 
 
 def expert_for(first_observation: str) -> Expert | None:

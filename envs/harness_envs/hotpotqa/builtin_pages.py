@@ -135,8 +135,10 @@ def a(noun: str) -> str:
 
 def the(entity: Entity) -> str:
     """Its name as running text has it: ``"the Louvre"``, ``"Harvard University"``."""
-    if entity.kind in ("rivers", "battles"):
+    if entity.kind in ("rivers", "battles") or entity.name.startswith("Isle of"):
         return f"the {entity.name}"
+    if entity.kind == "countries":
+        return in_country(entity.title)
     article = entity.row.get("article")
     return f"{article} {entity.name}" if article else entity.name
 
@@ -320,19 +322,14 @@ def _work(w: Entity) -> Iterator[Said]:
     yield _appearance(w, it, were)
     if row["language"]:
         text = "text" if verb == "composed" else form
-        options = [f"{it} {were} written in {row['language']}."]
-        if verb == "directed":
-            options = [f"The language of the film is {row['language']}."]
-        elif verb == "composed":
-            options = [f"Its text is in {row['language']}."]
-        else:
-            options.append(f"The language of the {text} is {row['language']}.")
+        options = [
+            f"The language of the {text} is {row['language']}.",
+            f"{row['language']} is the language of the {text}.",
+        ]
         yield Said(choose(options, w.title, "language"), ("language",))
     if row["based"]:
         source = described(entities()[row["based"]])
-        options = [f"{it} {be} based on {source}.", f"{it} {were} inspired by {source}."]
-        if verb == "directed":
-            options = options[:1]
+        options = [f"{it} {be} based on {source}.", f"The {form} is based on {source}."]
         yield Said(choose(options, w.title, "based"), ("based",))
     if row["note"]:
         yield Said(f"{it} {row['note']}.", ("note",))
@@ -353,39 +350,37 @@ def _work(w: Entity) -> Iterator[Said]:
 def _appearance(w: Entity, it: str, were: str) -> Said:
     """When, and where, a work came before the public."""
     row, verb = w.row, making(w)
-    when = row["year"].rstrip("*")
+    when, place = row["year"].rstrip("*"), row["place"]
+    staged = place and verb in ("written", "composed")
+    facts: tuple[str, ...] = ("year", "place") if staged else ("year",)
     if not when:
-        staged = row["place"] and verb in ("written", "composed")
-        text = f"{it} {were} first performed in {row['place']}." if staged else ""
-        return Said(text, ("place",))
+        return Said(f"{it} {were} first performed in {place}." if staged else "", ("place",))
     if row["year"].endswith("*"):
-        return Said(f"It was complete in print in {when}.", ("year",))
-    if verb in ("painted", "made"):
-        return Said(
-            f"{it} {were} {choose(('finished', 'completed'), w.title)} in {when}.", ("year",)
-        )
-    if verb == "directed":
-        options = [f"The film was released in {when}.", f"It came to the cinemas in {when}."]
-        return Said(choose(options, w.title, "year"), ("year",))
-    if row["place"]:
+        options = [f"It was first complete in print in {when}."]
+    elif verb in ("painted", "made"):
+        options = [f"{it} {were} completed in {when}.", f"{row['creator']} completed it in {when}."]
+        options = options[:1] if w.title in PLURAL else options
+    elif verb == "directed":
+        options = [f"It was first shown in {when}.", f"The film was first shown in {when}."]
+    elif staged:
         options = [
-            f"{it} {were} first performed in {row['place']} in {when}.",
-            f"The first performance took place in {row['place']} in {when}.",
-            f"{it} had {'their' if it == 'They' else 'its'} premiere in {when} in {row['place']}.",
+            f"{it} {were} first performed in {place} in {when}.",
+            f"The first performance took place in {place} in {when}.",
+            f"In {when} it was first performed in {place}.",
         ]
-        return Said(choose(options, w.title, "year"), ("year", "place"))
-    options = [f"{it} {were} published in {when}.", f"{it} first appeared in print in {when}."]
-    return Said(choose(options, w.title, "year"), ("year",))
+        options = options[:2] if w.title in PLURAL else options
+    else:
+        options = [f"{it} {were} first published in {when}.", f"{it} first appeared in {when}."]
+    return Said(choose(options, w.title, "year"), facts)
 
 
 def _where_kept(w: Entity, it: str) -> Said:
     place = w.row["place"]
     kept = _the(place)
     if place in entities() and entities()[place].kind == "institutions":
-        verb = "hangs in" if making(w) == "painted" else "is kept in"
-        options = [f"The {w.row['form']} {verb} {kept}.", f"It belongs to {kept}."]
+        options = [f"It is shown in a museum, {kept}.", f"The museum that owns it is {kept}."]
         if w.title in PLURAL:
-            options = [f"They belong to {kept}."]
+            options = [f"They are shown in a museum, {kept}."]
         return Said(choose(options, w.title, "place"), ("place",))
     return Said(f"The {w.row['form']} stands in {kept}.", ("place",))
 
@@ -393,9 +388,9 @@ def _where_kept(w: Entity, it: str) -> Said:
 def _country(c: Entity) -> Iterator[Said]:
     row = c.row
     if row["continent"]:
-        options = [f"{_the_country(c)} is a country in {row['continent']}."]
+        options = [f"{in_country(c.title)} is a country in {row['continent']}."]
     else:
-        options = [f"{_the_country(c)} is a country."]
+        options = [f"{in_country(c.title)} is a country."]
     yield Said(capital(choose(options, c.title, "lead")), ("continent",))
     if row["capital"]:
         options = [
@@ -406,13 +401,13 @@ def _country(c: Entity) -> Iterator[Said]:
     if row["currency"]:
         options = [
             f"The currency is the {row['currency']}.",
-            f"People pay with the {row['currency']}.",
+            f"The {row['currency']} is its currency.",
         ]
         yield Said(choose(options, c.title, "currency"), ("currency",))
     if row["language"]:
         options = [
             f"The main language is {row['language']}.",
-            f"Most people speak {row['language']}.",
+            f"{row['language']} is the main language.",
         ]
         yield Said(choose(options, c.title, "language"), ("language",))
     yield Said(f"It {row['note']}.", ("note",))
@@ -431,14 +426,10 @@ def _country(c: Entity) -> Iterator[Said]:
         yield Said(f"The {person.row['occupation']} {person.name} was born there.")
 
 
-def _the_country(c: Entity) -> str:
-    plural = c.title in ("Netherlands", "United States", "Czech Republic")
-    return f"the {c.name}" if plural else c.name
-
-
 def in_country(title: str) -> str:
     """A country as running text has it after "in" or "of": ``"the Netherlands"``."""
-    return _the_country(entities()[title]) if title in entities() else title
+    plural = title in ("Netherlands", "United States", "Czech Republic")
+    return f"the {title}" if plural else title
 
 
 def _city(c: Entity) -> Iterator[Said]:
@@ -447,7 +438,7 @@ def _city(c: Entity) -> Iterator[Said]:
     yield Said(f"{c.name} is a city in {country}.", ("country",))
     if row["river"]:
         river = row["river"]
-        options = [f"It lies on the {river}.", f"The {river} flows through it."]
+        options = [f"Its river is the {river}.", f"The river that flows through it is the {river}."]
         yield Said(choose(options, c.title, "river"), ("river",))
     yield Said(f"It {row['note']}.", ("note",))
     people = _others(referring("people", "birthplace", c.title), c, 2, "born")
@@ -486,7 +477,7 @@ def _river(r: Entity) -> Iterator[Said]:
     yield Said(f"It is about {row['length']} kilometres long.", ("length",))
     if row["source"]:
         options = [
-            f"It rises in {in_country(row['source'])}.",
+            f"It has its source in {in_country(row['source'])}.",
             f"Its source is in {in_country(row['source'])}.",
         ]
         yield Said(choose(options, r.title, "source"), ("source",))
@@ -539,7 +530,7 @@ def _lake(lake: Entity) -> Iterator[Said]:
     if row["depth"]:
         options = [
             f"It is about {row['depth']} metres deep.",
-            f"Its deepest point is about {row['depth']} metres below the surface.",
+            f"Its deepest point lies {row['depth']} metres below the surface.",
         ]
         yield Said(choose(options, lake.title, "depth"), ("depth",))
     yield Said(f"It {row['note']}.", ("note",))
@@ -555,7 +546,7 @@ def _lake(lake: Entity) -> Iterator[Said]:
 def _island(i: Entity) -> Iterator[Said]:
     row = i.row
     country = in_country(row["country"])
-    yield Said(f"{i.name} is an island that belongs to {country}.", ("country",))
+    yield Said(f"{capital(the(i))} is an island that belongs to {country}.", ("country",))
     if row["sea"]:
         options = [f"It lies in the {row['sea']}.", f"It is surrounded by the {row['sea']}."]
         yield Said(choose(options, i.title, "sea"), ("sea",))
@@ -583,7 +574,7 @@ def _element(e: Entity) -> Iterator[Said]:
     ]
     yield Said(choose(options, e.title, "number"), ("number",))
     if row["group"]:
-        yield Said(f"It is {a(row['group'])}.", ("group",))
+        yield Said(f"As for its group, it is {a(row['group'])}.", ("group",))
     if row["discoverer"]:
         shared = " and others" if row["shared"] else ""
         when = f" in {row['year']}" if row["year"] else ""
@@ -610,7 +601,7 @@ def _institution(i: Entity) -> Iterator[Said]:
     if row["founded"]:
         options = [
             f"It was founded in {row['founded']}.",
-            f"Its history began in {row['founded']}.",
+            f"The year in which it was founded is {row['founded']}.",
         ]
         yield Said(choose(options, i.title, "founded"), ("founded",))
     yield Said(f"It {row['note']}.", ("note",))
@@ -638,7 +629,10 @@ def _building(b: Entity) -> Iterator[Said]:
     ]
     yield Said(choose(options, b.title, "architect"), ("architect",))
     if row["year"]:
-        options = [f"It was completed in {row['year']}.", f"The work on it ended in {row['year']}."]
+        options = [
+            f"It was completed in {row['year']}.",
+            f"The work on it was completed in {row['year']}.",
+        ]
         yield Said(choose(options, b.title, "year"), ("year",))
     yield Said(f"It {row['note']}.", ("note",))
     for other in _others(referring("buildings", "architect", row["architect"]), b, 1, "architect"):
@@ -661,7 +655,7 @@ def _battle(b: Entity) -> Iterator[Said]:
     yield Said(choose(options, b.title, "war"), ("war",))
     if row["victor"]:
         leader = _the_person(row["victor"])
-        options = [f"It was won by {leader}.", f"The winner was {leader}."]
+        options = [f"It was won by {leader}.", f"The battle was won by {leader}."]
         yield Said(choose(options, b.title, "victor"), ("victor",))
     if row["loser"]:
         yield Said(f"The loser was {_the_person(row['loser'])}.", ("loser",))
@@ -710,7 +704,7 @@ def _moon(m: Entity) -> Iterator[Said]:
         options = [
             f"It was discovered in {row['year']} by {row['discoverer']}.",
             f"{row['discoverer']} discovered it in {row['year']}.",
-            f"In {row['year']} it was first seen by {row['discoverer']}.",
+            f"In {row['year']} it was discovered by {row['discoverer']}.",
         ]
         yield Said(choose(options, m.title, "found"), ("discoverer", "year"))
     if row["origin"]:
