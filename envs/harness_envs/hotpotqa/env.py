@@ -42,7 +42,7 @@ class Pages(Protocol):
 class HotPotQAEnv(Environment):
     """HotPotQA in ReAct's form: ``search[entity]``, ``lookup[keyword]``, ``finish[answer]``.
 
-    Reward is exact match, given when the episode ends; success is the same; score is F1 (0 to 1).
+    Reward is exact match, given when the episode ends; success is the same; score is 100 times F1.
     ``info["measures"]`` then holds ``em``, ``f1`` and ``contains``, ``info["answer"]`` the answer.
 
     ``data``: ``"builtin"`` (questions and pages of this project), a folder or file of questions
@@ -219,7 +219,8 @@ class HotPotQAEnv(Environment):
         if self._answer is None:
             return self._observation, 0.0, False, info
         measures = self._measures(self._answer)
-        info |= {"success": bool(measures["em"]), "score": measures["f1"], "measures": measures}
+        score = 100.0 * measures["f1"]
+        info |= {"success": bool(measures["em"]), "score": score, "measures": measures}
         return self._observation, measures["em"], True, info
 
     def _execute(self, verb: str, argument: str, action: str) -> bool:
