@@ -32,8 +32,8 @@ class Learned:
 class Plan:
     """The next action and what it is for, which the reasoning says.
 
-    ``aim``: search | similar | again | lookup | more | finish | guess. ``name`` is what the step is
-    about, ``want`` what it is to tell; ``learned`` what is known by now.
+    ``aim``: search | similar | namesake | again | lookup | more | finish | guess. ``name`` is what
+    the step is about, ``want`` what it is to tell; ``learned`` what is known by now.
     """
 
     aim: str
@@ -110,10 +110,18 @@ def _read(name: Name, want: str, notes: Notes, learned: tuple[Learned, ...]) -> 
     for _ in range(TRIES):
         page = notes.page(title)
         if page is not None:
-            return _look(page, name, want, notes, learned)
+            namesake = f"{name.text} ({name.hint})"
+            if _other_kind(page, name) and fold(namesake) not in notes.misses:
+                if fold(title) == fold(namesake):
+                    return _look(page, want, notes, learned)
+                title = namesake
+                continue
+            return _look(page, want, notes, learned)
         similar = notes.misses.get(fold(title))
         if similar is None:
             aim = "search" if title == name.text else "similar"
+            if notes.page(name.text) is not None:
+                aim = "namesake"
             return Plan(aim, f"search[{title}]", title, want, learned=learned)
         left = [t for t in similar if fold(t) not in notes.misses]
         if not left:
@@ -122,9 +130,15 @@ def _read(name: Name, want: str, notes: Notes, learned: tuple[Learned, ...]) -> 
     raise _Stuck
 
 
-def _look(
-    page: PageNotes, name: Name, want: str, notes: Notes, learned: tuple[Learned, ...]
-) -> Found | Plan:
+def _other_kind(page: PageNotes, name: Name) -> bool:
+    """Whether the page is of a namesake: the film was meant, and it is about a ballet."""
+    form = learn("form", page)
+    if form is None or not name.hint:
+        return False
+    return not set(name.hint.split()) & set(form.value.split())
+
+
+def _look(page: PageNotes, want: str, notes: Notes, learned: tuple[Learned, ...]) -> Found | Plan:
     if found := learn(want, page):
         return found
     words = [] if page.whole else [w for w in keywords(want, page) if not page.exhausted(w)]
@@ -141,16 +155,16 @@ def best(name: Name, titles: list[str], question: str) -> str:
     """Which of similar titles is meant: the same name, of the kind that the question speaks of."""
     words = set(re.findall(r"\w+", f"{question} {name.hint}".casefold()))
 
-    def merit(title: str) -> tuple[bool, bool, bool, int]:
+    def merit(title: str) -> tuple[int, bool, bool, float]:
         bare, _, kind = title.partition(" (")
         told = set(re.findall(r"\w+", kind.casefold()))
         hinted = set(name.hint.casefold().split())
         same = fold(bare) == fold(name.text)
         return (
-            same and bool(told) and told <= (hinted or words),
+            len(told) if same and told <= (hinted or words) else 0,
             same,
             fold(bare) in fold(question),
-            len(set(fold(bare).split()) & set(fold(name.text).split())),
+            len(set(fold(bare).split()) & set(fold(name.text).split())) / len(bare.split()),
         )
 
     return max(titles, key=merit)

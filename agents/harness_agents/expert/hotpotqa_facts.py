@@ -32,18 +32,19 @@ def _want(*patterns: str, keywords: tuple[str, ...] = ()) -> Want:
     return Want(tuple(re.compile(p) for p in patterns), keywords)
 
 
-_N = r"((?:the )?[A-Z][^.,;()]*?)"
-_PLACE = r"((?:[A-Z]|')[^.;()]*?)"
+_UP = "[A-ZÀ-ÖØ-ÞĀČŁŚŠŻŽ]"
+_N = rf"((?:the )?{_UP}[^.,;()]*?)"
+_PLACE = rf"((?:{_UP}|')[^.;()]*?)"
 _YEAR = r"(\d{3,4})"
 _MADE = (
     "written|composed|painted|made|directed|designed|built|invented|discovered|founded|formulated|"
     "created|solved|won|developed|produced"
 )
+MADE = frozenset(_MADE.split("|"))
 WANTS = {
     "creator": _want(
+        rf"(?:is|are) an? [a-z ]+ by {_N}$",
         rf"(?:{_MADE}) (?:in \d+ )?by {_N}(?: and others)?(?: in \d+)?$",
-        rf"is an? [a-z ]+ by {_N}$",
-        rf"are an? [a-z ]+ by {_N}$",
         rf"^{_N}(?: and others)? discovered it(?: in \d+)?$",
         rf"^The person who \w+ (?:it|them) was {_N}$",
         rf"to reach the top was {_N}$",
@@ -64,7 +65,8 @@ WANTS = {
         keywords=("died",),
     ),
     "birth": _want(
-        rf"\b[Bb]orn (?:on [^,]*, )?(?:in \d{{3,4}} )?in {_PLACE}(?:, s?he .*| in \d{{3,4}}.*| and .*)?$",
+        rf"\b[Bb]orn (?:on [^,]*, )?(?:in \d{{3,4}} )?in {_PLACE}"
+        rf"(?:, s?he .*| in \d{{3,4}}.*| and .*)?$",
         keywords=("born",),
     ),
     "deathplace": _want(
@@ -78,14 +80,12 @@ WANTS = {
         keywords=("was a",),
     ),
     "form": _want(
-        r"\b(?:is|are)(?: the title of)? an? ([a-z][a-z ]*?)(?: that | by | (?:%s) |$)" % _MADE,
+        r"\b(?:is|are)(?: the title of)? an? ([a-z][a-z ]*?)(?: that | by | (?:MADE) |$)".replace(
+            "MADE", _MADE
+        ),
     ),
-    "prize_year": _want(
-        rf"Nobel (?:Peace )?Prize\b.*?\bfor {_YEAR}\b", keywords=("Nobel",)
-    ),
-    "prize_field": _want(
-        r"Nobel Prize in ([A-Z]\w+(?: or [A-Z]\w+)?) for \d", keywords=("Nobel",)
-    ),
+    "prize_year": _want(rf"Nobel (?:Peace )?Prize\b.*?\bfor {_YEAR}\b", keywords=("Nobel",)),
+    "prize_field": _want(r"Nobel Prize in ([A-Z]\w+(?: or [A-Z]\w+)?) for \d", keywords=("Nobel",)),
     "river": _want(
         rf"\briver is the {_PLACE}$",
         rf"flows through it is the {_PLACE}$",
@@ -94,17 +94,13 @@ WANTS = {
     ),
     "country": _want(
         r"\bis an? (?:[a-z]+ )+?in (?:the )?([A-Z][^,]*?)$",
-        r"belongs to (?:the )?([A-Z][^,]*?)$",
-        r"source (?:is )?in (?:the )?([A-Z].*?)$",
-        r"place lies in (?:the )?(.*?) today$",
+        r"\bis an island that belongs to (?:the )?([A-Z][^,]*?)$",
     ),
-    "city": _want(
-        r"\bis an? (?:[a-z]+ )+?in (?:the )?([A-Z].*?)$", keywords=("city",)
-    ),
+    "country:source": _want(r"source (?:is )?in (?:the )?([A-Z].*?)$", keywords=("source",)),
+    "country:today": _want(r"place lies in (?:the )?(.*?) today$", keywords=("today",)),
+    "city": _want(r"\bis an? (?:[a-z]+ )+?in (?:the )?([A-Z].*?)$", keywords=("city",)),
     "continent": _want(r"\bis a country in ([A-Z].*?)$", keywords=("country in",)),
-    "capital": _want(
-        rf"\bcapital(?: of the country)? is {_PLACE}$", keywords=("capital",)
-    ),
+    "capital": _want(rf"\bcapital(?: of the country)? is {_PLACE}$", keywords=("capital",)),
     "currency": _want(
         r"\bcurrency is the (.+?)$", r"^The (.+?) is its currency$", keywords=("currency",)
     ),
@@ -135,8 +131,8 @@ WANTS = {
         rf"\bdates? from {_YEAR}$",
         rf"\bfought in {_YEAR}$",
         rf"\bdiscovered (?:it )?in {_YEAR}\b",
-        rf"\b(?:published|released|opened|established|founded|formed|premiered|built|launched|"
-        rf"created|began|aired)\b.*?\b(1\d{{3}}|20\d\d)\b",
+        r"\b(?:published|released|opened|established|founded|formed|premiered|built|launched|"
+        r"created|began|aired)\b.*?\b(1\d{3}|20\d\d)\b",
     ),
     "height": _want(r"\b([\d,]+) met(?:re|er)s\b", r"\b([\d,]+) m\b", keywords=("metres",)),
     "depth": _want(r"\b([\d,]+) met(?:re|er)s\b", r"\b([\d,]+) m\b", keywords=("metres",)),
@@ -148,15 +144,34 @@ WANTS = {
     "parent": _want(r"\bis a moon of ([A-Z]\w+)", keywords=("moon of",)),
 }
 #: By what the page is about, the word that a sentence with its year holds.
-_DATED = (
-    (re.compile(r"\bis an? (?:\w+ )?(?:university|museum|opera house|orchestra|society|observatory)\b"), "founded"),
-    (re.compile(r"\bis an? (?:moon|planet|dwarf planet|chemical element)\b"), "discovered"),
-    (re.compile(r"\b(?:painting|sculpture|engraving|print|church|house|skyscraper|tower|bridge|museum in|hall|monument|terminal|school|dome)\b"), "completed"),
-    (re.compile(r"\b(?:novel|novella|story|stories|poem|poems|play|opera|operetta|ballet|film|symphony|book|tale|musical|suite|concerto|work|song|dances|waltz|oratorio|pieces?|treatise|essays|memoir|handbook|sonata|cantata|legend)\b"), "first"),
+_DATED = tuple(
+    (re.compile(rf"\b(?:{kinds})\b"), word)
+    for kinds, word in (
+        ("(?:university|opera house|orchestra|learned society|observatory) in", "founded"),
+        ("moon|planet|chemical element", "discovered"),
+        ("painting|sculpture|engraving|print|church|house|skyscraper|tower|bridge", "completed"),
+        ("concert hall|entrance hall|monument|terminal|school|dome", "completed"),
+        ("museum in", "founded"),
+        ("novel|novella|story|stories|poems?|fairy tale|book|treatise|memoir|handbook", "first"),
+        ("play|opera|operetta|ballet|musical|film|symphony|suite|concertos?|oratorio", "first"),
+        ("tone poems?|concert piece|orchestral work|choral work|cantata|waltz|sonata", "first"),
+    )
+)
+#: By what the page is about, how its maker made it.
+_MADE_BY = tuple(
+    (re.compile(rf"\b(?:{kinds})\b"), word)
+    for kinds, word in (
+        ("film", "directed"),
+        ("painting", "painted"),
+        ("sculpture|engraving|woodblock print", "made"),
+        ("opera|operetta|ballet|symphony|suite|concertos?|oratorio|tone poems?", "composed"),
+        ("novel|novella|story|stories|poems?|fairy tale|play", "written"),
+    )
 )
 #: Sentences about something else than the page.
 _ASIDE = re.compile(
-    r"^(?:Another|Other|See also)\b|\bsame (?:year|city|country|sea|river|century|discoverer|time)\b"
+    r"^(?:Another|Other|See also)\b"
+    r"|\bsame (?:year|city|country|sea|river|century|discoverer|time)\b"
     r"|\bis another\b|\balso (?:found|remembered)\b"
 )
 
@@ -164,35 +179,43 @@ _ASIDE = re.compile(
 def keywords(want: str, page: PageNotes) -> tuple[str, ...]:
     """Words to look up for a want, the likeliest first."""
     kind, _, detail = want.partition(":")
+    lead = page.opening[0] if page.opening else ""
     if kind == "creator":
-        lead = page.opening[0] if page.opening else ""
         if detail == "by":
-            known = ("invented", "discovered", "formulated", "created", "built", "founded")
-            art = ("written", "composed", "painted", "directed", "made")
-            return (*art, *known) if _DATED[3][0].search(lead) else (*known, "solved", *art)
+            usual = [word for pattern, word in _MADE_BY if pattern.search(lead)]
+            return (*usual[:1], detail)
         return (detail,)
     if kind in ("birthplace", "birth_country"):
         return ("born",)
-    if kind == "country" and detail:
-        return (detail,)
     if kind == "date":
-        lead = page.opening[0] if page.opening else ""
         usual = [word for pattern, word in _DATED if pattern.search(lead)]
-        return tuple(dict.fromkeys([*usual, "dates", "first", "completed", "founded"]))
-    return WANTS[kind].keywords
+        return tuple(dict.fromkeys([*usual, "date", "first", "completed", "founded"]))
+    return _of(want).keywords
 
 
 def learn(want: str, page: PageNotes) -> Found | None:
     """The fact, if what is known of the page tells it."""
-    kind = want.partition(":")[0]
+    kind, _, detail = want.partition(":")
     if kind in ("birthplace", "birth_country"):
         return _birth(kind, page.known)
-    for pattern in WANTS[kind].patterns:
-        for sentence in page.known:
-            if not _ASIDE.search(sentence) and (found := pattern.search(sentence)):
+    # What a thing is stands in the first sentence of its page.
+    known = page.opening[:1] if kind == "form" else page.known
+    for pattern in _of(want).patterns:
+        for sentence in known:
+            if _ASIDE.search(sentence):
+                continue
+            if found := pattern.search(sentence):
+                # "a bet made by Phileas Fogg" tells nothing of the novel's author.
+                by = re.search(rf"\b({_MADE}) (?:in \d+ )?by\b", found[0])
+                if kind == "creator" and detail in MADE and by and by[1] != detail:
+                    continue
                 value = next(group for group in found.groups() if group)
                 return _tidy(kind, value, sentence)
     return None
+
+
+def _of(want: str) -> Want:
+    return WANTS[want] if want in WANTS else WANTS[want.partition(":")[0]]
 
 
 def _birth(kind: str, known: Iterable[str]) -> Found | None:

@@ -48,6 +48,9 @@ def sentences_of(text: str) -> list[str]:
     return [part.strip().rstrip(".") for part in re.split(r"\. |\n", text) if part.strip(" .")]
 
 
+_NO_ACT = Act("")
+
+
 @dataclass(slots=True)
 class PageNotes:
     """What is known of one page: ``opening`` as shown, ``found`` by lookups, in that order."""
@@ -82,7 +85,7 @@ class Notes:
     current: PageNotes | None = None
     #: The latest action and what it led to: question | page | miss | result | no_more | thought |
     #: invalid | other; ``text`` is the sentence, title or name it is about.
-    action: Act = Act("")
+    action: Act = _NO_ACT
     event: str = "question"
     text: str = ""
     steps: int = 0

@@ -14,21 +14,26 @@ from harness_agents.expert.hotpotqa_question import Quest
 #: Searches before an answer is given.
 SEARCHES = 5
 _STOP = frozenset(
-    "a an the of in on at to for by with from and or is are was were be been has have had do does "
-    "did who whom whose which what when where why how that this these those it its he she his her "
-    "they their as also than both same one two name many much into after before during about not "
-    "there other more most between".split()
+    re.findall(
+        r"\w+",
+        "a an the of in on at to for by with from and or is are was were be been has have "
+        "had do does did who whom whose which what when where why how that this these "
+        "those it its he she his her they their as also than both same one two name many "
+        "much into after before during about not there other more most between ",
+    )
 )
-_SPAN = re.compile(
-    r"(?:[A-Z0-9][\w'’.&/-]*)(?:(?: (?:of|the|and|de|von|van|in|on|for|du|la|le|&|at|to|del|di)){0,2}"
-    r" [A-Z0-9][\w'’.&/-]*)*"
-)
+_LINKS = "of|the|and|de|von|van|in|on|for|du|la|le|&|at|to|del|di"
+_SPAN = re.compile(rf"[A-Z0-9][\w'’.&/-]*(?:(?: (?:{_LINKS})){{0,2}} [A-Z0-9][\w'’.&/-]*)*")
 _QUOTED = re.compile(r'"([^"]{2,})"')
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DATE = re.compile(rf"\b(?:(?:{_MONTHS}) \d{{1,2}}, \d{{4}}|\d{{1,2}} (?:{_MONTHS}) \d{{4}})\b")
 _YEAR = re.compile(r"\b(?:1\d{3}|20\d\d)\b")
 _NUMBER = re.compile(r"\b\d[\d,.]*\b(?: (?:million|billion|thousand))?")
-_LEADING = re.compile(r"^(?:The|In|On|At|Of|Which|What|Who|Whose|When|Where|Are|Is|Was|Were|Did|Do|Does|How|Between|Both|Were|Has|Have|This|That|For|From|By|A|An|As|During|After|Before) ")
+_FIRST = (
+    "The|In|On|At|Of|Which|What|Who|Whose|When|Where|Are|Is|Was|Were|Did|Do|Does|How|Between|Both|"
+    "Has|Have|This|That|For|From|By|A|An|As|During|After|Before|He|She|It|His|Her|They|Its"
+)
+_LEADING = re.compile(rf"^(?:{_FIRST}) ")
 
 
 def words_of(text: str) -> set[str]:
@@ -45,7 +50,7 @@ def names_in(question: str) -> list[str]:
     for part in re.split(r"[,?;:()]", rest):
         for span in _SPAN.findall(part):
             bare = _LEADING.sub("", span).removesuffix("'s").removesuffix("’s").strip(" .")
-            if bare and bare not in _LEADING.pattern and not bare.isdigit():
+            if bare and bare not in _FIRST.split("|") and not bare.isdigit():
                 spans.append(bare)
     spans.sort(key=lambda s: (-len(s.split()), question.find(s)))
     return list(dict.fromkeys([*quoted, *spans]))
@@ -206,5 +211,5 @@ def _of_kind(kind: str, sentence: str, question: str) -> Iterator[str]:
     else:
         for span in _SPAN.findall(sentence):
             text = _LEADING.sub("", span).strip(" .")
-            if len(text) > 2 and not text.isdigit():
+            if len(text) > 2 and not text.isdigit() and text not in _FIRST.split("|"):
                 yield text

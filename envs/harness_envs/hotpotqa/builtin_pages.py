@@ -680,8 +680,9 @@ def _invention(i: Entity) -> Iterator[Said]:
     who = row["inventor"]
     options = [
         f"{it} {were} {row['verb']} by {who}.",
-        f"The person who {row['verb']} {'them' if plural else 'it'} was {who}.",
+        f"The {row['kind']} was {row['verb']} by {who}.",
     ]
+    options = options[:1] if plural else options
     yield Said(choose(options, i.title, "inventor"), ("inventor",))
     if row["year"]:
         yield Said(f"{it} {'date' if plural else 'dates'} from {row['year']}.", ("year",))
