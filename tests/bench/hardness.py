@@ -1,6 +1,7 @@
 """How hard a task set is: random, nearest training episode, expert, oracle; with intervals.
 
-    python tests/bench/hardness.py [--tasks builtin-valid] [--train builtin-train] [--data official]
+    python tests/bench/hardness.py [--env alfworld] [--tasks builtin-valid]
+        [--train builtin-train] [--data official]
 
 Plays whole runs into a temporary folder and prints the leaderboard.
 """
@@ -21,6 +22,7 @@ from harness.runs import find_runs
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="alfworld")
     parser.add_argument("--tasks", default="builtin-valid")
     parser.add_argument("--train", default="builtin-train")
     parser.add_argument("--data", default="builtin")
@@ -29,11 +31,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         traces = harness.evaluate(
-            "expert", "alfworld", tasks=given.train, out=out, kind="collect", env_options=options
+            "expert", given.env, tasks=given.train, out=out, kind="collect", env_options=options
         )
         nearest = AgentConfig("nearest", "nearest", options={"traces": str(traces.path)})
         for agent in ("oracle", "expert", "random", nearest):
-            harness.evaluate(agent, "alfworld", tasks=given.tasks, out=out, env_options=options)
+            harness.evaluate(agent, given.env, tasks=given.tasks, out=out, env_options=options)
         for board in leaderboard.boards(find_runs(out)):
             Console(width=160).print(leaderboard.table(board))
 
