@@ -363,6 +363,8 @@ def _bridge(
     text = text[0].upper() + text[1:]
     if mentions(pages[first.title].text, answer) or mentions(text, answer):
         return None
+    if mentions(text, second.name):
+        return None  # "the city of the University of Vienna" needs no first page
     facts = ((first.title, hop.column), (second.title, ask.column))
     return Draft(text, answer, "bridge", facts)
 
