@@ -15,6 +15,8 @@ from harness.types import Decision, Info, Step
 from harness_agents.expert import (
     alfworld_player,
     alfworld_slips,
+    hotpotqa_player,
+    hotpotqa_slips,
     prior,
     webshop_player,
     webshop_slips,
@@ -38,6 +40,7 @@ class Expert(NamedTuple):
 EXPERTS = (
     Expert("alfworld", alfworld_player.plays, alfworld_player.act, alfworld_slips.slips),
     Expert("webshop", webshop_player.plays, webshop_player.act, webshop_slips.slips),
+    Expert("hotpotqa", hotpotqa_player.plays, hotpotqa_player.act, hotpotqa_slips.slips),
 )
 
 
