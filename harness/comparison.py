@@ -94,7 +94,7 @@ def _per_step(count: Callable[[EpisodeMetrics], int | None]) -> _Value:
 
 #: Name, value, and whether only tasks that both solved count.
 _OTHERS: tuple[tuple[str, _Value, bool], ...] = (
-    ("score", lambda r: r.score, False),
+    ("score", lambda r: None if r.score is None else 100 * r.score, False),
     ("steps", lambda r: r.n_steps, False),
     ("steps, both solved", lambda r: r.n_steps, True),
     ("invalid actions", lambda r: r.invalid_actions, False),

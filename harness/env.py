@@ -43,6 +43,8 @@ class Environment(gymnasium.Env[str, str]):
     seed draws a task of ``default_split``. ``step`` keeps working after termination, as the
     originals do; the step budget is Gymnasium's TimeLimit, set at registration.
 
+    ``score`` is in [0, 1]: how much of the task was done where the environment tells degrees.
+
     Info always holds ``instruction, task_id, task_type, admissible_actions, success, score,
     invalid_action``; with ``reveal=True`` also ``solution``, the actions that win from the start.
     Numbers under ``info["measures"]`` (``{"f1": 0.5}``) are kept with the episode.

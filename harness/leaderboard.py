@@ -97,7 +97,7 @@ def cells(row: Row) -> list[str]:
         row.agent,
         _percent(s.success),
         f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
-        _number(s.score, 3),
+        _number(s.score, 1),
         str(s.n),
         str(s.errors),
         str(s.truncated),

@@ -130,6 +130,7 @@ class Summary(msgspec.Struct, frozen=True):
     success: float | None
     success_low: float
     success_high: float
+    #: 100 times the mean score.
     score: float | None
     steps: float | None
     invalid_actions: float | None
@@ -158,7 +159,7 @@ def summarise(rows: Sequence[EpisodeMetrics]) -> Summary:
         success=_ratio(successes, len(scored)),
         success_low=low,
         success_high=high,
-        score=_ratio(sum(r.score or 0.0 for r in scored), len(scored)),
+        score=_ratio(100 * sum(r.score or 0.0 for r in scored), len(scored)),
         steps=_ratio(steps, len(scored)),
         invalid_actions=_ratio(sum(r.invalid_actions for r in scored), len(scored)),
         reasoning_words_per_step=_ratio(sum(r.reasoning_words for r in scored), steps),

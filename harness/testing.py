@@ -112,6 +112,7 @@ def _has_keys(info: dict[str, Any]) -> None:
     for key, type_ in INFO.items():
         assert key in info, f"info lacks '{key}'"
         assert isinstance(info[key], type_), f"info['{key}'] is {info[key]!r}, not {type_.__name__}"
+    assert 0.0 <= info["score"] <= 1.0, f"score {info['score']} is not in [0, 1]"
 
 
 def _trace(env: Environment) -> list[Any]:

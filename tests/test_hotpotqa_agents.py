@@ -45,7 +45,7 @@ def play(
     tasks = registry.task_set("hotpotqa", name)
     env = HotPotQAEnv(data=data)
     episodes = [
-        play_episode(policy, env, task, agent="test", max_steps=tasks.max_steps)
+        play_episode(policy, env, task, agent="test", protocol=tasks.protocol)
         for task in tasks.tasks[::every]
     ]
     faults = [e.error for e in episodes if e.error]

@@ -102,7 +102,7 @@ def test_an_episode(env: HotPotQAEnv) -> None:
     assert show(env, "think[hm]") == "Nice thought."
     shown, reward, done, truncated, info = env.step("finish[Nile!]")
     assert (shown, reward, done, truncated) == ("Episode finished, reward = 1\n", 1.0, True, False)
-    assert (info["success"], info["score"], info["answer"]) == (True, 100.0, "Nile!")
+    assert (info["success"], info["score"], info["answer"]) == (True, 1.0, "Nile!")
     assert info["measures"] == {"em": 1.0, "f1": 1.0, "contains": 1.0}
     again = env.step("finish[Amazon]")
     assert again == (shown, reward, done, truncated, info)
@@ -111,7 +111,7 @@ def test_an_episode(env: HotPotQAEnv) -> None:
 def test_a_wrong_answer_still_overlaps(env: HotPotQAEnv) -> None:
     shown, reward, done, _, info = env.step("finish[the Nile, in Africa]")
     assert (shown, reward, done) == ("Episode finished, reward = 0\n", 0.0, True)
-    assert (info["success"], info["score"]) == (False, 50.0)
+    assert (info["success"], info["score"]) == (False, 0.5)
     assert info["measures"] == {"em": 0.0, "f1": 0.5, "contains": 1.0}
 
 

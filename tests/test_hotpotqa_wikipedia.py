@@ -79,7 +79,7 @@ def test_recorded_episodes_replay_on_their_recorded_pages(
             if done:
                 assert info["success"] is step["info"]["em"]
                 assert info["measures"]["f1"] == step["info"]["f1"]
-                assert info["score"] == 100.0 * step["info"]["f1"]
+                assert info["score"] == step["info"]["f1"]
         env.close()
     assert (played, raised) == (525, 12)
 
@@ -205,7 +205,7 @@ def test_a_fault_is_an_error_beside_the_score_and_is_played_again(
     site.fault = ""
     again = api.resume(run.path, retry_errors=True)
     [episode] = again.episodes()
-    assert (episode.outcome, episode.success, episode.score) == (Outcome.DONE, True, 100.0)
+    assert (episode.outcome, episode.success, episode.score) == (Outcome.DONE, True, 1.0)
     assert episode.measures == {"em": 1.0, "f1": 1.0, "contains": 1.0}
     assert episode.steps[1].observation == "The Nile is a river in Africa. It is very long.."
 

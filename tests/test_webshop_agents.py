@@ -43,7 +43,7 @@ def play(
     env = WebShopEnv(reveal=bool(getattr(policy, "privileged", False)), **keywords)  # type: ignore[arg-type]
     task_set = registry.task_set("webshop", tasks)
     episodes = [
-        play_episode(policy, env, task, agent="a", max_steps=task_set.max_steps)
+        play_episode(policy, env, task, agent="a", protocol=task_set.protocol)
         for task in task_set.tasks[::every]
     ]
     faults = [e.error for e in episodes if e.error is not None]

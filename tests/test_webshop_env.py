@@ -147,7 +147,7 @@ def test_recorded_episodes_with_own_search(mode: Any, data: Path, vectors: Path)
             assert observation == step[key]
             assert (reward, terminated, truncated) == (step["reward"], step["done"], False)
             assert info["clickables"] == step["clickables"]
-            assert info["score"] == 100 * reward
+            assert info["score"] == reward
             assert info["success"] == (reward == 1.0)
             assert ("measures" in info) == terminated
 
@@ -223,7 +223,7 @@ def test_solutions_win_builtin_goals() -> None:
             _, info = env.reset(options={"task_id": task_id})
             for action in info["solution"]:
                 _, _, terminated, _, info = env.step(action)
-            assert (terminated, info["success"], info["score"]) == (True, True, 100.0), task_id
+            assert (terminated, info["success"], info["score"]) == (True, True, 1.0), task_id
 
 
 def test_every_builtin_goal_is_attainable() -> None:
@@ -378,7 +378,7 @@ def test_bare_reset_on_official_data(data: Path, vectors: Path) -> None:
 
 def test_fixed_rules_are_another_task_set() -> None:
     found = tasksets.TASK_SETS["webshop/builtin-dev"]()
-    fixed = found.with_protocol(options={"rules": "fixed"})
+    fixed = found.varied(options={"rules": "fixed"})
     assert fixed.hash != found.hash
     assert found.options == {"goal_seed": GOAL_SEED, "rules": "faithful"}
 

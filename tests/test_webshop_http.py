@@ -237,7 +237,7 @@ def test_builtin_goal_is_won_over_http(server: Server) -> None:
         observation, reward, terminated, _, info = env.step(action)
         if not terminated:
             assert observation == expected[0]
-    assert (reward, terminated, info["success"], info["score"]) == (1.0, True, True, 100.0)
+    assert (reward, terminated, info["success"], info["score"]) == (1.0, True, True, 1.0)
     assert info["measures"]["r_att"] == 1.0
     assert env.content_hash("served/3") == env.content_hash("served/3")
     assert env.content_hash("served/3") != env.content_hash("served/4")

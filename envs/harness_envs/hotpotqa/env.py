@@ -44,7 +44,7 @@ class Pages(typing.Protocol):
 class HotPotQAEnv(Environment):
     """HotPotQA in ReAct's form: ``search[entity]``, ``lookup[keyword]``, ``finish[answer]``.
 
-    Reward is exact match, given when the episode ends; success is the same; score is 100 times F1.
+    Reward is exact match, given when the episode ends; success is the same; score is F1.
     ``info["measures"]`` then holds ``em``, ``f1`` and ``contains``, ``info["answer"]`` the answer.
 
     ``data``: ``"builtin"`` (questions and pages of this project), a folder or file of questions
@@ -223,7 +223,7 @@ class HotPotQAEnv(Environment):
         if self._answer is None:
             return self._observation, 0.0, False, info
         measures = self._measures(self._answer)
-        score = 100.0 * measures["f1"]
+        score = measures["f1"]
         info |= {"success": bool(measures["em"]), "score": score, "measures": measures}
         return self._observation, measures["em"], True, info
 
