@@ -200,6 +200,16 @@ def test_saved_index_is_opened_and_gives_the_same(tmp_path: Path) -> None:
         assert memory.hits(query, 20) == disk.hits(query, 20) == again.hits(query, 20)
 
 
+def test_large_shops_keep_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    small = open_shop("builtin")
+    large = [Shop(small.catalogue, builtin=True, index_on_disk=1000) for _ in range(2)]
+    for shop in large:
+        assert shop.search("red shirt", 50) == small.search("red shirt", 50)
+    (folder,) = (tmp_path / "distill-harness" / "webshop").iterdir()
+    assert small.catalogue.digest in folder.name
+
+
 def test_many_blocks_are_one_index() -> None:
     documents = corpus(4, 200)
     whole, parts = build(documents), build(documents, block=7)
