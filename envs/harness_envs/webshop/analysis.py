@@ -80,7 +80,8 @@ def _kind(character: str) -> str:
             return kind
     if code == 0x200D:
         return "z"
-    if category in ("Mn", "Me", "Mc") or 0x1F3FB <= code <= 0x1F3FF:
+    skin, half_width_mark = 0x1F3FB <= code <= 0x1F3FF, code in (0xFF9E, 0xFF9F)
+    if category in ("Mn", "Me", "Mc") or skin or half_width_mark:
         return "x"
     if category == "Cf":
         return " " if code == 0x200B else "x"

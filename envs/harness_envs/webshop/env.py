@@ -18,7 +18,6 @@ from harness_envs.webshop import tasksets
 from harness_envs.webshop.browser import Browser, Turn
 from harness_envs.webshop.catalogue import GOAL_SEED
 from harness_envs.webshop.goals import KINDS, Goal
-from harness_envs.webshop.http import HttpSite
 from harness_envs.webshop.pages import MODES, PER_PAGE, RESULTS, Mode
 from harness_envs.webshop.react import ReActBrowser
 from harness_envs.webshop.reward import RULES, Rules
@@ -171,6 +170,8 @@ class WebShopEnv(Environment):
             split, _, number = task_id.partition("/")
             if split != SERVED or not (number.isascii() and number.isdecimal()):
                 raise ConfigError(f"Unknown task '{task_id}' of a WebShop server: say served/<i>.")
+            from harness_envs.webshop.http import HttpSite  # requests takes its time to load
+
             session = f"fixed_{int(number)}"
             return HttpSite(self._url, session), session, None
         goal = self._find(task_id)
@@ -221,6 +222,7 @@ class WebShopEnv(Environment):
         if self._served:
             site, session, _ = self._open(task_id)
             text = f"{session}:{_instruction(site)}"
+            site.close()
             return hashlib.sha256(text.encode()).hexdigest()[:16]
         return self.shop.content_hash(self._find(task_id), self._goal_seed)
 
@@ -243,7 +245,7 @@ class WebShopEnv(Environment):
         self._close_site()
 
     def _close_site(self) -> None:
-        if isinstance(self._site, HttpSite):
+        if self._site is not None:
             self._site.close()
         self._site = None
 

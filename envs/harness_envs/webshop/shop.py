@@ -19,18 +19,22 @@ from harness_envs.webshop.reward import Rules, reward
 from harness_envs.webshop.search import FORMAT, Index, build
 
 BUILTIN_SPLITS = ("train", "dev", "valid")
-#: Catalogues with more products keep their search index on disk.
+#: Larger catalogues keep their search index on disk.
 INDEX_ON_DISK = 50_000
 
 _OPENING = threading.Lock()
 
 
 class Shop:
-    """Products with what is derived from them. ``builtin``: ids name products, not positions."""
+    """Products with what is derived from them. ``builtin``: ids name products, not positions;
+    ``index_on_disk``: from how many products on the search index is kept in the cache folder."""
 
-    def __init__(self, catalogue: Catalogue, builtin: bool = False) -> None:
+    def __init__(
+        self, catalogue: Catalogue, builtin: bool = False, index_on_disk: int = INDEX_ON_DISK
+    ) -> None:
         self.catalogue = catalogue
         self.builtin = builtin
+        self._index_on_disk = index_on_disk
         self._goals: dict[tuple[str, int], Goals] = {}
         self._splits: dict[int, dict[str, dict[str, int]]] = {}
         self._digests: dict[tuple[str, int], bytes] = {}
@@ -38,7 +42,7 @@ class Shop:
 
     @property
     def engine(self) -> Index:
-        """The search index: built when first asked, kept on disk for large catalogues."""
+        """The search index, built when first asked."""
         with self._building:
             return self._engine
 
@@ -49,7 +53,7 @@ class Shop:
     def _engine(self) -> Index:
         products = sorted(self.catalogue.products, key=lambda product: product.asin)
         documents = ((product.asin, product.document) for product in products)
-        if len(products) <= INDEX_ON_DISK:
+        if len(products) < self._index_on_disk:
             return build(documents)
         name = f"index-{FORMAT}-{self.catalogue.digest}"
         return build(documents, files.cache_folder() / name)

@@ -48,6 +48,8 @@ class Site(Protocol):
 
     def done(self, asin: str, options: Mapping[str, str]) -> Receipt: ...
 
+    def close(self) -> None: ...
+
 
 class SearchEngine(Protocol):
     def search(self, query: str, k: int) -> list[str]:
@@ -125,6 +127,9 @@ class LocalSite:
             products[asin], options, self._prices[asin], goal, products[goal.asin], self._rules
         )
         return Receipt(pages.done(asin, options, earned.reward), earned.reward, earned)
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _find(self, words: Sequence[str]) -> list[Product]:
         """Products for a query; four first words make it another kind of question."""
