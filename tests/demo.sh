@@ -1,14 +1,22 @@
 #!/bin/sh
-# The main job on built-in data: agents without a model and the shipped language model, one table.
+# The main job on built-in data: agents without a model in three environments, the shipped language
+# models in their own; a table an environment, on the terminal and as a page.
 # HARNESS, DEMO_TASKS and DEMO_OUT come from the Makefile.
 set -eu
 rm -rf "$DEMO_OUT"
-for agent in ${DEMO_AGENTS:-oracle expert random teacher-tiny}; do
-    echo "== $agent plays $DEMO_TASKS"
-    "$HARNESS" run --agent "$agent" --env alfworld --tasks "$DEMO_TASKS" --out "$DEMO_OUT" >/dev/null
+play() {
+    echo "== $1 plays $DEMO_TASKS of $2"
+    "$HARNESS" run --agent "$1" --env "$2" --tasks "$DEMO_TASKS" --out "$DEMO_OUT" >/dev/null
+}
+for env in alfworld webshop hotpotqa; do
+    for agent in oracle expert random; do play "$agent" "$env"; done
 done
+for agent in ${DEMO_MODELS:-ours-tiny token-tiny teacher-tiny}; do play "$agent" alfworld; done
 echo
 "$HARNESS" leaderboard --out "$DEMO_OUT"
 "$HARNESS" leaderboard --out "$DEMO_OUT" --markdown >"$DEMO_OUT/leaderboard.md"
-echo "The same as Markdown: $DEMO_OUT/leaderboard.md"
-echo "Next: $HARNESS run --agent teacher-tiny --env alfworld     (README.md goes on from here)"
+"$HARNESS" compare ours-tiny token-tiny --out "$DEMO_OUT" --env alfworld
+echo "The tables as Markdown: $DEMO_OUT/leaderboard.md"
+echo "As a page:              $("$HARNESS" leaderboard --out "$DEMO_OUT" --page "$DEMO_OUT/leaderboard.html")"
+echo "Episodes side by side:  $("$HARNESS" view teacher-tiny ours-tiny --out "$DEMO_OUT" --env alfworld --page "$DEMO_OUT/episodes.html")"
+echo "Next: $HARNESS run --agent ours-tiny --env alfworld     (README.md goes on from here)"
