@@ -66,7 +66,7 @@ WANTS = {
     ),
     "birth": _want(
         rf"\b[Bb]orn (?:on [^,]*, )?(?:in \d{{3,4}} )?in {_PLACE}"
-rf"(?: in \d{{3,4}}.*|, [^,]* became .*| and .*)?$",
+        rf"(?: in \d{{3,4}}.*|, [^,]* became .*| and .*)?$",
         keywords=("born",),
     ),
     "deathplace": _want(

@@ -354,4 +354,6 @@ def _bridge(
 
 def mentions(text: str, answer: str) -> bool:
     """Whether the words of an answer occur in a text."""
+    if answer.casefold() not in text.casefold():  # the usual case, at once
+        return False
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
