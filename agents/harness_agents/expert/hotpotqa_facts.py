@@ -58,7 +58,7 @@ WANTS = {
     ),
     "died": _want(
         rf"\bdied\b[^.]*?\b{_YEAR}\b",
-        rf"\bIn {_YEAR} s?he died",
+        rf"^In {_YEAR} .*\bdied\b",
         rf"\(\d+-{_YEAR}\)",
         rf"lived from \d+ to {_YEAR}",
         rf"\([^()]*\d{{4}}[^()]*[–-][^()]*?\b{_YEAR}\b",
@@ -66,7 +66,7 @@ WANTS = {
     ),
     "birth": _want(
         rf"\b[Bb]orn (?:on [^,]*, )?(?:in \d{{3,4}} )?in {_PLACE}"
-        rf"(?:, s?he .*| in \d{{3,4}}.*| and .*)?$",
+        rf"(?: in \d{{3,4}}.*|, [^,]* became .*| and .*)?$",
         keywords=("born",),
     ),
     "deathplace": _want(
@@ -125,7 +125,7 @@ WANTS = {
     "date": _want(
         rf"\bfirst (?:published|performed|shown|appeared|complete|released)\b.*? in {_YEAR}$",
         rf"\bfirst performance took place in .*? in {_YEAR}$",
-        rf"^In {_YEAR} (?:it|they) (?:was|were) (?:first performed|discovered)\b",
+        rf"^In {_YEAR} .*\b(?:was|were) (?:first performed|discovered)\b",
         rf"\bcompleted (?:it )?in {_YEAR}$",
         rf"\bfounded (?:in|is) {_YEAR}$",
         rf"\bdates? from {_YEAR}$",

@@ -100,7 +100,7 @@ def say(quest: Quest, notes: Notes, plan: Plan, number: int) -> str:
     pick = Dice(number)
     news = _news(quest, notes, plan, pick)
     line = _next(quest, notes, plan, pick)
-    return f"{news} {line}".strip()
+    return " ".join(f"{news} {line}".split())
 
 
 def need(want: str, name: str, pick: Dice) -> str:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import cache
 
+from harness_envs.hotpotqa.builtin_bridges import Draft, bridges
+from harness_envs.hotpotqa.builtin_comparisons import comparisons
 from harness_envs.hotpotqa.builtin_facts import VERSION, entities, number, shuffled
 from harness_envs.hotpotqa.builtin_pages import written
-from harness_envs.hotpotqa.builtin_questions import Draft, drafts
 from harness_envs.hotpotqa.records import Page, Question
 
-__all__ = ["SPLITS", "VERSION", "pages", "questions"]
+__all__ = ["SPLITS", "VERSION", "drafts", "pages", "questions"]
 
 SPLITS = ("train", "dev", "valid")
 _SIZES = {"dev": 200, "valid": 300}
@@ -51,6 +52,14 @@ def questions() -> tuple[Question, ...]:
         chosen = shuffled(by_split[split], "questions", split)[: _SIZES.get(split)]
         found += [_question(draft, split, index) for index, draft in enumerate(chosen)]
     return tuple(found)
+
+
+def drafts() -> list[Draft]:
+    """Every question once; no two with the same words."""
+    unique: dict[str, Draft] = {}
+    for draft in (*bridges(), *comparisons()):
+        unique.setdefault(draft.text, draft)
+    return list(unique.values())
 
 
 def _question(draft: Draft, split: str, index: int) -> Question:

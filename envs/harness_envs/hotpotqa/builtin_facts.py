@@ -76,9 +76,6 @@ class Entity(NamedTuple):
     def name(self) -> str:
         return self.title.partition(" (")[0]
 
-    def __getitem__(self, column: object) -> str:  # type: ignore[override]
-        return self.row[str(column)]
-
 
 @cache
 def entities() -> Mapping[str, Entity]:
