@@ -25,6 +25,10 @@ NONE, REASON, ACT, FORMAT = 0, 1, 2, 3
 CLASSES = ("reason", "act", "format")
 EOS, PAD = "<|eos|>", "<|pad|>"
 
+#: What no merge crosses: words, numbers and signs with their space, as GPT-2 has them; and a mark in
+#: brackets ("[SEP]", dozens on a WebShop page) as one.
+_WORDS = r" ?\[[A-Z]+\]|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
 Format = Literal["span", "shared", "none"]
 
 _LABELS: dict[str, dict[Kind, int]] = {
@@ -90,9 +94,9 @@ def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     # " 2" stays one token: what follows "mug" is then its number, which a small model copies in one
     # step of attention. Digits split from their space put a blank, alike for all, in between.
-    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=True
-    )
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(_WORDS), "isolated")
+    as_bytes = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, as_bytes])
     model.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab,
