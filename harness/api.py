@@ -60,7 +60,7 @@ def plan(
     seeds: Sequence[int] = (0,),
     attempts: int = 1,
     reference: str | None = None,
-    workers: int = 8,
+    workers: int | None = None,
     error_rate: float = 0.0,
     errors_from: str | None = None,
     parents: Sequence[str] = (),
@@ -99,7 +99,7 @@ def plan(
         # Traces to learn from are not compared with anything unless asked.
         reference=reference or (task_set.reference if kind == "run" else None),
         policy={},
-        workers=workers,
+        workers=workers or registry.default_workers(config),
         error_rate=error_rate,
         errors_from=errors_from,
         parents=tuple(parents),

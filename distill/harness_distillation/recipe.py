@@ -62,6 +62,8 @@ class Collect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tasks: str | None = None
     seeds: int = 1
     attempts: int = 1
+    #: Another budget than the task set's: a teacher that has lost its way is not worth its steps.
+    max_steps: int | None = None
     error_rate: float = 0.0
     errors_from: str | None = None
     env_options: dict[str, Any] = {}

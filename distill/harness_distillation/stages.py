@@ -135,7 +135,8 @@ def collect(what: Collect, out: Path, quiet: bool) -> Path:
     say(quiet, f"collecting {what.tasks or 'the default tasks'} of {what.env} with {what.agent}")
     run = api.evaluate(
         what.agent, what.env, tasks=what.tasks, out=root, kind="collect",
-        seeds=range(what.seeds), attempts=what.attempts, error_rate=what.error_rate,
+        seeds=range(what.seeds), attempts=what.attempts, max_steps=what.max_steps,
+        error_rate=what.error_rate,
         errors_from=what.errors_from, env_options=dict(what.env_options),
     )  # fmt: skip
     return Path(run.path)
