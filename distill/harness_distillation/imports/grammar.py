@@ -82,7 +82,9 @@ _FOOTER = (
 _PROMPT = re.compile(r"^>[ \t]*(?:(?P<word>think|actionpath)[ \t]*:[ \t]*)?", re.M | re.I)
 
 
-def _labels(kinds: dict[str, Kind], *, footer: bool = False, any_case: bool = False) -> re.Pattern[str]:
+def _labels(
+    kinds: dict[str, Kind], *, footer: bool = False, any_case: bool = False
+) -> re.Pattern[str]:
     words = sorted(kinds, key=len, reverse=True)
     if not any_case:
         forms = (w.title().replace("Actionpath", "ActionPath") for w in words)
@@ -102,7 +104,11 @@ def grammar(source: str, env: str) -> Grammar:
         raise ConfigError(unknown("source", source, SOURCES))
     if env not in ENVS:
         raise ConfigError(unknown("environment", env, ENVS))
-    only = {"fireact": ("hotpotqa",), "reflexion": ("hotpotqa",), "knowagent": ("hotpotqa", "alfworld")}
+    only = {
+        "fireact": ("hotpotqa",),
+        "reflexion": ("hotpotqa",),
+        "knowagent": ("hotpotqa", "alfworld"),
+    }
     if env not in only.get(source, ENVS):
         raise ConfigError(f"{source} has logs of {' and '.join(only[source])}, not of {env}.")
     words = dict(_WORDS)

@@ -208,9 +208,7 @@ def _conversation(where: str, row: dict[str, Any], grammar: Grammar) -> Log:
             # A thought without its label, as in a model's own replies.
             spans.append(Span(Kind.THOUGHT, head.strip()))
         # What a model writes as the environment's answer was never shown to it.
-        spans += [
-            Span(Kind.STRAY, s.text) if s.kind is Kind.OBSERVATION else s for s in found
-        ]
+        spans += [Span(Kind.STRAY, s.text) if s.kind is Kind.OBSERVATION else s for s in found]
     if not opening:
         raise TraceError(f"{where}: nothing is said before the model's first turn.")
     return Log(where, _instruction(where, opening, grammar), opening, tuple(spans))

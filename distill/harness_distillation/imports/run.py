@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,8 +216,9 @@ def _episode(
     task: Task, log: Log, played: Played, agent: str, attempt: int, all_won: bool
 ) -> Episode:
     reward = log.reward if log.reward is not None else played.reward
-    told = played.reward is not None or (log.success is not None and reward is not None)
     success = log.success if log.success is not None else reward is not None and reward >= 1.0
+    # A maker's "lost" may mean that the steps were used up; the last observation tells the end.
+    told = played.reward is not None or success
     if all_won:
         told, success, reward = True, True, 1.0
     score = min(1.0, max(0.0, reward or 0.0))
@@ -237,9 +238,7 @@ def _episode(
     )
 
 
-def _meta(
-    source: str, env: str, found: Imported, agent: str, data: str | None
-) -> RunMeta:
+def _meta(source: str, env: str, found: Imported, agent: str, data: str | None) -> RunMeta:
     tasks = list({e.task.id: e.task for e in found.episodes}.values())
     content = {e.task.id: _digest(e.instruction) for e in found.episodes}
     parents = tuple(f.sha256 for f in found.report.files)

@@ -75,7 +75,7 @@ _VERBS = {
 _CALL = re.compile(r"\A(\w+)[ \t]*\[(.*)\Z", re.DOTALL)
 _THOUGHT = re.compile(r"\Athink[ \t]*(?::|\[)[ \t]*(.*?)\]?\Z", re.DOTALL | re.IGNORECASE)
 _INVALID = ("Nothing happens", "Invalid action", "Invalid Action")
-_REWARDS = (
+_REWARDS: tuple[tuple[re.Pattern[str], dict[str, float]], ...] = (
     (re.compile(r"Answer is (CORRECT|INCORRECT)"), {"CORRECT": 1.0, "INCORRECT": 0.0}),
     (re.compile(r"Episode finished, reward = (True|False)"), {"True": 1.0, "False": 0.0}),
     (re.compile(r"Episode finished, reward = ([\d.]+)"), {}),
