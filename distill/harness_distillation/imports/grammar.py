@@ -137,8 +137,8 @@ def is_prompted(text: str, grammar: Grammar) -> bool:
 def cut(text: str, grammar: Grammar) -> tuple[str, list[Span]]:
     """What stands before the first label, and the spans after it.
 
-    A label that cannot be the next one (its number, or an action that no observation answers)
-    belongs to the span it stands in: a page that prints "Action:" is an observation.
+    A label that cannot be the next one belongs to the span it stands in: a page that prints
+    "Action:" is an observation.
     """
     marks = _in_order(list(grammar.label.finditer(text)), grammar)
     if not marks:
@@ -167,58 +167,53 @@ def _number(mark: re.Match[str]) -> int | None:
 
 
 def _in_order(marks: Sequence[re.Match[str]], grammar: Grammar) -> list[re.Match[str]]:
-    """The marks that can follow one another."""
-    kept: list[re.Match[str]] = []
-    at: tuple[int, int] | None = None
-    for mark in marks:
-        kind, number = _kind(mark, grammar), _number(mark)
-        if number is not None:
-            rank = _RANK[kind]
-            again = kind is Kind.THOUGHT
-            if at is not None and not (
-                number == at[0] + 1 or (number == at[0] and rank >= at[1] + (not again))
-            ):
-                continue
-            at = (number, rank)
-        kept.append(mark)
-    return _answered(kept, grammar)
+    """The marks that can follow one another; the others are text of the span they stand in.
 
-
-def _answered(marks: Sequence[re.Match[str]], grammar: Grammar) -> list[re.Match[str]]:
-    """Without the actions, unnumbered, that stand in an observation and get none themselves."""
-    if grammar.label is _PROMPT:
+    Where steps are numbered, labels are too (but for an answer after a thought), and their numbers
+    go up by one. An action straight after an observation is one when an observation answers it.
+    """
+    if grammar.label is _PROMPT or not marks:
         return list(marks)
-    kinds = [_kind(mark, grammar) for mark in marks]
     acts = (Kind.ACTION, Kind.ANSWER)
-    ends = (Kind.OBSERVATION, Kind.META)
-    kept = []
-    for i, mark in enumerate(marks):
-        inside = (
-            kinds[i] in acts
-            and _number(mark) is None
-            and i > 0
-            and kinds[i - 1] is Kind.OBSERVATION
-            and i + 1 < len(marks)
-            and kinds[i + 1] not in ends
-        )
-        if not inside:
-            kept.append(mark)
+    kinds = [_kind(mark, grammar) for mark in marks]
+    counts = _number(marks[0]) is not None
+    kept: list[re.Match[str]] = []
+    before: Kind | None = None
+    at = (0, 0)
+    for i, (mark, kind) in enumerate(zip(marks, kinds, strict=True)):
+        number = _number(mark)
+        if counts and kind is not Kind.META:
+            if number is None and (kind is not Kind.ANSWER or before is Kind.OBSERVATION):
+                continue
+            if number is not None and not _follows(kind, number, at, first=not kept):
+                continue
+        answered = i + 1 == len(marks) or kinds[i + 1] in (Kind.OBSERVATION, Kind.META)
+        if kind in acts and before is Kind.OBSERVATION and not answered:
+            continue
+        if number is not None:
+            at = (number, _RANK[kind])
+        kept.append(mark)
+        before = kind
     return kept
+
+
+def _follows(kind: Kind, number: int, at: tuple[int, int], *, first: bool) -> bool:
+    last, rank = at
+    again = kind is Kind.THOUGHT
+    return first or number == last + 1 or (number == last and _RANK[kind] >= rank + (not again))
 
 
 def _block(kind: Kind, block: str, grammar: Grammar) -> list[Span]:
     """The spans of one label's block."""
     on_prompt = grammar.label is _PROMPT
-    if kind is Kind.META:
-        return [Span(kind, block.strip())]
-    if kind is Kind.OBSERVATION:
+    if kind in (Kind.META, Kind.OBSERVATION):
         return [Span(kind, block.strip())]
     if kind is Kind.THOUGHT:
         text = block.strip()
         if not on_prompt:
             return [Span(kind, text)]
-        thought, answer = _answer_to_thought(text)
-        return [Span(kind, thought), *([Span(Kind.OBSERVATION, answer)] if answer else [])]
+        thought, said = _heard(text)
+        return [Span(kind, thought), *(Span(Kind.OBSERVATION, answer) for answer in said)]
     if grammar.below and kind is not Kind.LEFT_OUT:
         block = block.lstrip()
     line = _first_line(block)
@@ -246,8 +241,10 @@ def _first_line(block: str) -> str:
 HEARD = ("OK.", "Nothing happens.")
 
 
-def _answer_to_thought(text: str) -> tuple[str, str]:
-    head, newline, last = text.rpartition("\n")
-    if newline and last.strip() in HEARD:
-        return head.strip(), last.strip()
-    return text, ""
+def _heard(text: str) -> tuple[str, list[str]]:
+    """A thought, and what the environment said after it."""
+    lines = text.split("\n")
+    at = next((i for i, line in enumerate(lines) if i and line.strip() in HEARD), len(lines))
+    rest = "\n".join(lines[at + 1 :]).strip()
+    said = [line.strip() for line in lines[at : at + 1]]
+    return "\n".join(lines[:at]).strip(), said + ([rest] if rest else [])

@@ -104,7 +104,7 @@ def _starts(text: str, grammar: Grammar) -> list[int]:
     """Where episodes begin: at an opening that a first step follows before the next opening."""
     found = [m.start() for m in _START[grammar.env].finditer(text)]
     kept = []
-    for start, following in zip(found, [*found[1:], len(text)], strict=True):
+    for start, following in zip(found, [*found[1:], len(text)], strict=False):
         part = text[start:following]
         mark = next(_form(part, grammar).label.finditer(part), None)
         if mark is not None and mark.groupdict().get("number", "") in ("", "0", "1", None):
@@ -207,8 +207,12 @@ def _conversation(where: str, row: dict[str, Any], grammar: Grammar) -> Log:
         if head.strip():
             # A thought without its label, as in a model's own replies.
             spans.append(Span(Kind.THOUGHT, head.strip()))
-        # What a model writes as the environment's answer was never shown to it.
-        spans += [Span(Kind.STRAY, s.text) if s.kind is Kind.OBSERVATION else s for s in found]
+        acted = False
+        for span in found:
+            # One action a turn is executed; an observation that a model makes up is none.
+            had = acted or span.kind is Kind.OBSERVATION
+            spans.append(Span(Kind.STRAY, span.text) if had else span)
+            acted = acted or span.kind in (Kind.ACTION, Kind.ANSWER)
     if not opening:
         raise TraceError(f"{where}: nothing is said before the model's first turn.")
     return Log(where, _instruction(where, opening, grammar), opening, tuple(spans))

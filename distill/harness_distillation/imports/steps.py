@@ -133,12 +133,11 @@ def play(log: Log, grammar: Grammar) -> Played:
                 foreign += action is not None and _verb(action) not in _VERBS[grammar.env]
                 decide(action)
             case Kind.OBSERVATION:
-                if thoughts and text not in HEARD and observation is not None and text:
+                if thoughts and text in HEARD:
+                    continue
+                if thoughts and observation and text:
                     decide(None)
-                if observation is None:
-                    observation = text
-                elif text not in HEARD and text:
-                    observation = f"{observation}\n{text}".strip()
+                observation = f"{observation}\n{text}".strip() if observation else text
             case Kind.META:
                 pass
     if thoughts:
