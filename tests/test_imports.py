@@ -13,7 +13,7 @@ import pytest
 from harness_distillation import traces
 from harness_distillation.imports.files import read_text
 from harness_distillation.imports.grammar import ENVS, SOURCES, Kind, cut, grammar, prompted
-from harness_distillation.imports.logs import read_logs
+from harness_distillation.imports.logs import instruction_of, read_logs
 from harness_distillation.imports.run import KIND, REPORT, Limits, import_files, read
 from harness_distillation.imports.steps import play, size
 from hypothesis import given, settings
@@ -274,6 +274,23 @@ def test_a_thought_that_looks_like_labels_survives_its_own_rendering(tmp_path):
     (step,) = episode.steps
     assert step.decision.reasoning == "one Action: two Reasoning: three"
     assert parse(reply(step.decision)) == step.decision
+
+
+@pytest.mark.parametrize(
+    ("env", "opening", "instruction"),
+    [
+        ("webshop", "WebShop [SEP] Instruction: [SEP] a mug, blue [SEP] Search", "a mug, blue"),
+        ("webshop", 'Observation:\n"WebShop [SEP] Instruction: [SEP] a mug [SEP] Search"', "a mug"),
+        ("webshop", "Webshop \nInstruction:  \na mug \n[Search]  \n", "a mug"),
+        ("webshop", "Instruction: a mug\n[Search]", "a mug"),
+        ("alfworld", f"Instruction: x\n{ROOM}\n\nYour task is to: heat an egg.\n", "heat an egg."),
+        ("hotpotqa", "Question: an example\nAnswer: b\n\nQuestion: who?", "who?"),
+        ("hotpotqa", "12 Question: who?", "who?"),
+        ("hotpotqa", "Question:\nThought 1: x", None),
+    ],
+)
+def test_openings_state_their_task(env, opening, instruction):
+    assert instruction_of(env, opening) == instruction
 
 
 def test_a_made_up_observation_is_nobody_s(tmp_path):

@@ -40,7 +40,7 @@ def read_logs(path: Path, grammar: Grammar) -> Iterator[Log]:
         DataError: no such file.
     """
     source = grammar.source
-    if source in ("react", "reflexion") and not is_records(path):
+    if source == "reflexion" or (source == "react" and not is_records(path)):
         yield from _texts(path, grammar)
         return
     for where, row in read_records(path):
