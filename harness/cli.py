@@ -281,6 +281,21 @@ def list_(
     _stdout().print(listings[what]())
 
 
+@app.command(
+    "import",
+    rich_help_panel="More",
+    context_settings={
+        "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []
+    },
+)  # fmt: skip
+def import_(context: typer.Context) -> None:
+    """Take trajectory logs of others in as a run. See `import --help`."""
+    from harness import registry
+
+    main = registry.load("commands", "import", "command")
+    raise typer.Exit(main(context.args))
+
+
 @app.command(rich_help_panel="More")
 def score(
     path: Annotated[Path, typer.Argument(help="Run folder.")], reference: Reference = None

@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str]) -> int:
-    """``harness distill RECIPE`` trains; ``harness distill export CHECKPOINT OUT`` ships.
+    """``harness distill RECIPE`` trains; ``export CHECKPOINT OUT`` ships, ``inspect RUN`` shows.
 
     Returns the exit status; errors are HarnessErrors, which the caller prints.
     """
     if args[:1] == ["export"]:
         return _export(args[1:])
+    if args[:1] == ["inspect"]:
+        from harness_distillation import inspect
+
+        return inspect.main(args[1:])
     parser = argparse.ArgumentParser(
         prog="harness distill",
         description="Train a student by a recipe: collect traces, prepare them, cache the "
         "teacher, train. Finished stages are kept, a stopped one goes on. "
-        "'harness distill export CHECKPOINT OUT' copies a model for shipping.",
+        "'harness distill export CHECKPOINT OUT' copies a model for shipping; "
+        "'harness distill inspect RUN|OUT' shows which tokens are taught.",
         allow_abbrev=False,
     )
     parser.add_argument("recipe", help="a .toml file, or the name of a recipe that ships")

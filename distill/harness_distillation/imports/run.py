@@ -1,0 +1,276 @@
+"""Imports log files as a run folder: read, judge, refuse past a limit, then write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from harness import api, registry
+from harness.config import AgentConfig
+from harness.errors import ConfigError, TraceError
+from harness.recorder import Recorder
+from harness.runs import (
+    Run,
+    RunMeta,
+    new_run_id,
+    provenance,
+    run_folder,
+    utc_now,
+    write_meta,
+)
+from harness.tasksets import TaskSet
+from harness.types import Episode, Outcome, Task
+from harness_distillation.imports import grammar as grammars
+from harness_distillation.imports.grammar import Grammar
+from harness_distillation.imports.logs import Log, read_logs
+from harness_distillation.imports.steps import Played, Tally, play
+from harness_distillation.traces import file_sha256
+
+KIND, REPORT = "import", "import.json"
+#: Split, and the beginning of the id, of a task that no data here know.
+UNKNOWN = "imported"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Least share of the written characters matched; most decisions without an action."""
+
+    matched: float = 0.98
+    empty: float = 0.01
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file as a parent."""
+
+    path: str
+    sha256: str
+    tally: Tally
+
+
+class Report(msgspec.Struct, frozen=True):
+    """import.json: what a run was imported from, by which grammar, and how well it fitted."""
+
+    grammar: str
+    files: tuple[File, ...]
+    tally: Tally
+    #: Episodes whose task is one of the data's; the others count as contaminated.
+    known_tasks: int
+    won: int
+    lost: int
+    #: The log does not tell how they ended.
+    untold: int
+    all_won: bool
+
+    @property
+    def n(self) -> int:
+        return self.tally.episodes
+
+
+class Imported(NamedTuple):
+    episodes: list[Episode]
+    report: Report
+
+
+def import_files(
+    source: str,
+    files: Sequence[Path],
+    env: str,
+    *,
+    out: Path,
+    agent: str | None = None,
+    data: str | None = None,
+    limits: Limits | None = None,
+    all_won: bool = False,
+) -> tuple[Run, Report]:
+    """Import log files and write them as a run of kind ``import``; nothing is written on failure.
+
+    ``data`` is the environment's (for HotPotQA: questions, whose ids episodes then carry; without
+    it, and elsewhere, a task is called ``imported/<hash>``). ``all_won``: the files hold won
+    episodes only, where the logs themselves do not tell.
+
+    Raises:
+        TraceError: past a limit, or a file that is not its source's; names file and record.
+        DataError, ConfigError: no such file, data, source or environment.
+    """
+    found = read(source, files, env, agent=agent, data=data, limits=limits, all_won=all_won)
+    meta = _meta(source, env, found, agent or source, data)
+    folder = run_folder(out, env, meta.agent.name, meta.run_id)
+    with Recorder(folder) as recorder:
+        write_meta(folder, meta)
+        for episode in found.episodes:
+            recorder.write(episode)
+    body = msgspec.json.format(msgspec.json.encode(found.report), indent=1)
+    (folder / REPORT).write_bytes(body + b"\n")
+    api.score(folder, out)
+    write_meta(folder, msgspec.structs.replace(meta, status="complete", finished=utc_now()))
+    return Run(folder), found.report
+
+
+def read(
+    source: str,
+    files: Sequence[Path],
+    env: str,
+    *,
+    agent: str | None = None,
+    data: str | None = None,
+    limits: Limits | None = None,
+    all_won: bool = False,
+) -> Imported:
+    """Episodes of log files and the report on them; the errors of ``import_files``."""
+    rules = grammars.grammar(source, env)
+    known = _known_tasks(env, data)
+    episodes: list[Episode] = []
+    parents: list[File] = []
+    attempts: dict[str, int] = {}
+    for path in files:
+        total = Tally()
+        worst: tuple[Log, Played] | None = None
+        for log in read_logs(path, rules):
+            played = play(log, rules)
+            total += played.tally
+            if worst is None or _fit(played.tally) < _fit(worst[1].tally):
+                worst = (log, played)
+            task = _task(env, log, known)
+            attempt = attempts[task.id] = attempts.get(task.id, -1) + 1
+            episodes.append(_episode(task, log, played, agent or source, attempt, all_won))
+        check(path, rules, total, worst, limits or Limits())
+        parents.append(File(str(path), file_sha256(path), total))
+    done = [e for e in episodes if e.outcome is Outcome.DONE]
+    won = sum(e.success for e in done)
+    report = Report(
+        grammar=rules.name,
+        files=tuple(parents),
+        tally=sum((f.tally for f in parents), Tally()),
+        known_tasks=sum(e.task.split != UNKNOWN for e in episodes),
+        won=won,
+        lost=len(done) - won,
+        untold=len(episodes) - len(done),
+        all_won=all_won,
+    )
+    return Imported(episodes, report)
+
+
+def _fit(tally: Tally) -> tuple[float, float]:
+    return (tally.matched_share if tally.steps else -1.0, -tally.empty_share)
+
+
+def check(
+    path: Path, rules: Grammar, tally: Tally, worst: tuple[Log, Played] | None, limits: Limits
+) -> None:
+    """Refuse a file that the grammar understands too little of."""
+    counts = (
+        f"{tally.episodes} episodes, {tally.steps} decisions, {tally.empty} of them without an "
+        f"action, {tally.matched} of {tally.written} written characters matched"
+    )
+    if tally.episodes == 0 or tally.steps == 0 or worst is None:
+        raise TraceError(f"{path}: no decision found by the grammar '{rules.name}' ({counts}).")
+    reasons = []
+    if tally.matched_share < limits.matched:
+        reasons.append(f"{tally.matched_share:.2%} matched is under {limits.matched:.2%}")
+    if tally.empty_share > limits.empty:
+        reasons.append(f"{tally.empty_share:.2%} without an action is over {limits.empty:.2%}")
+    if not reasons:
+        return
+    log, played = worst
+    if played.stray:
+        example = f"no place for {played.stray[:100]!r}"
+    elif not played.steps:
+        example = "no decision in it"
+    else:
+        example = f"{played.tally.empty} of its {len(played.steps)} decisions have no action"
+    raise TraceError(
+        f"{path}: the grammar '{rules.name}' does not fit: {'; '.join(reasons)}.\n"
+        f"  Counts: {counts}.\n  Worst: {log.where}: {example}.\n"
+        "  Is it another source's log (harness import SOURCE)? To take it all the same: "
+        "--min-matched, --max-empty."
+    )
+
+
+def _known_tasks(env: str, data: str | None) -> dict[str, str]:
+    """Question -> task id, of data that tell questions."""
+    if data is None:
+        return {}
+    made: Any = registry.env_class(env)(data=data)  # type: ignore[call-arg]
+    questions = getattr(made, "questions", None)
+    if questions is None:
+        raise ConfigError(f"--data: tasks of '{env}' are not known by their text; leave it out.")
+    found: dict[str, str] = {}
+    for split in questions.splits():
+        for task_id, question in questions.tasks(split).items():
+            found.setdefault(question.question.strip(), task_id)
+    return found
+
+
+def _task(env: str, log: Log, known: dict[str, str]) -> Task:
+    task_id = known.get(log.instruction)
+    if task_id is None:
+        text = f"{env}\0{log.instruction}\0{log.opening}"
+        task_id = f"{UNKNOWN}/{_digest(text)}"
+    return Task(env, task_id.partition("/")[0], task_id)
+
+
+def _episode(
+    task: Task, log: Log, played: Played, agent: str, attempt: int, all_won: bool
+) -> Episode:
+    reward = log.reward if log.reward is not None else played.reward
+    success = log.success if log.success is not None else reward is not None and reward >= 1.0
+    # A maker's "lost" may mean that the steps were used up; the last observation tells the end.
+    told = played.reward is not None or success
+    if all_won:
+        told, success, reward = True, True, 1.0
+    score = min(1.0, max(0.0, reward or 0.0))
+    steps = list(played.steps)
+    if steps and told:
+        steps[-1] = msgspec.structs.replace(steps[-1], reward=score)
+    return Episode(
+        task=task,
+        agent=agent,
+        attempt=attempt,
+        instruction=log.instruction,
+        steps=tuple(steps),
+        final_observation=played.final_observation,
+        success=success,
+        score=score,
+        outcome=Outcome.DONE if told else Outcome.TRUNCATED,
+    )
+
+
+def _meta(source: str, env: str, found: Imported, agent: str, data: str | None) -> RunMeta:
+    tasks = list({e.task.id: e.task for e in found.episodes}.values())
+    content = {e.task.id: _digest(e.instruction) for e in found.episodes}
+    parents = tuple(f.sha256 for f in found.report.files)
+    task_set = TaskSet.make(
+        f"{env}/imported-{_digest(*parents)[:8]}",
+        env,
+        tasks,
+        max_steps=max(len(e.steps) for e in found.episodes),
+        content=content,
+        success="as the log tells",
+    )
+    config = AgentConfig(
+        name=agent, policy=KIND, role=KIND, description=f"imported from logs of {source}"
+    )
+    meta = RunMeta(
+        run_id="",
+        kind=KIND,
+        agent=config,
+        task_set=task_set,
+        task_set_hash=task_set.hash,
+        env_version=registry.env_class(env).version,
+        env_options={} if data is None else {"data": data},
+        seeds=(0,),
+        attempts=1 + max(e.attempt for e in found.episodes),
+        reference=None,
+        policy={"grammar": found.report.grammar},
+        workers=1,
+        parents=parents,
+    )
+    return msgspec.structs.replace(meta, run_id=new_run_id(meta), **provenance())
+
+
+def _digest(*texts: str) -> str:
+    joined = "\0".join(texts).encode("utf-8", "replace")
+    return hashlib.sha256(joined).hexdigest()[:16]

@@ -1,0 +1,399 @@
+"""``harness distill inspect``: which tokens a student is taught, and whether the labels are right.
+
+Of a run (its episodes, through any tokenizer) or of a student's folder (the very samples that it
+trains on): the masks drawn over random samples, lengths of spans, N_r : N_a, checks of the labels,
+and how far they are those that the paper's own recipe gives (SAD, appendix D.2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from harness.errors import ConfigError
+from harness.recorder import read_episodes
+from harness.transcript import Kind, Segment, join, render, split_reply
+from harness.types import Episode, Outcome
+from harness_distillation import overlay, tokenizer, traces
+from harness_distillation.dataset import Samples, encode, make_row
+from harness_distillation.recipe import Data
+from harness_distillation.stages import Prepared, Workplace
+from harness_distillation.tokenizer import ACT, REASON, SegmentEncoder, class_of
+
+#: Entries of the tokenizer that is trained when none is named.
+OWN_VOCAB = 1024
+
+
+class Subject(NamedTuple):
+    """What is looked at: token sequences, the tokenizer that reads them, and the segments they
+    were made of (None: only the tokens are left, of a student's folder)."""
+
+    name: str
+    samples: Samples
+    tokenizer: Any
+    segments: list[list[Segment]] | None
+
+
+class Check(NamedTuple):
+    """A claim about the labels: of ``total`` cases ``good`` hold; the first that does not."""
+
+    claim: str
+    good: int
+    total: int
+    first: str = ""
+
+    @property
+    def fine(self) -> bool:
+        return self.good == self.total > 0
+
+
+class Agreement(NamedTuple):
+    """Our labels against the paper's: the whole text tokenised, spans found by offsets (D.2).
+
+    ``same``: share of our labelled tokens that are tokens of the whole text under the same label
+    (a token belongs to the span with its first non-space character). ``straddling``: tokens of the
+    whole text that touch a span and what is around it. ``lost_reason``, ``lost_act``: share of the
+    whole text's labelled tokens lost where a token must lie inside its span from its first
+    character on (a token with the space before a word does not).
+    """
+
+    name: str
+    same: float
+    straddling: float
+    lost_reason: float
+    lost_act: float
+
+
+class Lengths(NamedTuple):
+    """Spans of one class by their tokens: ``counts[i]`` have ``edges[i] <= n < edges[i + 1]``."""
+
+    counts: list[int]
+    edges: list[int]
+    mean: float
+    median: float
+    most: int
+
+
+class Findings(NamedTuple):
+    """All that there is to tell of a subject."""
+
+    name: str
+    sequences: int
+    tokens: int
+    #: Tokens by segment kind.
+    kinds: dict[str, int]
+    reason: Lengths
+    act: Lengths
+    checks: list[Check]
+    agreement: list[Agreement]
+    drawn: list[list[overlay.Cell]]
+
+    @property
+    def ratio(self) -> float:
+        """N_r : N_a, with the tokens of the format."""
+        k = self.kinds
+        return (k["reason"] + k["reason_format"]) / max(1, k["act"] + k["act_format"])
+
+
+def main(args: list[str]) -> int:
+    """``harness distill inspect RUN|OUT``; 1 when a check fails."""
+    parser = argparse.ArgumentParser(
+        prog="harness distill inspect",
+        description="Show which tokens are taught: masks over random samples (reasoning blue, "
+        "action red, observations and slips grey), span lengths, and checks of the labels.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", type=Path, metavar="RUN|OUT", help="a run, or a student's folder")
+    parser.add_argument(
+        "--tokenizer", action="append", default=[], metavar="DIR",
+        help="checkpoint whose tokenizer reads the text; repeatable, the first one draws",
+    )  # fmt: skip
+    parser.add_argument("--header", default=Data().header, help="a prompt's opening, for a run")
+    parser.add_argument("--n", type=int, default=100, help="random samples drawn and checked")
+    parser.add_argument("--show", type=int, default=3, help="... of them on the terminal")
+    parser.add_argument("--seed", type=int, default=0, help="which samples")
+    parser.add_argument("--page", type=Path, help="write an HTML page with all samples")
+    given = parser.parse_args(args)
+    if given.n < 1:
+        raise ConfigError(f"--n is at least 1, not {given.n}.")
+    header = given.header.replace("\\n", "\n")
+    subject, others = load(given.what, given.tokenizer, header)
+    found = inspect(subject, others, n=given.n, seed=given.seed)
+    overlay.show(found, given.show)
+    if given.page is not None:
+        from harness.view import write_page
+
+        write_page(given.page, overlay.page(found))
+        print(given.page)
+    failed = [c for c in found.checks if not c.fine]
+    for check in failed:
+        print(f"harness: {check.claim}: not so. {check.first}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[str, Any]]:
+    """The subject in a folder, and the tokenizers to compare by name.
+
+    Raises:
+        DataError, ConfigError: neither a run nor a student's folder; a tokenizer is not there.
+    """
+    place = Workplace(what)
+    others = {name: tokenizer.load(name) for name in names}
+    if (place.data / "manifest.json").is_file():
+        raw = (place.data / "manifest.json").read_bytes()
+        prepared = msgspec.json.decode(raw, type=Prepared)
+        own = tokenizer.load(place.data / "tokenizer")
+        if prepared.tokenizer != tokenizer.fingerprint(own):
+            raise ConfigError(f"{place.data}: its tokenizer is not the one of its samples.")
+        samples = Samples.load(place.data / "samples.npz")
+        return Subject(str(what), samples, own, None), {"own": own, **others}
+    path = traces.episodes_file(what)
+    episodes = [e for e in read_episodes(path) if e.steps and e.outcome is not Outcome.ERROR]
+    if not episodes:
+        raise ConfigError(f"{path} holds no played episode.")
+    if not others:
+        others = {f"own, {OWN_VOCAB} entries": tokenizer.train(episodes, header, OWN_VOCAB)}
+    return of_episodes(str(what), episodes, header, next(iter(others.values()))), others
+
+
+def of_episodes(name: str, episodes: Sequence[Episode], header: str, tok: Any) -> Subject:
+    """Whole episodes as a subject: a sequence each, those without anything to teach left out."""
+    segments = [
+        [s for b in render(header.replace("{instruction}", e.instruction), e.steps) for s in b]
+        for e in episodes
+    ]
+    encoder = SegmentEncoder(tok)
+    longest = max(len(encoder.segments(s).ids) for s in segments)
+    samples, _ = encode(episodes, encoder, header, longest, 0)
+    return Subject(name, samples, tok, [segments[i] for i in samples.episode.tolist()])
+
+
+def inspect(
+    subject: Subject, tokenizers: dict[str, Any], *, n: int = 100, seed: int = 0
+) -> Findings:
+    """Counts and lengths over all sequences; checks, agreement and drawings over ``n`` of them."""
+    samples = subject.samples
+    everything = range(len(samples.lengths))
+    chosen = sorted(random.Random(seed).sample(everything, min(n, len(everything))))
+    texts = [_segments(subject, s) for s in chosen]
+    return Findings(
+        name=subject.name,
+        sequences=len(samples.lengths),
+        tokens=len(samples.ids),
+        kinds={kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind},
+        reason=lengths(samples, Kind.REASON),
+        act=lengths(samples, Kind.ACT),
+        checks=[*counted(samples, chosen), spelled(subject, chosen)],
+        agreement=[agreement(name, tok, texts) for name, tok in tokenizers.items()],
+        drawn=[overlay.cells(subject.tokenizer, *_tokens(samples, s)) for s in chosen],
+    )
+
+
+def _tokens(samples: Samples, s: int) -> tuple[list[int], list[int]]:
+    part = samples.part(s)
+    return samples.ids[part].tolist(), samples.kinds[part].tolist()
+
+
+def _decode(tok: Any, ids: Sequence[int]) -> str:
+    text: str = tok.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def _runs(samples: Samples, s: int) -> Iterator[tuple[Kind, list[int]]]:
+    """A sequence's stretches of one kind, with their ids."""
+    ids, kinds = _tokens(samples, s)
+    for kind, pairs in groupby(zip(kinds, ids, strict=True), key=lambda pair: pair[0]):
+        yield Kind(kind), [i for _, i in pairs]
+
+
+def _segments(subject: Subject, s: int) -> list[Segment]:
+    if subject.segments is not None:
+        return subject.segments[s]
+    tok = subject.tokenizer
+    return [Segment(kind, _decode(tok, ids)) for kind, ids in _runs(subject.samples, s)]
+
+
+# Lengths ----------------------------------------------------------------------------------
+
+
+def lengths(samples: Samples, kind: Kind, bars: int = 12) -> Lengths:
+    """Histogram of the spans of a kind (SAD, figure 8); the last bar takes all longer ones."""
+    inside = samples.kinds == kind
+    first = inside.copy()
+    first[1:] &= ~inside[:-1]
+    first[samples.offsets[:-1]] = inside[samples.offsets[:-1]]
+    if not first.any():
+        return Lengths([], [], 0.0, 0.0, 0)
+    found = np.bincount(np.cumsum(first)[inside])[1:]
+    width = max(1, -(-int(np.percentile(found, 99)) // bars))
+    most = int(found.max())
+    counts = np.bincount(np.minimum((found - 1) // width, bars - 1))
+    edges = [1 + i * width for i in range(len(counts) + 1)]
+    edges[-1] = max(edges[-1], most + 1)
+    return Lengths(counts.tolist(), edges, float(found.mean()), float(np.median(found)), most)
+
+
+# Checks -----------------------------------------------------------------------------------
+
+
+def counted(samples: Samples, chosen: Sequence[int]) -> list[Check]:
+    """Label counts add up to the target tokens, and a label stands at the token it weighs."""
+    by_kind = [int(np.sum(samples.kinds == kind)) for kind in Kind]
+    taught = int(samples.taught[-1])
+    added = sum(n for kind, n in zip(Kind, by_kind, strict=True) if kind is not Kind.CONTEXT)
+    good, first = 0, ""
+    classes = class_of("span")
+    for s in chosen:
+        ids, kinds = (np.array(x) for x in _tokens(samples, s))
+        row = make_row(samples, [s], classes, len(ids), 0)
+        labels = row.labels.numpy()
+        wanted = [np.isin(kinds, (Kind.REASON, Kind.REASON_FORMAT)).sum(),
+                  np.isin(kinds, (Kind.ACT, Kind.ACT_FORMAT)).sum()]  # fmt: skip
+        found = [(labels == REASON).sum(), (labels == ACT).sum()]
+        after = row.at.numpy() + 1
+        fits = (
+            wanted == found
+            and bool((row.at.numpy() >= 0).all())
+            and bool((ids[after] == row.targets.numpy()).all())
+            and bool((classes[kinds[after]] == labels).all())
+        )
+        good += fits
+        first = first or ("" if fits else f"First: sequence {s}.")
+    return [
+        Check("label counts add up to the target tokens", added, taught),
+        Check("every token has one label at most, and every target is the next token",
+              good, len(chosen), first),
+    ]  # fmt: skip
+
+
+def spelled(subject: Subject, chosen: Sequence[int]) -> Check:
+    """Decoding a label's tokens gives the spans' text.
+
+    Against the segments where they are known; else against what the reply parser makes of the
+    decoded text.
+    """
+    good = total = 0
+    first = ""
+    for s in chosen:
+        decoded = [(k, _decode(subject.tokenizer, ids)) for k, ids in _runs(subject.samples, s)]
+        known = subject.segments
+        wanted = _merged(known[s]) if known is not None else _parsed(decoded)
+        ours = [pair for pair in decoded if pair[0] is not Kind.CONTEXT]
+        theirs = [pair for pair in wanted if pair[0] is not Kind.CONTEXT]
+        total += max(len(ours), len(theirs))
+        for a, b in zip(ours, theirs, strict=False):
+            good += a == b
+            if a != b and not first:
+                first = f"First, sequence {s}: tokens spell {a[1]!r}, the span is {b[1]!r}."
+        if len(ours) != len(theirs) and not first:
+            first = f"First, sequence {s}: {len(ours)} spans in the tokens, {len(theirs)} in text."
+    return Check("a label's tokens spell its span's text", good, total, first)
+
+
+def _merged(segments: Sequence[Segment]) -> list[tuple[Kind, str]]:
+    groups = groupby(segments, key=lambda s: s.kind)
+    return [(kind, text) for kind, some in groups if (text := join(list(some)))]
+
+
+def _parsed(decoded: Sequence[tuple[Kind, str]]) -> list[tuple[Kind, str]]:
+    """Taught stretches as the parser of replies cuts their joined text."""
+    found: list[tuple[Kind, str]] = []
+    for taught, some in groupby(decoded, key=lambda pair: pair[0] is not Kind.CONTEXT):
+        if taught:
+            found += _merged(split_reply("".join(text for _, text in some)))
+    return found
+
+
+# The paper's recipe -----------------------------------------------------------------------
+
+
+class _Token(NamedTuple):
+    start: int
+    end: int
+    kind: Kind
+
+
+def agreement(name: str, tok: Any, texts: Sequence[Sequence[Segment]]) -> Agreement:
+    """Our labelled tokens of some texts against those of D.2's recipe under one tokenizer."""
+    if not getattr(tok, "is_fast", False):
+        raise ConfigError(f"Tokenizer '{name}' tells no offsets: it is not a 'fast' one.")
+    same = ours = straddling = whole = 0
+    lost = {Kind.REASON: 0, Kind.ACT: 0}
+    all_ = {Kind.REASON: 0, Kind.ACT: 0}
+    for segments in texts:
+        text = join(segments)
+        owner, spans = _spans(segments)
+        mine = set(_piecewise(tok, segments))
+        paper: set[_Token] = set()
+        for start, end in _offsets(tok, text):
+            at = _first_sign(text, start, end)
+            touched = {int(owner[i]) for i in range(at, end) if not text[i].isspace()}
+            if not touched - {-1}:
+                continue
+            whole += 1
+            straddling += len(touched) > 1
+            if owner[at] < 0:
+                continue
+            span = spans[owner[at]]
+            paper.add(_Token(at, end, span.kind))
+            all_[span.kind] += 1
+            lost[span.kind] += start < span.start
+        same += len(mine & paper)
+        ours += len(mine)
+    return Agreement(
+        name,
+        same / max(1, ours),
+        straddling / max(1, whole),
+        lost[Kind.REASON] / max(1, all_[Kind.REASON]),
+        lost[Kind.ACT] / max(1, all_[Kind.ACT]),
+    )
+
+
+def _spans(segments: Sequence[Segment]) -> tuple[np.ndarray, list[_Token]]:
+    """The paper's spans (what its expressions capture: no label, no blanks around), and for each
+    character the index of its span, -1 outside: int [characters]."""
+    spans: list[_Token] = []
+    at = 0
+    for kind, text in segments:
+        body = text.strip()
+        if kind in (Kind.REASON, Kind.ACT) and body:
+            start = at + len(text) - len(text.lstrip())
+            spans.append(_Token(start, start + len(body), kind))
+        at += len(text)
+    owner = np.full(at, -1, dtype=np.int64)
+    for i, span in enumerate(spans):
+        owner[span.start : span.end] = i
+    return owner, spans
+
+
+def _piecewise(tok: Any, segments: Sequence[Segment]) -> Iterator[_Token]:
+    """Our labelled tokens: each segment tokenised alone."""
+    base = 0
+    for kind, text in segments:
+        if kind in (Kind.REASON, Kind.ACT):
+            for start, end in _offsets(tok, text):
+                at = _first_sign(text, start, end)
+                if at < end:
+                    yield _Token(base + at, base + end, kind)
+        base += len(text)
+
+
+def _offsets(tok: Any, text: str) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = tok(
+        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )["offset_mapping"]
+    return found
+
+
+def _first_sign(text: str, start: int, end: int) -> int:
+    """Where a token's first character that is no space stands; its end if there is none."""
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip())

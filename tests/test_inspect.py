@@ -1,0 +1,284 @@
+"""`harness distill inspect`: the labels are checked, and the checks can fail."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from distill_traces import episode, recipe, record
+from harness_distillation import cli, inspect, overlay, tokenizer
+from harness_distillation.dataset import Samples
+
+from harness.errors import ConfigError, DataError
+from harness.transcript import Kind, Segment
+from harness.types import Decision, Step
+
+pytestmark = pytest.mark.models
+HEADER = "Task: {instruction}\n"
+EPISODES = [episode(i, sampled=True) for i in range(60)]
+HOSTILE = [
+    "</div><script>document.title='pwned'</script>",
+    "<img src=x onerror=alert(1)>",
+    "\x1b[2J\x1b]0;pwned\x07",
+    "<!-- & &lt; </style>",
+]
+
+
+@pytest.fixture(scope="module")
+def tok():
+    return tokenizer.train(EPISODES, HEADER, 400)
+
+
+@pytest.fixture(scope="module")
+def subject(tok):
+    return inspect.of_episodes("toys", EPISODES, HEADER, tok)
+
+
+def unsplit(episodes, vocab: int, metaspace: bool = False):
+    """A BPE whose tokens may run over spaces and newlines, or one of SentencePiece's kind."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="?"))
+    if metaspace:
+        model.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
+        model.decoder = tokenizers.decoders.Metaspace(prepend_scheme="always")
+    else:
+        model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+            add_prefix_space=False, use_regex=False
+        )
+        model.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=["?"], show_progress=False,
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    texts = ("".join(tokenizer.texts([e], HEADER)) for e in episodes)
+    model.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="?")
+
+
+def test_true_labels_pass(subject, tok):
+    found = inspect.inspect(subject, {"own": tok}, n=20)
+    assert [c.fine for c in found.checks] == [True] * 3
+    assert found.checks[2].total > 100
+    assert len(found.drawn) == 20
+    assert sum(found.kinds.values()) == found.tokens
+    k = found.kinds
+    assert found.ratio == (k["reason"] + k["reason_format"]) / (k["act"] + k["act_format"])
+
+
+def changed(subject, kinds):
+    samples = subject.samples
+    return subject._replace(
+        samples=Samples.make(samples.ids, kinds, samples.offsets, samples.episode)
+    )
+
+
+def test_shifted_labels_fail(subject, tok):
+    shifted = changed(subject, np.roll(subject.samples.kinds, 1))
+    found = inspect.inspect(shifted, {"own": tok})
+    check = found.checks[2]
+    assert not check.fine
+    assert check.good < 0.2 * check.total
+    assert re.search(r"sequence \d+: tokens spell '.*', the span is '", check.first)
+    without = inspect.inspect(shifted._replace(segments=None), {"own": tok})
+    assert not without.checks[2].fine
+
+
+def test_a_lost_label_fails(subject, tok):
+    kinds = subject.samples.kinds.copy()
+    kinds[np.flatnonzero(kinds == Kind.ACT)[:40]] = Kind.CONTEXT
+    found = inspect.inspect(changed(subject, kinds), {"own": tok})
+    assert not found.checks[2].fine
+
+
+def test_a_taught_first_token_fails(subject, tok):
+    """Nothing stands before it that could predict it."""
+    kinds = subject.samples.kinds.copy()
+    kinds[subject.samples.offsets[:-1]] = Kind.REASON
+    found = inspect.inspect(changed(subject, kinds), {"own": tok})
+    assert not found.checks[1].fine
+
+
+def test_counts_that_do_not_add_up_fail(subject, tok):
+    samples = subject.samples._replace(taught=subject.samples.taught + 1)
+    found = inspect.inspect(subject._replace(samples=samples), {"own": tok})
+    assert not found.checks[0].fine
+
+
+def test_lengths_are_those_of_the_spans(subject, tok):
+    encoder = tokenizer.SegmentEncoder(tok)
+    for kind in (Kind.REASON, Kind.ACT):
+        sizes = [len(encoder.encode(s.text)) for row in subject.segments for s in row
+                 if s.kind is kind]  # fmt: skip
+        found = inspect.lengths(subject.samples, kind)
+        assert sum(found.counts) == len(sizes)
+        assert found.most == max(sizes)
+        assert found.mean == pytest.approx(np.mean(sizes))
+        for count, low, high in zip(found.counts, found.edges[:-1], found.edges[1:], strict=True):
+            assert count == sum(low <= n < high for n in sizes)
+    nothing = inspect.lengths(changed(subject, subject.samples.kinds * 0).samples, Kind.ACT)
+    assert (nothing.counts, nothing.most) == ([], 0)
+
+
+def test_agreement_with_the_papers_recipe(tok):
+    """A tokenizer that splits at spaces agrees; one whose tokens run over them does not."""
+    texts = [[s for s in row] for row in inspect.of_episodes("x", EPISODES, HEADER, tok).segments]
+    own = inspect.agreement("own", tok, texts)
+    assert (own.same, own.straddling) == (1.0, 0.0)
+    wide = inspect.agreement("wide", unsplit(EPISODES, 600), texts)
+    assert wide.straddling > 0.02
+    assert wide.same < 0.95
+
+
+def test_agreement_on_a_text_counted_by_hand():
+    """ "Action: go up" in letters and words: each word with the space before it."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {w: i for i, w in enumerate(["?", "Action:", "Ġgo", "Ġup", "Ċ", "see", "ĊAction:"])}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="?"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+        tokenizers.pre_tokenizers.Split(tokenizers.Regex(r" ?[a-zA-Z:]+|\n"), "isolated"),
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    tok = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="?")
+    text = [Segment(Kind.CONTEXT, "see\n"), Segment(Kind.ACT_FORMAT, "Action:"),
+            Segment(Kind.ACT, " go up"), Segment(Kind.ACT_FORMAT, "\n")]  # fmt: skip
+    found = inspect.agreement("words", tok, [text])
+    assert (found.same, found.straddling, found.lost_act) == (1.0, 0.0, 0.5)
+
+
+def test_a_tokenizer_without_exact_text_is_told(tok):
+    """One that adds a space of its own does not give the spans' text back."""
+    piece = unsplit(EPISODES, 500, metaspace=True)
+    found = inspect.inspect(inspect.of_episodes("x", EPISODES[:9], HEADER, piece), {"p": piece})
+    assert not found.checks[2].fine
+    assert "the span is" in found.checks[2].first
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_hostile_log_stays_text(tmp_path, capsys):
+    steps = tuple(Step(t, Decision(t, t.replace("\n", " "))) for t in HOSTILE)
+    first = msgspec.structs.replace(EPISODES[0], instruction=HOSTILE[0], steps=steps)
+    run = tmp_path / "<title><b>x"
+    run.mkdir()
+    (run / "episodes.jsonl").write_bytes(msgspec.json.encode(first) + b"\n")
+    page = tmp_path / "page.html"
+    assert cli.main(["inspect", str(run), "--page", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    parsed = Tags()
+    parsed.feed(text)
+    assert parsed.tags <= {
+        "html", "head", "meta", "title", "style", "body", "header", "main", "h1", "h2", "div",
+        "span", "b", "ul", "li", "svg", "rect", "text",
+    }  # fmt: skip
+    assert not any(name.startswith("on") or name in ("src", "href") for name in parsed.attributes)
+    assert text.count("<style>") == 2
+    assert "default-src 'none'" in text
+    assert "script-src" not in text
+    for attack in HOSTILE:
+        assert parsed.text.count(overlay.plain(attack)) >= 3
+    assert "\x1b" not in text
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "pwned" in out
+
+
+def test_the_page_shows_every_sample(tmp_path, subject, tok):
+    found = inspect.inspect(subject, {"own": tok}, n=7)
+    parsed = Tags()
+    page = overlay.page(found)
+    parsed.feed(page)
+    assert len(re.findall(r"<h2 id=\"s\d+\">", page)) == 7
+    for drawn in found.drawn:
+        assert "".join(overlay.plain(cell.text) for cell in drawn) in parsed.text
+    assert page.count("<rect") == len(found.reason.counts) + len(found.act.counts)
+
+
+def test_colours_follow_the_labels(subject, tok):
+    drawn = inspect.inspect(subject, {"own": tok}, n=1).drawn[0]
+    text = overlay.painted(drawn)
+    at = 0
+    for cell, span in zip(drawn, text.spans, strict=True):
+        assert (span.start, span.end) == (at, at + len(overlay.plain(cell.text)))
+        at = span.end
+        expected = {Kind.REASON: "blue", Kind.ACT: "red", Kind.CONTEXT: "bright_black"}
+        if cell.kind in expected:
+            assert expected[cell.kind] in str(span.style)
+
+
+def test_slips_are_grey(tok):
+    slip = Step("seen", Decision("not mine", "blunder", injected=True))
+    steps = (slip, *EPISODES[0].steps)
+    one = inspect.of_episodes("x", [msgspec.structs.replace(EPISODES[0], steps=steps)], HEADER, tok)
+    (drawn,) = inspect.inspect(one, {"own": tok}).drawn
+    grey = "".join(cell.text for cell in drawn if cell.kind is Kind.CONTEXT)
+    assert "blunder" in grey
+    assert "blunder" not in "".join(cell.text for cell in drawn if cell.kind is Kind.ACT)
+
+
+def test_a_character_of_several_tokens_is_one_cell(tok):
+    ids = tok.encode("☃ mug", add_special_tokens=False)
+    assert len(tok.encode("☃", add_special_tokens=False)) > 1
+    drawn = overlay.cells(tok, ids, [int(Kind.REASON)] * len(ids))
+    assert drawn[0].text == "☃"
+    assert "".join(cell.text for cell in drawn) == "☃ mug"
+
+
+def test_a_run_and_a_student(tmp_path, capsys):
+    run = record(tmp_path / "run" / "episodes.jsonl", 30).parent
+    assert cli.main(["inspect", str(run), "--n", "5", "--show", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "sample 1 of 5 drawn" in told
+    assert "N_r : N_a" in told
+    out = tmp_path / "student"
+    path = recipe(tmp_path, steps=1)
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--stage", "prepare"]) == 0
+    data = out / "training" / "data"
+    again = str(data / "tokenizer")
+    assert cli.main(["inspect", str(out), "--tokenizer", again, "--show", "0"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("like the paper's D.2") == 2
+    assert cli.main(["inspect", str(run), "--tokenizer", again, "--show", "0"]) == 0
+
+    samples = Samples.load(data / "samples.npz")
+    broken = Samples.make(samples.ids, np.roll(samples.kinds, 1), samples.offsets, samples.episode)
+    broken.save(data / "samples.npz")
+    capsys.readouterr()
+    assert cli.main(["inspect", str(out), "--show", "0"]) == 1
+    told = capsys.readouterr()
+    assert "FAIL" in told.out
+    assert "a label's tokens spell its span's text: not so" in told.err
+
+
+def test_what_is_neither_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no recorded episodes"):
+        cli.main(["inspect", str(tmp_path)])
+    (tmp_path / "episodes.jsonl").write_bytes(b"")
+    with pytest.raises(ConfigError, match="holds no played episode"):
+        cli.main(["inspect", str(tmp_path)])
+    record(Path(tmp_path) / "episodes.jsonl", 3)
+    with pytest.raises(ConfigError, match="--n is at least 1"):
+        cli.main(["inspect", str(tmp_path), "--n", "0"])
