@@ -25,8 +25,8 @@ NONE, REASON, ACT, FORMAT = 0, 1, 2, 3
 CLASSES = ("reason", "act", "format")
 EOS, PAD = "<|eos|>", "<|pad|>"
 
-#: What no merge crosses: words, numbers and signs with their space, as GPT-2 has them; and a mark in
-#: brackets ("[SEP]", dozens on a WebShop page) as one.
+#: What no merge crosses: words, numbers and signs with their space, as GPT-2 has them; and a mark
+#: in brackets ("[SEP]", dozens on a WebShop page) as one.
 _WORDS = r" ?\[[A-Z]+\]|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 Format = Literal["span", "shared", "none"]
