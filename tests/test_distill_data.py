@@ -429,3 +429,13 @@ def test_recipe_hash_is_about_the_student_only(tmp_path):
     moved = replace(one, data=replace(one.data, runs=(str(record(tmp_path / "e.jsonl", 1)),)))
     assert recipes.recipe_hash(moved) == recipes.recipe_hash(one)
     assert recipes.recipe_hash(replace(one, seed=1)) != recipes.recipe_hash(one)
+
+
+def test_imported_tasks_of_unknown_id_count_as_contaminated():
+    unknown = [("hotpotqa", "imported/a")]
+    with pytest.raises(DataError, match="may hold tasks of 'hotpotqa/builtin-dev'"):
+        traces.guard(unknown, ["hotpotqa/builtin-dev"])
+    with pytest.raises(DataError, match="may hold"):
+        traces.guard(unknown, ["hotpotqa:dev/1"])
+    traces.guard(unknown, ["webshop/builtin-dev"])
+    assert len({traces.group("webshop", f"imported/{i}") for i in "ab"}) == 2

@@ -6,6 +6,7 @@ runs (folders or episodes.jsonl) -> read -> select -> dedupe -> guard -> Traces
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from harness.errors import ConfigError, DataError
 from harness.recorder import read_episodes
 from harness.transcript import join, render_decision
 from harness.types import Episode, Outcome
+
+#: Begins the ids of tasks of imported logs that do not say which task they are.
+IMPORTED = "imported/"
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -128,18 +132,32 @@ def content_key(episode: Episode) -> str:
 
 def group(env: str, task_id: str) -> str:
     """What must not be split across training and evaluation, named with its environment."""
+    if task_id.startswith(IMPORTED):
+        return f"{env}:{task_id}"
     return f"{env}:{registry.env_class(env).group(task_id)}"
 
 
 def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
     """Refuse training tasks that share a group with an excluded task set or task.
 
+    Imported tasks of unknown id count as contaminated: they may be any task of their environment.
     Raises DataError naming the set, how many tasks leak, and the first of them.
     """
     present: dict[str, str] = {}
+    unknown: dict[str, str] = {}
     for env, task_id in tasks:
         present.setdefault(group(env, task_id), task_id)
+        if task_id.startswith(IMPORTED):
+            unknown.setdefault(env, task_id)
     for name in exclude:
+        env = re.split("[/:]", name, maxsplit=1)[0]
+        if env in unknown:
+            raise DataError(
+                f"Imported logs that do not say which tasks they are of (first: {unknown[env]}) "
+                f"may hold tasks of '{name}', which is held out.\n"
+                "  Import them with --data, so that their tasks are known; leave them out; or take "
+                "the set out of [data] exclude."
+            )
         leaked = sorted(present[g] for g in excluded_groups(name) if g in present)
         if leaked:
             raise DataError(
