@@ -226,6 +226,22 @@ def span_loss(
     return LossParts(loss, sums, weighed)
 
 
+def log_likelihood(
+    hidden: torch.Tensor, head: torch.nn.Module, target_ids: torch.Tensor, chunk: int = 2048
+) -> torch.Tensor:
+    """log p of S targets from hidden states [S, H]: fp32 [S], logits a chunk at a time."""
+
+    def values(h: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return -F.cross_entropy(_wide(head(h)), ids, reduction="none")
+
+    one = len(target_ids) <= chunk or not torch.is_grad_enabled()
+    pieces = [
+        values(h, ids) if one else checkpoint(values, h, ids, use_reentrant=False)
+        for h, ids in zip(torch.split(hidden, chunk), torch.split(target_ids, chunk), strict=True)
+    ]
+    return torch.cat(pieces)
+
+
 def _piece(target: Target | Live | None, at: slice) -> Target | torch.Tensor | None:
     if target is None:
         return None

@@ -62,6 +62,12 @@ class Ranks(NamedTuple):
                 dist.barrier()
 
 
+def leave() -> None:
+    """Part from the other ranks."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def current() -> Ranks:
     """The ranks of this process: torchrun's, joined on the first call, or one alone."""
     if not dist.is_available():

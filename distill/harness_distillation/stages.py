@@ -24,7 +24,9 @@ import numpy as np
 from harness import api
 from harness.errors import ConfigError
 from harness.transcript import Kind
+from harness.types import Episode
 from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
+from harness_distillation.contrast import pair_up
 from harness_distillation.dataset import Samples, encode
 from harness_distillation.recipe import Collect, Recipe, plain, recipe_hash
 from harness_distillation.supervision import random_spans, shuffle_labels
@@ -58,6 +60,8 @@ class Prepared(msgspec.Struct, frozen=True):
     #: Indices of the episodes held out; the others train.
     heldout: tuple[int, ...]
     tasks: tuple[tuple[str, str], ...]
+    #: Won and lost episodes of one task, for the contrastive term.
+    pairs: int = 0
 
 
 class Workplace(NamedTuple):
@@ -119,7 +123,8 @@ def distill(
     if recipe.objective.masks == "label_shuffle":
         classes = tokenizer.class_of(recipe.objective.format or "span")
         samples = shuffle_labels(samples, classes, learn, recipe.seed)
-    corpus = Corpus(samples, learn, held, prepared.samples)
+    pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
+    corpus = Corpus(samples, learn, held, prepared.samples, pairs)
     live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
     result = train(
         recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
@@ -165,6 +170,7 @@ def prepare(
         [recipe.student.window, recipe.max_new_tokens, recipe.seed],
         *([observations] if observations else []),
         *moved,
+        *(["pairs"] if objective.contrastive else []),
     )
     manifest = place.data / "manifest.json"
     if manifest.is_file():
@@ -206,6 +212,15 @@ def prepare(
         classes = tokenizer.class_of(objective.format or "span")
         samples = random_spans(samples, classes, prompts, own, recipe.seed)
     samples.save(place.data / "samples.npz")
+    paired = []
+    if objective.contrastive:
+        away = {traces.group(*_task(found.episodes[i])) for i in held}
+        every = traces.load(runs, successes_only=False, exclude=recipe.data.exclude).episodes
+        paired = pair_up([e for e in every if traces.group(*_task(e)) not in away])
+        if paired:
+            encode(
+                paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens
+            )[0].save(place.data / "pairs.npz")
     kinds = {kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind}
     if observations:
         kinds["observation"] = int(np.sum(samples.kinds == tokenizer.OBSERVED))
@@ -229,6 +244,7 @@ def prepare(
         ),
         heldout=tuple(held),
         tasks=tuple(found.tasks()),
+        pairs=len(paired) // 2,
     )
     _write(manifest, prepared)
     say(
@@ -238,6 +254,10 @@ def prepare(
         f"N_r : N_a = {prepared.reason_to_act:.2f}, left out {prepared.dropped or 'none'}",
     )
     return tok, samples, prepared
+
+
+def _task(episode: Episode) -> tuple[str, str]:
+    return episode.task.env, episode.task.id
 
 
 def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:

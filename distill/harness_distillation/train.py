@@ -20,6 +20,7 @@ import torch
 
 from harness.errors import ConfigError, DataError, HarnessError
 from harness_distillation import checkpoint, models
+from harness_distillation.contrast import Contrast
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Row, Samples, make_row, pack
 from harness_distillation.losses import Live, Target, class_weights, measure_of, span_loss
@@ -39,12 +40,14 @@ class Diverged(HarnessError):
 
 
 class Corpus(NamedTuple):
-    """What is trained on: samples, which of them train and which are held out, and their hash."""
+    """What is trained on: samples, which of them train and which are held out, and their hash;
+    ``pairs``: samples of won and lost episodes in turn, for the contrastive term."""
 
     samples: Samples
     train: np.ndarray
     heldout: np.ndarray
     hash: str
+    pairs: Samples | None = None
 
 
 class Result(NamedTuple):
@@ -120,6 +123,16 @@ def train(
             objective.divergence or "ce", beta=objective.jsd_beta, alpha=objective.skew_alpha
         )
         share = shares(corpus.samples, classes, normalizer, of_class)
+        contrast = None
+        if objective.contrastive:
+            if corpus.pairs is None:
+                raise ConfigError("The contrastive term needs pairs of won and lost episodes.")
+            contrast = Contrast(
+                corpus.pairs, classes, [i for i, c in enumerate(CLASSES, 1) if of_class[c]],
+                models.build(recipe.student, tokenizer, recipe.seed),
+                beta=objective.contrastive_beta, seed=recipe.seed,
+                row_tokens=optim.row_tokens, pad=pad, bf16=optim.precision == "bf16", ranks=ranks,
+            )  # fmt: skip
         heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
         if ranks.first:
             _truncate_log(out / LOG, state.step)
@@ -156,6 +169,11 @@ def train(
                     sums += parts.sums
                     weighed += parts.weighed
                 sums, weighed = ranks.sum(torch.stack([sums, weighed]))
+                pairs = None
+                if contrast is not None:
+                    with _precision(optim.precision):
+                        pairs = contrast(state.step, body, head)
+                    torch.autograd.backward(objective.contrastive * pairs.loss)
                 ranks.sum_gradients(model.parameters())
                 rate = learning_rate(state.step, recipe)
                 for group in optimizer.param_groups:
@@ -175,6 +193,10 @@ def train(
                 )
                 loss = float((weights * weighed).sum())
                 line = _line(state, sums, loss, counts, rate, norm, tokens / (now - tick))
+                if pairs is not None:
+                    line["loss"] += objective.contrastive * pairs.value
+                    line |= {"contrastive": pairs.value, "margin": pairs.margin}
+                    line |= {"n_pairs": pairs.pairs}
                 due = state.step % optim.eval_every == 0 or state.step == optim.steps
                 if heldout and ranks.first and due:
                     line["heldout"] = evaluate(model, heldout, optim.precision)
