@@ -532,13 +532,77 @@ def shipped():
     return sorted((Path(recipes.__file__).parent / "recipes").glob("*.toml"))
 
 
+#: Sets that results are reported on or tuned on, by environment.
+EVALUATED = {
+    "alfworld": {
+        "builtin-dev",
+        "builtin-valid",
+        "seen-140",
+        "unseen-134",
+        "holdout-1000",
+        "dev-200",
+    },
+    "webshop": {"builtin-dev", "builtin-valid", "small-500"},
+    "hotpotqa": {"builtin-dev", "builtin-valid", "dev-context", "react-500"},
+}
+
+
 @pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
 def test_shipped_recipes_load(path):
     found = recipes.load(path.stem)
     assert found.name == path.stem
     assert found.description
     assert found.objective.divergence is not None
-    assert "alfworld/holdout-1000" in found.data.exclude
+    for collected in found.data.collect:
+        kept_out = {f"{collected.env}/{name}" for name in EVALUATED[collected.env]}
+        assert kept_out <= set(found.data.exclude)
+        assert registry.task_set(collected.env, collected.tasks).name not in found.data.exclude
+
+
+def test_shipped_recipes_are_all_different():
+    loaded = [recipes.load(path.stem) for path in shipped()]
+    assert len({r.description for r in loaded}) == len(loaded)
+    told = [msgspec.structs.replace(r, name="", description="") for r in loaded]
+    assert len({msgspec.json.encode(r) for r in told}) == len(loaded)
+
+
+SIZES = ("120m", "340m", "760m", "opt-1.3b", "opt-2.7b", "opt-6.7b", "llama-7b")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_student_of_tables_3_and_4_has_the_papers_settings(size):
+    for suffix, steps in (("", 20_000), ("-webshop", 10_000), ("-hotpotqa", 10_000)):
+        ours, token = (recipes.load(f"{arm}-{size}{suffix}") for arm in ("ours", "token"))
+        assert (ours.objective.name, token.objective.name) == ("sad", "kd")
+        for one in (ours, token):
+            assert one.optim == ours.optim
+            assert one.optim.steps == steps
+            assert (one.optim.lr, one.optim.clip) == (2e-5, 1.0)
+            assert one.optim.rows * one.optim.row_tokens == 64 * 512
+            assert (one.student, one.data, one.teacher) == (ours.student, ours.data, ours.teacher)
+            assert {c.env for c in one.data.collect} == {suffix.removeprefix("-") or "alfworld"}
+            assert one.teacher.checkpoint.removeprefix("models/") in {p.stem for p in shipped()}
+
+
+ARMS = {
+    "sft-tiny", "seqkd-tiny", "sad-ce-tiny", "kd-all-tiny", "flat-curriculum-tiny",
+    "class-random-tiny", "lambda-0.5-tiny", "lambda-2.5-tiny", "lambda-5-tiny",
+    "table5-ours-tiny", "table5-only-reason-tiny", "table5-only-act-tiny",
+    "table5-no-segmentation-tiny", "table5-random-span-tiny", "table5-label-shuffle-tiny",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_arms_share_start_size_and_optimizer(name):
+    one, ours = recipes.load(name), recipes.load("ours-tiny")
+    assert (one.student, one.optim, one.seed, one.max_new_tokens) == (
+        ours.student, ours.optim, ours.seed, ours.max_new_tokens
+    )  # fmt: skip
+    assert msgspec.structs.replace(one.data, collect=()) == msgspec.structs.replace(
+        ours.data, collect=()
+    )
+    if name not in ("sft-tiny", "kd-all-tiny"):
+        assert one.data.collect == ours.data.collect
 
 
 @pytest.mark.parametrize(
