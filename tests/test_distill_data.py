@@ -17,6 +17,7 @@ from harness_distillation import (
     curriculum,
     dataset,
     models,
+    supervision,
     teacher_cache,
     tokenizer,
     traces,
@@ -169,6 +170,29 @@ def test_injected_steps_and_observations_are_never_taught(samples, tok):
         assert tok.decode(taught.tolist()) == wanted
 
 
+def test_terminators_are_taught(samples, tok):
+    """The newline that ends an action is its last target: what play stops at."""
+    ends = 0
+    for s in range(len(samples.lengths)):
+        part = samples.part(s)
+        kinds, ids = samples.kinds[part], samples.ids[part]
+        for t in np.flatnonzero(kinds == Kind.ACT):
+            if t + 1 < len(kinds) and kinds[t + 1] != Kind.ACT:
+                assert kinds[t + 1] == Kind.ACT_FORMAT
+                assert tok.decode([int(ids[t + 1])]) == "\n"
+                ends += 1
+    steps = [s for e in EPISODES for s in e.steps if not s.decision.injected]
+    assert ends == len(steps)
+
+
+def test_every_turn_is_taught_not_only_the_last(samples):
+    labels = tokenizer.class_of("span")[samples.kinds]
+    for s, number in enumerate(samples.episode):
+        part = labels[samples.part(s)]
+        runs = int(np.sum((part[1:] == 2) & (part[:-1] != 2)))
+        assert runs == sum(not step.decision.injected for step in EPISODES[number].steps)
+
+
 def test_formats():
     kinds = np.arange(5)
     assert tokenizer.class_of("span")[kinds].tolist() == [0, 1, 2, 1, 2]
@@ -220,6 +244,137 @@ def test_long_episodes_are_cut_and_taught_once(encoder):
 def test_a_window_too_small_for_anything_is_refused(encoder):
     with pytest.raises(DataError, match="No decision can be taught"):
         dataset.encode(EPISODES, encoder, HEADER, 40, 32)
+
+
+def test_a_sequence_a_decision(encoder, samples):
+    single, skipped = dataset.encode(EPISODES, encoder, HEADER, 512, 32, per_step=True)
+    assert skipped == (0, 0)
+    decisions = sum(not s.decision.injected for e in EPISODES for s in e.steps)
+    assert len(single.lengths) == decisions
+    assert single.taught[-1] == samples.taught[-1]
+    for kind in (Kind.REASON, Kind.ACT):
+        assert (
+            single.ids[single.kinds == kind].tolist() == samples.ids[samples.kinds == kind].tolist()
+        )
+    whole = samples.ids[samples.part(0)]
+    for s in np.flatnonzero(single.episode == 0):
+        mine = single.ids[single.part(s)]
+        assert mine.tolist() == whole[: len(mine)].tolist()
+        assert not single.kinds[single.part(s)][: np.argmax(single.kinds[single.part(s)] > 0)].any()
+
+
+def test_truncation_cuts_the_end_and_counts_it(encoder, samples):
+    cut, skipped = dataset.encode(EPISODES, encoder, HEADER, 512, 32, truncate=80)
+    assert int(cut.lengths.max()) == 80
+    assert skipped.too_long > 0
+    assert cut.taught[-1] < samples.taught[-1]
+    for s, number in enumerate(cut.episode):
+        whole = samples.part(int(np.flatnonzero(samples.episode == number)[0]))
+        n = int(cut.lengths[s])
+        assert cut.ids[cut.part(s)].tolist() == samples.ids[whole][:n].tolist()
+        assert cut.kinds[cut.part(s)].tolist() == samples.kinds[whole][:n].tolist()
+        assert n in (80, whole.stop - whole.start)
+
+
+def test_observations_are_taught_once_on_demand(encoder, samples, tok):
+    for window in (512, 200):
+        seen, _ = dataset.encode(EPISODES, encoder, HEADER, window, 32, observations=True)
+        labels = tokenizer.class_of("span")[seen.kinds]
+        for number, e in enumerate(EPISODES):
+            ids = [
+                i
+                for s in np.flatnonzero(seen.episode == number)
+                for i in seen.ids[seen.part(s)][labels[seen.part(s)] == tokenizer.OBSERVATION]
+            ]
+            wanted = "".join(f"Observation: {step.observation}\n" for step in e.steps)
+            assert tok.decode(ids) == wanted
+    whole, _ = dataset.encode(EPISODES, encoder, HEADER, 512, 32, observations=True)
+    for kind in list(Kind)[1:]:
+        assert np.array_equal(whole.kinds == kind, samples.kinds == kind)
+
+
+# Ablations and token weights ------------------------------------------------------------------
+
+
+def spans_of(labels):
+    """(class, length) of the runs of reason and act, in order."""
+    edges = np.flatnonzero(np.diff(labels, prepend=-1))
+    lengths = np.diff(np.append(edges, len(labels)))
+    return [
+        (int(labels[a]), int(n)) for a, n in zip(edges, lengths, strict=True) if labels[a] in (1, 2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def prompts(samples, encoder):
+    heads = [len(encoder.encode(HEADER.replace("{instruction}", e.instruction))) for e in EPISODES]
+    return np.array(heads)[samples.episode]
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_random_spans_keep_number_lengths_and_densities(samples, prompts, seed):
+    classes = tokenizer.class_of("span")
+    chosen = range(1, len(samples.lengths))
+    moved = supervision.random_spans(samples, classes, prompts, chosen, seed)
+    again = supervision.random_spans(samples, classes, prompts, chosen, seed)
+    assert np.array_equal(moved.kinds, again.kinds)
+    assert np.array_equal(moved.taught, samples.taught)
+    assert np.array_equal(moved.kinds[samples.part(0)], samples.kinds[samples.part(0)])
+    elsewhere = 0
+    for s in chosen:
+        part = samples.part(s)
+        before, after = classes[samples.kinds[part]], classes[moved.kinds[part]]
+        assert not after[: prompts[s]].any()
+        assert sorted(spans_of(after)) == sorted(spans_of(before))
+        for kind in Kind:
+            assert np.sum(moved.kinds[part] == kind) == np.sum(samples.kinds[part] == kind)
+        elsewhere += int(np.sum((after > 0) & (before == 0)))
+    assert elsewhere > 0.2 * samples.taught[-1]
+
+
+def test_random_spans_leave_a_format_of_its_own_in_place(samples, prompts):
+    classes = tokenizer.class_of("shared")
+    chosen = range(len(samples.lengths))
+    moved = supervision.random_spans(samples, classes, prompts, chosen, 0)
+    before, after = classes[samples.kinds], classes[moved.kinds]
+    assert np.array_equal(before == tokenizer.FORMAT, after == tokenizer.FORMAT)
+    assert np.bincount(before, minlength=4).tolist() == np.bincount(after, minlength=4).tolist()
+    assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("format", ["span", "shared", "none"])
+def test_shuffled_labels_keep_the_supervised_tokens(samples, format):
+    classes = tokenizer.class_of(format)
+    shuffled = supervision.shuffle_labels(samples, classes, range(len(samples.lengths)), 0)
+    before, after = classes[samples.kinds], classes[shuffled.kinds]
+    assert np.array_equal(before > 0, after > 0)
+    assert np.array_equal(before == 3, after == 3)
+    assert np.array_equal(samples.taught, shuffled.taught)
+    assert np.mean(before[before > 0] != after[before > 0]) > 0.1
+    for s in range(len(samples.lengths)):
+        part = samples.part(s)
+        for c in (1, 2):
+            assert np.sum(before[part] == c) == np.sum(after[part] == c)
+
+
+def test_shares_are_one_over_the_size_of_the_unit(encoder):
+    """An episode cut into windows is still one episode; a span is one class in one decision."""
+    cut, _ = dataset.encode(EPISODES, encoder, HEADER, 120, 32)
+    assert len(cut.lengths) > len(set(cut.episode.tolist()))
+    classes = tokenizer.class_of("span")
+    labels = classes[cut.kinds][cut.kinds > 0]
+    ones = {"reason": 1.0, "act": 1.0, "format": 1.0, "observation": 0.0}
+    assert supervision.shares(cut, classes, "class", ones) is None
+    span = supervision.shares(cut, classes, "span", ones).numpy()
+    runs = [r for s in range(len(cut.lengths)) for r in spans_of(classes[cut.kinds[cut.part(s)]])]
+    assert span.sum() == pytest.approx(len(runs), abs=1e-9)
+    wanted = [1 / n for _, n in runs for _ in range(n)]
+    assert np.allclose(span, wanted, atol=1e-12)
+    episodes = supervision.shares(cut, classes, "episode", ones).numpy()
+    assert episodes.sum() == pytest.approx(len(set(cut.episode.tolist())), abs=1e-9)
+    only = supervision.shares(cut, classes, "episode", {**ones, "reason": 0.0}).numpy()
+    assert only[labels == 2].sum() == pytest.approx(len(set(cut.episode.tolist())), abs=1e-9)
 
 
 # Packing and order ----------------------------------------------------------------------------
@@ -377,13 +532,77 @@ def shipped():
     return sorted((Path(recipes.__file__).parent / "recipes").glob("*.toml"))
 
 
+#: Sets that results are reported on or tuned on, by environment.
+EVALUATED = {
+    "alfworld": {
+        "builtin-dev",
+        "builtin-valid",
+        "seen-140",
+        "unseen-134",
+        "holdout-1000",
+        "dev-200",
+    },
+    "webshop": {"builtin-dev", "builtin-valid", "small-500"},
+    "hotpotqa": {"builtin-dev", "builtin-valid", "dev-context", "react-500"},
+}
+
+
 @pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
 def test_shipped_recipes_load(path):
     found = recipes.load(path.stem)
     assert found.name == path.stem
     assert found.description
     assert found.objective.divergence is not None
-    assert "alfworld/holdout-1000" in found.data.exclude
+    for collected in found.data.collect:
+        kept_out = {f"{collected.env}/{name}" for name in EVALUATED[collected.env]}
+        assert kept_out <= set(found.data.exclude)
+        assert registry.task_set(collected.env, collected.tasks).name not in found.data.exclude
+
+
+def test_shipped_recipes_are_all_different():
+    loaded = [recipes.load(path.stem) for path in shipped()]
+    assert len({r.description for r in loaded}) == len(loaded)
+    told = [msgspec.structs.replace(r, name="", description="") for r in loaded]
+    assert len({msgspec.json.encode(r) for r in told}) == len(loaded)
+
+
+SIZES = ("120m", "340m", "760m", "opt-1.3b", "opt-2.7b", "opt-6.7b", "llama-7b")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_student_of_tables_3_and_4_has_the_papers_settings(size):
+    for suffix, steps in (("", 20_000), ("-webshop", 10_000), ("-hotpotqa", 10_000)):
+        ours, token = (recipes.load(f"{arm}-{size}{suffix}") for arm in ("ours", "token"))
+        assert (ours.objective.name, token.objective.name) == ("sad", "kd")
+        for one in (ours, token):
+            assert one.optim == ours.optim
+            assert one.optim.steps == steps
+            assert (one.optim.lr, one.optim.clip) == (2e-5, 1.0)
+            assert one.optim.rows * one.optim.row_tokens == 64 * 512
+            assert (one.student, one.data, one.teacher) == (ours.student, ours.data, ours.teacher)
+            assert {c.env for c in one.data.collect} == {suffix.removeprefix("-") or "alfworld"}
+            assert one.teacher.checkpoint.removeprefix("models/") in {p.stem for p in shipped()}
+
+
+ARMS = {
+    "sft-tiny", "seqkd-tiny", "sad-ce-tiny", "kd-all-tiny", "flat-curriculum-tiny",
+    "class-random-tiny", "lambda-0.5-tiny", "lambda-2.5-tiny", "lambda-5-tiny",
+    "table5-ours-tiny", "table5-only-reason-tiny", "table5-only-act-tiny",
+    "table5-no-segmentation-tiny", "table5-random-span-tiny", "table5-label-shuffle-tiny",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_arms_share_start_size_and_optimizer(name):
+    one, ours = recipes.load(name), recipes.load("ours-tiny")
+    assert (one.student, one.optim, one.seed, one.max_new_tokens) == (
+        ours.student, ours.optim, ours.seed, ours.max_new_tokens
+    )  # fmt: skip
+    assert msgspec.structs.replace(one.data, collect=()) == msgspec.structs.replace(
+        ours.data, collect=()
+    )
+    if name not in ("sft-tiny", "kd-all-tiny"):
+        assert one.data.collect == ours.data.collect
 
 
 @pytest.mark.parametrize(
@@ -396,6 +615,14 @@ def test_shipped_recipes_load(path):
         ("[objective]\nname = 'sda'", "Invalid enum value"),
         ("[data]\nheader = 'Task'", "instruction"),
         ("[optim]\nrow_tokens = 100", "under the window"),
+        ("[optim]\nmicro_rows = 4", "does not divide rows"),
+        ("[student]\nstart_layers = [0]", "layers of a start"),
+        ("[data]\npaper_truncate = 4096", "paper_truncate"),
+        ("[objective]\ntemperature = 2.0", "cross-entropy with the text"),
+        ("[objective]\nlambda_reason = 0\nlambda_act = 0\nlambda_format = 0", "not all 0"),
+        ("[objective]\njsd_beta = 1.0", "jsd_beta"),
+        ("[objective]\nname = 'sft'\ndivergence = 'jsd'", r"Add \[teacher\]"),
+        ("base = 3", "base is the name"),
         ("x = [", "not valid TOML"),
     ],
 )
@@ -411,16 +638,100 @@ def test_unknown_recipe_names_the_nearest():
         recipes.load("teacher-tyni")
 
 
+def resolved(**objective):
+    raw = {"name": "x", "objective": objective, "teacher": {"checkpoint": "t"}}
+    return recipes.resolve(recipes.decode(raw, "x")).objective
+
+
 def test_objectives_imply_their_parts():
     def of(name):
-        raw = {"name": "x", "objective": {"name": name}, "teacher": {"checkpoint": "t"}}
-        o = recipes.resolve(recipes.decode(raw, "x")).objective
+        o = resolved(name=name)
         return o.divergence, o.normalizer, o.curriculum
 
     assert of("sft") == of("seqkd") == ("ce", "token", "random")
-    assert of("kd") == ("forward_kl", "token", "random")
+    assert of("kd") == of("kd_all") == ("forward_kl", "token", "random")
     assert of("sad") == ("forward_kl", "class", "pacing")
     assert of("sad_ce") == ("ce", "class", "random")
+
+
+def test_ablations_differ_in_what_their_names_say():
+    def differs(name, base="sad"):
+        one, other = (msgspec.to_builtins(resolved(name=n)) for n in (name, base))
+        return {k: v for k, v in one.items() if v != other[k] and k != "name"}
+
+    assert differs("only_reason") == {"lambda_act": 0.0, "format": "shared"}
+    assert differs("only_act") == {"lambda_reason": 0.0, "format": "shared"}
+    assert differs("random_span") == {"masks": "random_span", "format": "shared"}
+    assert differs("label_shuffle") == {"masks": "label_shuffle"}
+    assert differs("kd_all", "kd") == {"obs_weight": 1.0}
+    assert resolved(name="ours") == resolved(name="sad")
+    assert resolved(name="token") == resolved(name="no_segmentation") == resolved(name="kd")
+
+
+def test_a_resolved_objective_states_every_number():
+    for name in ("sft", "kd_all", "sad", "only_act", "random_span"):
+        values = msgspec.to_builtins(resolved(name=name))
+        assert None not in values.values()
+        assert resolved(**values) == resolved(name=name)
+    assert resolved(name="only_act", lambda_reason=0.5, format="span").lambda_reason == 0.5
+    with pytest.raises(ConfigError, match="not resolved"):
+        recipes.lambdas(recipes.Objective())
+
+
+#: Students and teachers trained before later keys existed: their checkpoints name these hashes.
+NAMES_IN_USE = {
+    "ours-tiny": "6335972042774b87",
+    "token-tiny": "a7eb231c5e2bbbd6",
+    "teacher-tiny": "cd80d6b1ce45020a",
+    "teacher-tiny-start": "95ba38a4e2c111f7",
+}
+
+
+@pytest.mark.parametrize("name", NAMES_IN_USE)
+def test_new_keys_rename_no_trained_model(name):
+    assert recipes.recipe_hash(recipes.load(name)) == NAMES_IN_USE[name]
+
+
+def test_every_key_that_decides_a_student_is_in_its_hash(tmp_path):
+    base = recipes.load("ours-tiny")
+    replace = msgspec.structs.replace
+    hashes = {recipes.recipe_hash(base)}
+    changes = {
+        "student": {"start_layers": (0,)},
+        "data": {"samples": "step", "paper_truncate": 512},
+        "objective": {
+            "obs_weight": 0.1, "masks": "random_span", "jsd_beta": 0.1, "skew_alpha": 0.2,
+            "contrastive": 0.3, "contrastive_beta": 2.0, "divergence": "jsd", "lambda_act": 2.0,
+        },
+        "optim": {"micro_rows": 2},
+    }  # fmt: skip
+    for table, keys in changes.items():
+        for key, value in keys.items():
+            part = replace(getattr(base, table), **{key: value})
+            hashes.add(recipes.recipe_hash(replace(base, **{table: part})))
+    assert len(hashes) == 1 + sum(len(keys) for keys in changes.values())
+
+
+def test_a_recipe_builds_on_another(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        "base = 'ours-tiny'\ndescription = 'mine'\n[objective]\ncurriculum = 'random'\n"
+    )
+    (tmp_path / "next.toml").write_text("base = 'own.toml'\n[optim]\nsteps = 7\n")
+    base, own, last = (
+        recipes.load(x)
+        for x in ("ours-tiny", *(str(tmp_path / f"{n}.toml") for n in ("own", "next")))
+    )
+    assert (own.name, own.description, last.name) == ("own", "mine", "next")
+    assert (own.objective.name, own.objective.curriculum) == ("sad", "random")
+    assert own.student == base.student
+    assert own.data.collect == base.data.collect
+    assert msgspec.structs.replace(last.optim, steps=base.optim.steps) == base.optim
+    (tmp_path / "own.toml").write_text("base = 'next.toml'\n")
+    with pytest.raises(ConfigError, match="each other's base"):
+        recipes.load(str(tmp_path / "own.toml"))
+    (tmp_path / "own.toml").write_text("base = 'ours-tyni'\n")
+    with pytest.raises(ConfigError, match="ours-tiny"):
+        recipes.load(str(tmp_path / "own.toml"))
 
 
 def test_recipe_hash_is_about_the_student_only(tmp_path):

@@ -14,6 +14,7 @@ from harness_distillation.losses import (  # noqa: E402
     Target,
     class_weights,
     divergence,
+    measure_of,
     span_loss,
 )
 from harness_distillation.recipe import Student  # noqa: E402
@@ -28,6 +29,13 @@ pytestmark = pytest.mark.models
 S, H, V = 37, 8, 23
 LAMBDAS = {"reason": 0.7, "act": 2.5, "format": 0.3}
 ONES = {"reason": 1.0, "act": 1.0, "format": 1.0}
+
+
+class Tokens:
+    eos_token_id, pad_token_id = 0, 1
+
+    def __len__(self):
+        return 60
 
 
 class Case:
@@ -54,94 +62,210 @@ class Case:
         return Target(top.indices, top.values, rest)
 
 
+BETA, ALPHA = 0.3, 0.1
+KINDS = ["ce", "ce_soft", "forward_kl", "reverse_kl", "jsd", "skew_kl"]
+NORMALIZERS = ["sum", "token", "class", "span", "episode"]
+#: Two episodes, spans of several lengths: the first target of each.
+SPANS = [0, 3, 4, 9, 12, 20, 21, 30]
+EPISODES = [0, 20]
+
+
+def units(case, lambdas):
+    """u_t by the definitions of a span and an episode's mean, position by position."""
+    names = ("reason", "act", "format")
+
+    def group(t, starts):
+        return max(i for i, first in enumerate(starts) if first <= t)
+
+    span, episode = [], []
+    for t in range(S):
+        span.append(1 / sum(group(o, SPANS) == group(t, SPANS) for o in range(S)))
+        same = [o for o in range(S) if group(o, EPISODES) == group(t, EPISODES)]
+        weighed = sum(lambdas[names[int(case.labels[o]) - 1]] != 0 for o in same)
+        episode.append(1 / max(weighed, 1))
+    return {"span": span, "episode": episode}
+
+
+def discrepancy(kind, p, q, target):
+    """D of two distributions [V] by its textbook formula."""
+
+    def kl(a, b):
+        return (a * (torch.log(a) - torch.log(b))).sum()
+
+    if kind == "ce":
+        return -torch.log(q[target])
+    if kind == "ce_soft":
+        return -(p * torch.log(q)).sum()
+    if kind == "forward_kl":
+        return kl(p, q)
+    if kind == "reverse_kl":
+        return kl(q, p)
+    if kind == "jsd":
+        m = BETA * p + (1 - BETA) * q
+        return BETA * kl(p, m) + (1 - BETA) * kl(q, m)
+    return kl(p, ALPHA * p + (1 - ALPHA) * q)
+
+
 def reference(case, hidden, weight, kind, lambdas, normalizer, temperature=1.0):
-    """Position by position, outcome by outcome, in fp64."""
+    """Position by position in fp64."""
     names = ("reason", "act", "format")
     n = {c: int((case.labels == i + 1).sum()) for i, c in enumerate(names)}
+    u = units(case, lambdas).get(normalizer, [1.0] * S)
+    z = {c: sum(u[t] for t in range(S) if names[case.labels[t] - 1] == c) for c in names}
+    whole = sum(z[c] for c in names if lambdas[c])
     total = torch.zeros((), dtype=torch.float64)
     for t in range(S):
         c = names[int(case.labels[t]) - 1]
-        z = {"sum": 1, "class": n[c], "token": sum(n.values())}[normalizer]
-        logits = weight @ hidden[t] / temperature
-        log_q = logits - torch.log(torch.exp(logits - logits.max()).sum()) - logits.max()
-        if kind == "ce":
-            d = -log_q[case.targets[t]]
-        else:
-            p = torch.softmax(case.teacher[t] / temperature, 0)
-            d = sum(p[v] * (torch.log(p[v]) - log_q[v]) for v in range(V)) * temperature**2
-        total = total + lambdas[c] * d / z
+        divisor = {"sum": 1, "class": n[c], "span": z[c]}.get(normalizer, whole)
+        q = torch.softmax(weight @ hidden[t] / temperature, 0)
+        p = torch.softmax(case.teacher[t] / temperature, 0)
+        d = discrepancy(kind, p, q, case.targets[t]) * temperature**2
+        total = total + lambdas[c] * u[t] * d / divisor
     return total
 
 
-@pytest.mark.parametrize("normalizer", ["sum", "token", "class"])
-@pytest.mark.parametrize(
-    ("kind", "temperature"), [("ce", 1.0), ("live", 1.0), ("live", 2.0), ("cached", 1.0)]
-)
-def test_value_and_gradient_equal_the_reference(kind, temperature, normalizer):
+def shared(case, normalizer, lambdas):
+    """(u_t or None, their sums by class): what the trainer gives the loss."""
+    u = units(case, lambdas).get(normalizer)
+    if u is None:
+        return None, case.counts
+    u = torch.tensor(u, dtype=torch.float64)
+    return u, torch.bincount(case.labels, weights=u, minlength=4)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_value_and_gradient_equal_the_reference(kind, normalizer):
     case = Case()
     hidden = case.hidden.clone().requires_grad_()
     weight = case.head.weight.detach().clone().requires_grad_()
+    temperature = 1.0 if kind == "ce" or normalizer == "token" else 2.0
     wanted = reference(case, hidden, weight, kind, LAMBDAS, normalizer, temperature)
     grads = torch.autograd.grad(wanted, (hidden, weight))
 
-    signal = {"ce": None, "live": case.live(), "cached": case.cached(V)}[kind]
-    weights = class_weights(case.counts, LAMBDAS, normalizer)
-    for chunk in (5, 1000):
-        mine = case.hidden.clone().requires_grad_()
-        parts = span_loss(
-            mine, case.head, case.targets, case.labels, weights, signal,
-            temperature=temperature, chunk=chunk,
-        )  # fmt: skip
-        got = torch.autograd.grad(parts.loss, (mine, case.head.weight))
-        assert abs(float((parts.loss - wanted).detach())) < 1e-9
-        for a, b in zip(got, grads, strict=True):
-            assert float((a - b).abs().max()) < 1e-9
+    u, counts = shared(case, normalizer, LAMBDAS)
+    weights = class_weights(counts, LAMBDAS, normalizer)
+    signals = [None] if kind == "ce" else [case.live(), case.cached(V)]
+    for signal in signals:
+        for chunk in (5, 1000):
+            mine = case.hidden.clone().requires_grad_()
+            parts = span_loss(
+                mine, case.head, case.targets, case.labels, weights, signal,
+                measure=measure_of(kind, beta=BETA, alpha=ALPHA),
+                temperature=temperature, shares=u, chunk=chunk,
+            )  # fmt: skip
+            got = torch.autograd.grad(parts.loss, (mine, case.head.weight))
+            assert abs(float((parts.loss - wanted).detach())) < 1e-9
+            assert float((weights * parts.weighed).sum()) == pytest.approx(
+                float(wanted.detach()), rel=1e-9
+            )
+            for a, b in zip(got, grads, strict=True):
+                assert float((a - b).abs().max()) < 1e-9
 
 
-@pytest.mark.parametrize("kind", ["ce", "live"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_fp32_gradient_is_within_1e6_of_the_fp64_reference(kind):
     case = Case(1)
     hidden = case.hidden.clone().requires_grad_()
     weight = case.head.weight.detach().clone()
-    wanted = torch.autograd.grad(
-        reference(case, hidden, weight, kind, LAMBDAS, "class"), hidden
-    )[0]  # fmt: skip
+    wanted = torch.autograd.grad(reference(case, hidden, weight, kind, LAMBDAS, "class"), hidden)[0]
     mine = case.hidden.float().requires_grad_()
-    signal = Live(case.teacher.float(), torch.nn.Identity()) if kind == "live" else None
+    signal = None if kind == "ce" else Live(case.teacher.float(), torch.nn.Identity())
     weights = class_weights(case.counts, LAMBDAS, "class")
     head = case.head.float()
-    parts = span_loss(mine, head, case.targets, case.labels, weights, signal, chunk=11)
+    measure = measure_of(kind, beta=BETA, alpha=ALPHA)
+    parts = span_loss(
+        mine, head, case.targets, case.labels, weights, signal, measure=measure, chunk=11
+    )
     got = torch.autograd.grad(parts.loss, mine)[0]
     assert float((got - wanted).abs().max()) < 1e-6
 
 
-def test_micro_batches_give_the_whole_steps_gradient():
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_micro_batches_give_the_whole_steps_gradient(normalizer):
+    """Uneven cuts, one of a single target: their losses add up, they are not averaged."""
     case = Case(2)
-    weights = class_weights(case.counts, LAMBDAS, "class")
-    whole = span_loss(case.hidden, case.head, case.targets, case.labels, weights, case.cached(7))
-    wanted = torch.autograd.grad(whole.loss, case.head.weight)[0]
+    u, counts = shared(case, normalizer, LAMBDAS)
+    weights = class_weights(counts, LAMBDAS, normalizer)
     signal = case.cached(7)
+    whole = span_loss(case.hidden, case.head, case.targets, case.labels, weights, signal, shares=u)
+    wanted = torch.autograd.grad(whole.loss, case.head.weight)[0]
     got = torch.zeros_like(wanted)
     for part in (slice(0, 3), slice(3, 4), slice(4, S)):
         piece = Target(signal.ids[part], signal.logp[part], signal.tail[part])
         parts = span_loss(
-            case.hidden[part], case.head, case.targets[part], case.labels[part], weights, piece
-        )
+            case.hidden[part], case.head, case.targets[part], case.labels[part], weights, piece,
+            shares=None if u is None else u[part],
+        )  # fmt: skip
         got += torch.autograd.grad(parts.loss, case.head.weight)[0]
     assert float((got - wanted).abs().max()) < 1e-12
 
 
-@given(st.integers(0, 10_000), st.integers(1, V))
-@settings(max_examples=40, deadline=None)
-def test_bucketed_kl_bounds_the_exact_kl_from_below(seed, k):
+@given(st.sampled_from(KINDS[1:]), st.integers(0, 10_000), st.integers(1, V))
+@settings(max_examples=60, deadline=None)
+def test_the_cache_bounds_every_divergence_from_below(kind, seed, k):
     case = Case(seed)
+    measure = measure_of(kind, beta=BETA, alpha=ALPHA)
     logits = case.head(case.hidden).detach()
-    exact = divergence(logits, case.targets, case.teacher)
-    bucket = divergence(logits, case.targets, case.cached(k))
+    exact = divergence(logits, case.targets, case.teacher, measure=measure)
+    bucket = divergence(logits, case.targets, case.cached(k), measure=measure)
     assert float(bucket.min()) >= -1e-12
     assert bool((bucket <= exact + 1e-9).all())
     if k == V:
         assert float((bucket - exact).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS[2:])
+def test_a_divergence_is_zero_only_between_equals(kind):
+    """A cross-entropy under the name of a divergence would leave the teacher's entropy."""
+    case = Case(5)
+    measure = measure_of(kind)
+    same = divergence(case.teacher, case.targets, case.teacher, measure=measure)
+    assert float(same.abs().max()) < 1e-12
+    other = divergence(case.teacher.roll(1, -1), case.targets, case.teacher, measure=measure)
+    assert float(other.min()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_temperature_reaches_the_divergence(kind):
+    case = Case(6)
+    logits = case.head(case.hidden).detach()
+    measure = measure_of(kind)
+    for target in (case.teacher, case.cached(V), case.cached(4)):
+        one, two = (divergence(logits, case.targets, target, t, measure) for t in (1.0, 2.0))
+        assert float((one - two).abs().min()) > 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_teacher_that_excludes_outcomes_gives_finite_gradients(kind):
+    logits = torch.randn(3, V, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    teacher = torch.zeros(3, V).index_fill(1, torch.arange(5, V), -torch.inf)
+    log_p = teacher.log_softmax(-1)
+    cached = Target(torch.arange(8).expand(3, -1), log_p[:, :8], torch.full((3,), -torch.inf))
+    for target in (teacher, cached):
+        loss = divergence(logits, torch.zeros(3, dtype=torch.int64), target, 1.0, measure_of(kind))
+        gradient = torch.autograd.grad(loss.sum(), logits)[0]
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(gradient).all()
+
+
+def test_the_head_sees_supervised_positions_only_a_chunk_at_a_time():
+    """No tensor [tokens, V] exists: the head is never given more than a chunk of positions."""
+    case = Case(7)
+    seen = []
+
+    class Head(torch.nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return case.head(x)
+
+    weights = class_weights(case.counts, ONES, "token")
+    hidden = case.hidden.clone().requires_grad_()
+    parts = span_loss(hidden, Head(), case.targets, case.labels, weights, case.live(), chunk=8)
+    assert sum(seen) == S
+    torch.autograd.backward(parts.loss)
+    assert max(seen) == 8
+    assert sum(seen) == 2 * S
 
 
 def test_bucketed_kl_pulls_up_a_student_that_gives_the_tail_nothing():
@@ -178,7 +302,7 @@ def test_sum_with_equal_lambdas_is_flat_and_ignores_labels():
 
 def test_a_class_without_targets_weighs_nothing():
     case = Case(4, classes=1)
-    for normalizer in ("sum", "token", "class"):
+    for normalizer in NORMALIZERS:
         weights = class_weights(case.counts, LAMBDAS, normalizer)
         parts = span_loss(case.hidden, case.head, case.targets, case.labels, weights)
         assert math.isfinite(float(parts.loss.detach()))
@@ -199,20 +323,21 @@ def test_token_normalizer_counts_only_what_is_weighed():
         class_weights(counts, ONES, "mean")
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2"])
-def test_packed_documents_are_isolated_and_their_gradient_is_exact(arch):
-    """Packed, document attention, gathered positions == each document alone, full logits."""
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("way", ["documents", "sdpa"])
+def test_packed_documents_are_isolated_and_their_gradient_is_exact(arch, way):
+    """A packed row, gathered positions == each document alone, full logits. ``sdpa`` is what runs
+    off the CPU: transformers' own packed mask, or for OPT one document a row."""
     torch.set_num_threads(1)
-
-    class Tokens:
-        eos_token_id, pad_token_id = 0, 1
-
-        def __len__(self):
-            return 60
-
     student = Student(arch=arch, layers=2, hidden=32, heads=2, window=64)
     model = models.build(student, Tokens(), 0)
     assert models.check_isolation(model) < 1e-4
+    assert models.isolation_gap(model, implementation="sdpa") < 1e-4
+    model.set_attn_implementation(way)
+    leaky = arch == "opt" and way == "sdpa"
+    assert models.layout(model.base_model) == (
+        "padded" if leaky else "documents" if way == "documents" else "packed"
+    )
     lengths = [17, 5, 30]
     ids = torch.randint(0, 60, (1, sum(lengths)), generator=torch.Generator().manual_seed(1))
     labels = torch.randint(0, 4, (sum(lengths),), generator=torch.Generator().manual_seed(2))
@@ -230,14 +355,32 @@ def test_packed_documents_are_isolated_and_their_gradient_is_exact(arch):
     got = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
 
-    model.set_attn_implementation("eager")
-    total = torch.zeros(())
+    alone = models.build(student, Tokens(), 0).double()
+    alone.set_attn_implementation("eager")
+    total = torch.zeros((), dtype=torch.float64)
     for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        logits = model(input_ids=ids[:, a:b], use_cache=False).logits[0]
+        logits = alone(input_ids=ids[:, a:b], use_cache=False).logits[0]
         for t in range(1, b - a):
             log_q = logits[t - 1].log_softmax(-1)
             total = total - weights[labels[a + t]] * log_q[ids[0, a + t]]
     torch.autograd.backward(total)
-    assert abs(float((loss - total).detach())) < 1e-5
-    for name, p in model.named_parameters():
-        assert float((got[name] - p.grad).abs().max()) < 1e-5, name
+    assert abs(float((loss - total).detach())) < 1e-6
+    for name, p in alone.named_parameters():
+        assert float((got[name] - p.grad).abs().max()) < 1e-6, name
+
+
+def test_opt_leaks_when_packed_and_one_document_a_row_does_not():
+    """OPT's own mask does not look at positions: packed without care, episodes see each other."""
+    model = models.build(Student(arch="opt", layers=1, hidden=32, heads=2, window=64), Tokens(), 0)
+    body, _ = models.body_and_head(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(5.0)
+    model.set_attn_implementation("sdpa")
+    ids = torch.randint(0, 60, (1, 20), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(10), torch.arange(10)])[None]
+    alone = body(input_ids=ids[:, 10:], use_cache=False).last_hidden_state[0]
+    packed = body(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[0, 10:]
+    right = models.hidden_states(body, ids, positions, torch.tensor([0, 10, 20]))[0, 10:]
+    assert float((packed - alone).detach().abs().max()) > 0.01
+    assert float((right - alone).detach().abs().max()) < 1e-5

@@ -59,6 +59,7 @@ def main(args: list[str]) -> int:
 
     # Idle OpenMP threads that spin would take the other core from a second process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from harness_distillation import ranks
     from harness_distillation import recipe as recipes
     from harness_distillation.stages import distill, say
 
@@ -66,8 +67,14 @@ def main(args: list[str]) -> int:
     out = given.out or Path(os.environ.get("HARNESS_MODELS") or "models") / recipe.name
     if given.resume and not (out / "training").is_dir():
         raise ConfigError(f"Nothing to resume in {out}.")
-    result = distill(recipe, out, fresh=given.fresh, until=given.stage, quiet=given.quiet)
-    if result is None:
+    us = ranks.current()
+    try:
+        result = distill(
+            recipe, out, fresh=given.fresh, until=given.stage, quiet=given.quiet or not us.first
+        )
+    finally:
+        ranks.leave()
+    if result is None or not us.first:
         return 0
     if result.reason == "time":
         say(given.quiet, f"stopped by --max-minutes at step {result.step}; same command goes on")

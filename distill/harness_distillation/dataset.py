@@ -9,7 +9,7 @@ resume exactly.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import torch
 from harness.errors import DataError
 from harness.transcript import Kind, render, window_start
 from harness.types import Episode
-from harness_distillation.tokenizer import SegmentEncoder
+from harness_distillation.tokenizer import OBSERVED, SegmentEncoder
 
 #: Rows packed together: more fill better, fewer keep a curriculum's order better.
 PACK_ROWS = 8
@@ -30,8 +30,9 @@ MIN_FILL = 0.97
 class Samples(NamedTuple):
     """Token sequences, one after another.
 
-    ``ids`` int32 [N] and ``kinds`` int8 [N] (segment kinds; what another window teaches already
-    is CONTEXT); ``offsets`` int64 [S + 1] cut them into S sequences; ``episode`` int32 [S].
+    ``ids`` int32 [N] and ``kinds`` int8 [N] (segment kinds, or OBSERVED; what another window
+    teaches already is CONTEXT); ``offsets`` int64 [S + 1] cut them into S sequences; ``episode``
+    int32 [S].
     ``taught`` int64 [S + 1] counts the tokens with a kind other than CONTEXT before each sequence:
     the coordinates of the teacher cache.
     """
@@ -76,7 +77,8 @@ class Samples(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """Decisions that cannot be taught at this window: the agent could not have made them."""
+    """Decisions that cannot be taught: the agent could not have made them at this window, or they
+    end after a sequence does."""
 
     overflow: int
     too_long: int
@@ -88,13 +90,19 @@ def encode(
     header: str,
     window: int,
     max_new_tokens: int,
+    *,
+    per_step: bool = False,
+    truncate: int | None = None,
+    observations: bool = False,
 ) -> tuple[Samples, Skipped]:
     """Tokenise episodes and cut the long ones where play would cut them.
 
     Every decision is taught once, after exactly the context the agent would have read when it made
     it: ``transcript.window_start`` with the limit ``window - max_new_tokens``. Decisions with one
-    start share a sequence. ``Skipped`` counts decisions after an observation that does not fit
-    (play would have ended) and those longer than a sequence.
+    start share a sequence, or with ``per_step`` each has its own. ``Skipped`` counts decisions
+    after an observation that does not fit (play would have ended) and those longer than a sequence.
+    ``truncate`` cuts whole episodes after so many tokens instead. With ``observations`` their
+    tokens are targets too (OBSERVED), once each.
     """
     ids: list[np.ndarray] = []
     kinds: list[np.ndarray] = []
@@ -104,9 +112,12 @@ def encode(
         blocks = render(header.replace("{instruction}", episode.instruction), episode.steps)
         encoded = [encoder.segments(block) for block in blocks]
         seen = [len(encoder.encode(block[0].text)) for block in blocks[1:]]
-        for start, first, last in windows(
-            len(encoded[0].ids), [len(e.ids) for e in encoded[1:]], seen, window - max_new_tokens
-        ):
+        if observations:
+            for e, n in zip(encoded[1:], seen, strict=True):
+                e.kinds[:n] = OBSERVED
+        limit = window - max_new_tokens if truncate is None else sum(len(e.ids) for e in encoded)
+        cuts = windows(len(encoded[0].ids), [len(e.ids) for e in encoded[1:]], seen, limit)
+        for start, first, last in _single(cuts) if per_step else cuts:
             if start is None:
                 overflow += last - first
                 continue
@@ -115,14 +126,19 @@ def encode(
                 e.kinds if i == 0 or start + i - 1 >= first else np.zeros_like(e.kinds)
                 for i, e in enumerate(parts)
             ]
-            while sum(len(p.ids) for p in parts) > window and len(parts) > 1:
-                parts.pop()
-                labels.pop()
-                too_long += 1
-            if not any(label.any() for label in labels):
+            if truncate is None:
+                while sum(len(p.ids) for p in parts) > window and len(parts) > 1:
+                    parts.pop()
+                    labels.pop()
+                    too_long += 1
+            else:
+                ends = np.cumsum([len(p.ids) for p in parts])
+                too_long += int(np.sum(ends[1 + first - start :] > truncate))
+            label = np.concatenate(labels)[:truncate]
+            if not label.any():
                 continue
-            ids.append(np.concatenate([p.ids for p in parts]))
-            kinds.append(np.concatenate(labels))
+            ids.append(np.concatenate([p.ids for p in parts])[:truncate])
+            kinds.append(label)
             owners.append(number)
     if not ids:
         raise DataError(
@@ -159,6 +175,12 @@ def windows(
             first = k
 
 
+def _single(cuts: Iterable[tuple[int | None, int, int]]) -> Iterator[tuple[int | None, int, int]]:
+    """Every decision by itself."""
+    for start, first, last in cuts:
+        yield from ((start, k, k + 1) for k in range(first, last))
+
+
 class Row(NamedTuple):
     """One packed row, ready for the model: documents back to back, padding as the last one.
 
@@ -182,7 +204,7 @@ def make_row(
 ) -> Row:
     """Pack the sequences ``chosen`` into one row of ``length`` tokens.
 
-    ``classes`` int8 [5] maps segment kinds to loss classes (0: unsupervised).
+    ``classes`` int8 [6] maps segment kinds to loss classes (0: unsupervised).
     """
     ids = np.full(length, pad, dtype=np.int64)
     kinds = np.zeros(length, dtype=np.int8)

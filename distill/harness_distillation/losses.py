@@ -1,21 +1,39 @@
-"""Losses over labelled targets: ``sum_c lambda_c * sum_t D(p_T || p_S)_t / Z_c``.
+"""Losses over labelled targets: ``sum_c lambda_c * sum_t u_t * D(p_T, p_S)_t / Z_c``.
 
 ``label[t]`` is about target t, so it weighs ``logits[t - 1]``. Only hidden states at supervised
 positions reach the LM head, chunk by chunk in fp32: a tensor [tokens, V] exists for one chunk.
 Z counts a whole optimizer step, so how it is cut into rows, micro-batches or ranks changes nothing.
+
+    normalizer  u_t                                      Z_c
+    sum         1                                        1
+    token       1                                        targets of all classes
+    class       1                                        targets of class c
+    span        1 / length of the target's span          spans of class c
+    episode     1 / weighed targets of its episode       episodes
+
+Every D is a sum over outcomes that merging outcomes never makes larger (f-divergences by the
+log-sum inequality, soft cross-entropy because each outcome is less likely than their union). So
+over a teacher's cached top k and one bucket for the rest, at temperature 1, each D is a lower bound
+of the exact one, and equal to it when k = V. At another temperature the bucket's mass is unknown:
+teacher and student are renormalised over the top k, exact when k = V and no bound otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, unknown
 from harness_distillation.tokenizer import CLASSES
+
+NORMALIZERS = ("class", "episode", "span", "sum", "token")
+#: Log-probability that stands for one of exactly 0, so that no term is infinite.
+FLOOR = -100.0
 
 
 class Target(NamedTuple):
@@ -35,19 +53,72 @@ def class_weights(
 ) -> torch.Tensor:
     """Weight ``lambda_c / Z_c`` of every token of class c = 1.. (fp64 [C + 1], entry 0 is 0).
 
-    ``counts`` int [C + 1] are the targets of each class in the whole optimizer step. ``token``:
-    Z = all supervised targets whose lambda is not 0. ``class``: Z_c = N_c. ``sum``: Z = 1. A class
-    without targets weighs nothing.
+    ``counts`` [C + 1] are each class's sums of u_t in the whole optimizer step: its targets, its
+    spans, or its part of the episodes. Targets whose lambda is 0 are in no Z. A class without
+    targets weighs nothing.
     """
-    scale = torch.tensor([0.0, *(lambdas[c] for c in CLASSES)], dtype=torch.float64)
+    names = CLASSES[: len(counts) - 1]
+    scale = torch.tensor([0.0, *(lambdas[c] for c in names)], dtype=torch.float64)
     n = counts.to("cpu", torch.float64)
     if normalizer == "sum":
         return scale
-    if normalizer == "class":
-        return torch.where(n > 0, scale / n.clamp(min=1), 0.0)
-    if normalizer == "token":
-        return scale / n[scale != 0].sum().clamp(min=1)
-    raise ConfigError(f"Unknown normalizer '{normalizer}'. Known: class, sum, token.")
+    if normalizer in ("class", "span"):
+        return torch.where(n > 0, scale / torch.where(n > 0, n, 1.0), 0.0)
+    if normalizer in ("token", "episode"):
+        whole = n[scale != 0].sum()
+        return scale / whole if whole > 0 else torch.zeros_like(scale)
+    raise ConfigError(unknown("normalizer", normalizer, NORMALIZERS))
+
+
+#: One outcome's part of D: f(log p, log q) of teacher and student, elementwise.
+Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def forward_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q), Eq. 4 and 5: covers what the teacher would say."""
+    return log_p.exp() * (log_p - log_q)
+
+
+def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """KL(q || p), MiniLLM's: keeps the student to what the teacher would say."""
+    return log_q.exp() * (log_q - log_p)
+
+
+def cross_entropy(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """Soft cross-entropy, forward KL plus the teacher's entropy: the same gradient."""
+    return -log_p.exp() * log_q
+
+
+def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor, beta: float) -> torch.Tensor:
+    """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (GKD, Eq. 1)."""
+    log_m = _mix(log_p, log_q, beta)
+    p, q = log_p.exp(), log_q.exp()
+    return beta * p * (log_p - log_m) + (1 - beta) * q * (log_q - log_m)
+
+
+def skew_kl(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float) -> torch.Tensor:
+    """KL(p || alpha p + (1 - alpha) q), DistiLLM's: bounded by -log(alpha)."""
+    return log_p.exp() * (log_p - _mix(log_p, log_q, alpha))
+
+
+def _mix(log_p: torch.Tensor, log_q: torch.Tensor, share: float) -> torch.Tensor:
+    """log(share p + (1 - share) q)."""
+    return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
+
+
+def measure_of(name: str, *, beta: float = 0.5, alpha: float = 0.1) -> Measure:
+    """A divergence by its name in a recipe. With ``ce`` the text is the target and no teacher."""
+    known: dict[str, Measure] = {
+        "ce": cross_entropy,
+        "ce_soft": cross_entropy,
+        "forward_kl": forward_kl,
+        "reverse_kl": reverse_kl,
+        "jsd": lambda log_p, log_q: jensen_shannon(log_p, log_q, beta),
+        "skew_kl": lambda log_p, log_q: skew_kl(log_p, log_q, alpha),
+    }
+    if name not in known:
+        raise ConfigError(unknown("divergence", name, known))
+    return known[name]
 
 
 def divergence(
@@ -55,49 +126,44 @@ def divergence(
     target_ids: torch.Tensor,
     target: Target | torch.Tensor | None,
     temperature: float = 1.0,
+    measure: Measure = forward_kl,
 ) -> torch.Tensor:
     """D per position, [S], from student logits [S, V].
 
-    ``target`` None: cross-entropy with ``target_ids`` [S]. Logits [S, V] of a live teacher: exact
-    forward KL. A cached ``Target``: forward KL over k + 1 outcomes, a lower bound of the exact one
-    and never negative. KL is scaled by T^2 so that its gradient keeps its size.
+    ``target`` None: cross-entropy with ``target_ids`` [S], at temperature 1. Logits [S, V] of a
+    live teacher: the exact ``measure``. A cached ``Target``: over k + 1 outcomes. What compares
+    distributions is scaled by T^2 so that its gradient keeps its size.
     """
     if target is None:
         return F.cross_entropy(logits, target_ids, reduction="none")
     log_q = F.log_softmax(logits / temperature, dim=-1)
     if isinstance(target, torch.Tensor):
-        log_p = F.log_softmax(target.to(logits.dtype) / temperature, dim=-1)
-        kl = (log_p.exp() * (log_p - log_q)).sum(-1)
-        return kl * temperature**2
-    return bucketed_kl(log_q, target, temperature) * temperature**2
+        log_p = _floor(F.log_softmax(target.to(logits.dtype) / temperature, dim=-1))
+        return measure(log_p, log_q).sum(-1) * temperature**2
+    return bucketed(log_q, target, temperature, measure) * temperature**2
 
 
-def bucketed_kl(log_q: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-    """Forward KL [S] over the teacher's top k and one bucket for the rest.
-
-    A temperature other than 1 cannot be applied inside the bucket, so there the teacher is
-    renormalised over its top k (the tail is dropped) and the student likewise.
-    """
+def bucketed(
+    log_q: torch.Tensor, target: Target, temperature: float, measure: Measure = forward_kl
+) -> torch.Tensor:
+    """D [S] over the teacher's top k and one bucket for the rest (module docstring)."""
     q = log_q.gather(-1, target.ids)
     p = target.logp.to(log_q.dtype)
     if temperature != 1.0:
         p, q = F.log_softmax(p / temperature, -1), F.log_softmax(q, -1)
-        return (p.exp() * (p - q)).sum(-1)
+        return measure(_floor(p), q).sum(-1)
     tail_p = target.tail.to(log_q.dtype)
     # Rounding (fp16) may leave the masses off one: normalise the k + 1 outcomes exactly.
     total = torch.logsumexp(torch.cat([p, tail_p[:, None]], -1), -1)
-    p, tail_p = p - total[:, None], tail_p - total
-    kl = _term(p, q).sum(-1)
+    p, tail_p = _floor(p - total[:, None]), _floor(tail_p - total)
+    d = measure(p, q).sum(-1)
     if target.ids.shape[-1] < log_q.shape[-1]:
-        kl = kl + _term(tail_p, log_q.scatter(-1, target.ids, -torch.inf).logsumexp(-1))
-    return kl
+        d = d + measure(tail_p, log_q.scatter(-1, target.ids, -torch.inf).logsumexp(-1))
+    return d
 
 
-def _term(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """p (log p - log q), 0 where p is 0."""
-    some = torch.isfinite(log_p)
-    log_p = torch.where(some, log_p, torch.zeros_like(log_p))
-    return torch.where(some, log_p.exp() * (log_p - log_q), torch.zeros_like(log_p))
+def _floor(log_p: torch.Tensor) -> torch.Tensor:
+    return log_p.masked_fill(log_p == -torch.inf, FLOOR)
 
 
 class Live(NamedTuple):
@@ -108,11 +174,12 @@ class Live(NamedTuple):
 
 
 class LossParts(NamedTuple):
-    """``loss`` to differentiate (this micro-batch's share of the step's); ``sums`` fp64 [C + 1]:
-    the unweighted sum of D per class, for the log."""
+    """``loss`` to differentiate (this micro-batch's share of the step's); per class, fp64 [C + 1]:
+    ``sums`` of D, for the log, and ``weighed``, those of u_t D_t, which the weights belong to."""
 
     loss: torch.Tensor
     sums: torch.Tensor
+    weighed: torch.Tensor
 
 
 def span_loss(
@@ -123,41 +190,65 @@ def span_loss(
     weights: torch.Tensor,
     target: Target | Live | None = None,
     *,
+    measure: Measure = forward_kl,
     temperature: float = 1.0,
+    shares: torch.Tensor | None = None,
     chunk: int = 2048,
 ) -> LossParts:
     """Loss over S supervised positions.
 
     ``hidden`` [S, H] predicts ``target_ids`` int64 [S] whose classes are ``labels`` [S];
-    ``weights`` are ``class_weights``. ``target`` None means cross-entropy. Logits of a chunk,
-    the student's and a live teacher's, are made again in the backward pass.
+    ``weights`` are ``class_weights`` and ``shares`` fp64 [S] the u_t (None: all 1). ``target``
+    None means cross-entropy. Logits of a chunk, the student's and a live teacher's, are made again
+    in the backward pass. Without positions the loss is 0 and still differentiable.
     """
     loss = hidden.sum() * 0.0
     sums = torch.zeros(len(weights), dtype=torch.float64, device=hidden.device)
+    weighed = sums if shares is None else sums.clone()
     weights = weights.to(hidden.device)
     for start in range(0, len(target_ids), chunk):
-        part = slice(start, start + chunk)
+        at = slice(start, start + chunk)
 
-        def values(h: torch.Tensor, part: slice = part) -> torch.Tensor:
+        def values(h: torch.Tensor, at: slice = at) -> torch.Tensor:
             logits = _wide(head(h))
-            return divergence(logits, target_ids[part], _piece(target, part), temperature)
+            return divergence(logits, target_ids[at], _piece(target, at), temperature, measure)
 
         one = len(target_ids) <= chunk or not torch.is_grad_enabled()
-        h = hidden[part]
+        h = hidden[at]
         d = values(h) if one else checkpoint(values, h, use_reentrant=False)
-        label = labels[part].long()
-        loss = loss + (weights[label].to(d.dtype) * d).sum()
-        sums.index_add_(0, label, d.detach().double())
-    return LossParts(loss, sums)
+        label = labels[at].long()
+        weight = weights[label] if shares is None else weights[label] * shares[at]
+        loss = loss + (weight.to(d.dtype) * d).sum()
+        wide = d.detach().double()
+        sums.index_add_(0, label, wide)
+        if shares is not None:
+            weighed.index_add_(0, label, wide * shares[at])
+    return LossParts(loss, sums, weighed)
 
 
-def _piece(target: Target | Live | None, part: slice) -> Target | torch.Tensor | None:
+def log_likelihood(
+    hidden: torch.Tensor, head: torch.nn.Module, target_ids: torch.Tensor, chunk: int = 2048
+) -> torch.Tensor:
+    """log p of S targets from hidden states [S, H]: fp32 [S], logits a chunk at a time."""
+
+    def values(h: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return -F.cross_entropy(_wide(head(h)), ids, reduction="none")
+
+    one = len(target_ids) <= chunk or not torch.is_grad_enabled()
+    pieces = [
+        values(h, ids) if one else checkpoint(values, h, ids, use_reentrant=False)
+        for h, ids in zip(torch.split(hidden, chunk), torch.split(target_ids, chunk), strict=True)
+    ]
+    return torch.cat(pieces)
+
+
+def _piece(target: Target | Live | None, at: slice) -> Target | torch.Tensor | None:
     if target is None:
         return None
     if isinstance(target, Live):
         with torch.no_grad():
-            return _wide(target.head(target.hidden[part]))
-    return Target(target.ids[part], target.logp[part], target.tail[part])
+            return _wide(target.head(target.hidden[at]))
+    return Target(target.ids[at], target.logp[at], target.tail[at])
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

@@ -1,32 +1,44 @@
 """Models: small causal LMs from scratch or from a checkpoint, with documents kept apart.
 
-A packed row holds many episodes. On the CPU, attention runs document by document, so no token is
-padded and no masked score is computed; elsewhere transformers' own packed mask (reset
-``position_ids``, no attention mask, no cache) does it. Either way ``isolation_gap`` measures, at
-start-up and for the very model, that a packed row gives what each document gives alone.
+A packed row holds many episodes, kept apart in one of three ways (``layout``):
+
+    documents   attention document by document: no token padded, no masked score computed (CPU)
+    packed      transformers' own mask for reset ``position_ids``, no attention mask, no cache
+    padded      one document a row, padded behind: what an architecture needs that builds its mask
+                without looking at positions (OPT leaks when packed)
+
+Whichever it is, ``isolation_gap`` measures, at start-up and for the very model, that a packed row
+gives what each document gives alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import torch
 
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError
 from harness.registry import require
 from harness_distillation.attention import DOCUMENTS, register_document_attention
+from harness_distillation.hub import locate
 from harness_distillation.recipe import Student
 
 #: Logits may differ by so much (fp32 sums in another order) between packed and alone.
 ISOLATION_TOLERANCE = 1e-3
+#: Architectures whose mask does not look at positions.
+LEAKY = ("opt",)
+#: Key of harness.json: whether a model was trained on observations too.
+OBSERVATIONS = "observations"
 
 
 def build(student: Student, tokenizer: Any, seed: int) -> Any:
     """The student before its first step: fresh weights (drawn from ``seed``) or ``start``'s."""
     if student.start is not None:
-        return load(student.start)
+        return _start(student)
     transformers = require("transformers", "models", "Training")
     tokens = {
         "vocab_size": padded_vocab(len(tokenizer)),
@@ -49,6 +61,18 @@ def build(student: Student, tokenizer: Any, seed: int) -> Any:
             attention_dropout=student.dropout,
             **tokens,
         )
+    elif student.arch == "opt":
+        config = transformers.OPTConfig(
+            hidden_size=student.hidden,
+            word_embed_proj_dim=student.hidden,
+            num_hidden_layers=student.layers,
+            num_attention_heads=student.heads,
+            ffn_dim=student.intermediate or 4 * student.hidden,
+            max_position_embeddings=student.window,
+            dropout=student.dropout,
+            attention_dropout=student.dropout,
+            **tokens,
+        )
     else:
         config = transformers.GPT2Config(
             n_embd=student.hidden,
@@ -66,13 +90,58 @@ def build(student: Student, tokenizer: Any, seed: int) -> Any:
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def load(folder: str | Path) -> Any:
-    """A causal LM in fp32 from a checkpoint folder."""
+def _start(student: Student) -> Any:
+    """``start`` with the recipe's dropout, whole or some of its layers."""
     transformers = quiet_transformers()
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise DataError(f"{path}: no checkpoint there (no config.json). Train it first.")
-    return transformers.AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+    source = locate(student.start or "")
+    config = transformers.AutoConfig.from_pretrained(source)
+    if config.max_position_embeddings < student.window:
+        raise ConfigError(
+            f"[student] window {student.window} is over the {config.max_position_embeddings} "
+            f"positions of {student.start}."
+        )
+    for name in ("dropout", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(config, name):
+            setattr(config, name, student.dropout)
+    model = _pretrained(source, config)
+    if not student.start_layers:
+        return model
+    count = config.num_hidden_layers
+    if not set(student.start_layers) <= set(range(count)):
+        raise ConfigError(f"[student] start_layers: {student.start} has layers 0..{count - 1}.")
+    config.num_hidden_layers = len(student.start_layers)
+    small = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    weights = model.state_dict()
+    small.load_state_dict(
+        {name: weights[_layer_of_start(name, student.start_layers)] for name in small.state_dict()}
+    )
+    return small
+
+
+def _layer_of_start(name: str, layers: tuple[int, ...]) -> str:
+    """A parameter's name in the start: ``model.layers.1.x`` -> ``model.layers.{layers[1]}.x``."""
+    return re.sub(
+        r"\.(h|layers)\.(\d+)\.", lambda m: f".{m[1]}.{layers[int(m[2])]}.", name, count=1
+    )
+
+
+def load(folder: str | Path) -> Any:
+    """A causal LM in fp32 from a checkpoint folder or ``hub:owner/name``."""
+    quiet_transformers()
+    return _pretrained(locate(folder))
+
+
+def _pretrained(source: str, config: Any = None) -> Any:
+    transformers = quiet_transformers()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        source, config=config, dtype=torch.float32
+    )
+
+
+def knows_observations(folder: str) -> bool:
+    """Whether a checkpoint's harness.json says that it was trained on observations."""
+    notes = Path(locate(folder)) / "harness.json"
+    return notes.is_file() and msgspec.json.decode(notes.read_bytes()).get(OBSERVATIONS) is True
 
 
 def quiet_transformers() -> Any:
@@ -101,6 +170,16 @@ def body_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
     return model.base_model, model.get_output_embeddings()
 
 
+Layout = Literal["documents", "packed", "padded"]
+
+
+def layout(body: Any) -> Layout:
+    """How this model keeps the documents of a row apart (module docstring)."""
+    if body.config._attn_implementation == DOCUMENTS:
+        return "documents"
+    return "padded" if body.config.model_type in LEAKY else "packed"
+
+
 def isolate_documents(model: Any, device: torch.device) -> None:
     """Make the model's attention keep the documents of a packed row apart."""
     if device.type == "cpu":
@@ -118,16 +197,42 @@ def hidden_states(
     ``ids`` and ``positions`` are int64 [1, T], positions restarting at every document;
     ``bounds`` int64 [D + 1] are the documents' starts and the row's end, on the CPU.
     """
-    out = body(
-        input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, bounds=bounds
-    )
+    way = layout(body)
+    if way == "padded":
+        return _one_document_a_row(body, ids, positions, bounds)
+    more = {"bounds": bounds} if way == "documents" else {}
+    out = body(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, **more)
     hidden: torch.Tensor = out.last_hidden_state
     return hidden
 
 
+def _one_document_a_row(
+    body: Any, ids: torch.Tensor, positions: torch.Tensor, bounds: torch.Tensor
+) -> torch.Tensor:
+    """``hidden_states`` of documents side by side. Padding stands behind its document, where
+    causal attention never looks, so no mask is needed."""
+    lengths = bounds.diff()
+    at = torch.arange(int(lengths.max()))[None].expand(len(lengths), -1)
+    real = (at < lengths[:, None]).to(ids.device)
+    place = (bounds[:-1, None] + at.clamp(max=lengths[:, None] - 1)).to(ids.device)
+    out = body(
+        input_ids=ids[0, place],
+        position_ids=positions[0, place],
+        attention_mask=None,
+        use_cache=False,
+    )
+    hidden: torch.Tensor = out.last_hidden_state[real][None]
+    return hidden
+
+
 @torch.no_grad()
-def isolation_gap(model: Any, tokens: int = 48, seed: int = 0) -> float:
-    """Largest difference of logits between three documents packed and each alone (plain sdpa)."""
+def isolation_gap(
+    model: Any, tokens: int = 48, seed: int = 0, implementation: str | None = None
+) -> float:
+    """Largest difference of logits between three documents in a row and each alone (plain sdpa).
+
+    ``implementation`` of attention for the row: None for the device's own (``isolate_documents``).
+    """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     lengths = [tokens, tokens // 3, tokens // 2]
@@ -139,6 +244,8 @@ def isolation_gap(model: Any, tokens: int = 48, seed: int = 0) -> float:
     training = model.training
     model.eval()
     isolate_documents(model, device)
+    if implementation is not None:
+        model.set_attn_implementation(implementation)
     packed = head(hidden_states(body, ids, positions, bounds))[0]
     model.set_attn_implementation("sdpa")
     gap, start = 0.0, 0
@@ -158,6 +265,6 @@ def check_isolation(model: Any) -> float:
         raise ConfigError(
             f"{type(model).__name__} does not keep packed episodes apart: logits differ by "
             f"{gap:.3g} (tolerated: {ISOLATION_TOLERANCE:g}).\n"
-            "  Use a Llama- or GPT-2-type student."
+            "  Use a Llama-, GPT-2- or OPT-type student."
         )
     return gap

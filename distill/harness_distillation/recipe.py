@@ -8,8 +8,9 @@
     [objective]  what is minimised over which tokens
     [optim]      how long, how fast
 
-Misspelt keys are refused by name. ``resolve`` fills what an objective's name implies, so that a
-resolved recipe states every number.
+``base = "NAME"`` starts from another recipe, of which the tables are overridden key by key, so that
+an arm says only how it differs. Misspelt keys are refused by name. ``resolve`` fills what an
+objective's name implies, so that a resolved recipe states every number.
 """
 
 from __future__ import annotations
@@ -24,21 +25,30 @@ from harness.config import convert, load_toml
 from harness.errors import ConfigError, unknown
 
 Format = Literal["span", "shared", "none"]
-Normalizer = Literal["token", "class", "sum"]
-Divergence = Literal["ce", "forward_kl"]
+Normalizer = Literal["token", "class", "sum", "span", "episode"]
+Divergence = Literal["ce", "ce_soft", "forward_kl", "reverse_kl", "jsd", "skew_kl"]
 Curriculum = Literal["random", "sorted", "reverse", "pacing"]
+Masks = Literal["spans", "random_span", "label_shuffle"]
+Name = Literal[
+    "sft", "seqkd", "kd", "kd_all", "sad", "sad_ce",
+    "only_reason", "only_act", "random_span", "label_shuffle",
+    "token", "ours", "no_segmentation",
+]  # fmt: skip
 
 
 class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model from scratch (``arch`` and sizes), or ``start``: a checkpoint folder."""
+    """A model from scratch (``arch`` and sizes), or ``start``: a checkpoint folder, or
+    ``hub:owner/name``."""
 
-    arch: Literal["llama", "gpt2"] = "llama"
+    arch: Literal["llama", "gpt2", "opt"] = "llama"
     layers: int = 4
     hidden: int = 256
     heads: int = 4
-    #: Width of the feed-forward layer; None: 8/3 of hidden (llama), 4 times hidden (gpt2).
+    #: Width of the feed-forward layer; None: 8/3 of hidden (llama), 4 times hidden (gpt2, opt).
     intermediate: int | None = None
     start: str | None = None
+    #: Layers of ``start`` to keep, in this order; empty: all.
+    start_layers: tuple[int, ...] = ()
     #: Most tokens of a sequence, in training and in play; longer episodes are cut in windows.
     window: int = 2048
     dropout: float = 0.0
@@ -84,6 +94,10 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heldout: float = 0.02
     #: The prompt's opening, in training and in play.
     header: str = "Task: {instruction}\n"
+    #: A sequence is an episode (or a window of a long one), or one decision with what it follows.
+    samples: Literal["episode", "step"] = "episode"
+    #: Cut every sequence after so many tokens and lose the rest, as the paper does (512).
+    paper_truncate: int | None = None
 
 
 class Teacher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,22 +111,30 @@ class Teacher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``sum_c lambda_c * sum_t D_t / Z_c`` over the labelled targets (DISTILL.md, Losses).
+    """``sum_c lambda_c * sum_t u_t D_t / Z_c`` over the labelled targets (``losses``).
 
-    ``name`` sets what is left None: sft, seqkd (CE, token), kd (forward KL, token), sad (forward
-    KL, class), sad_ce (CE, class).
+    ``name`` sets what is left None (``_IMPLIED``); "token" and "no_segmentation" are the paper's
+    names for ``kd``, "ours" is its name for ``sad``.
     """
 
-    name: Literal["sft", "seqkd", "kd", "sad", "sad_ce"] = "sft"
+    name: Name = "sft"
     divergence: Divergence | None = None
     normalizer: Normalizer | None = None
     curriculum: Curriculum | None = None
-    lambda_reason: float = 1.0
-    lambda_act: float = 1.0
+    lambda_reason: float | None = None
+    lambda_act: float | None = None
     #: Weight of format tokens when they are a class of their own (format = "shared").
     lambda_format: float = 1.0
-    format: Format = "span"
+    #: Weight of observation tokens; with a teacher, only of one that was trained on them.
+    obs_weight: float | None = None
+    format: Format | None = None
+    #: Which tokens carry the labels: the spans; as many spans of the same lengths anywhere after
+    #: the prompt; or the same tokens with the labels reason and act permuted.
+    masks: Masks | None = None
     temperature: float = 1.0
+    #: Weight of the teacher in the mixture of ``jsd``, and of ``skew_kl``.
+    jsd_beta: float = 0.5
+    skew_alpha: float = 0.1
     #: C(tau) = alpha z(len_r) + beta z(len_a) + gamma z(entropy), Eq. 7.
     alpha: float = 1 / 3
     beta: float = 1 / 3
@@ -120,6 +142,10 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Pacing: share of the easiest samples at the start, and when (share of the steps) all are in.
     pacing_start: float = 0.2
     pacing_end: float = 0.5
+    #: Weight of the contrastive term over pairs of a won and a lost episode (paper: 0.3), and the
+    #: slope of its sigmoid.
+    contrastive: float = 0.0
+    contrastive_beta: float = 1.0
 
 
 class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,9 +159,11 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     clip: float = 1.0
-    #: Rows an optimizer step reads (over all micro-batches) and tokens in a row.
+    #: Rows an optimizer step reads (over all micro-batches and ranks), tokens in a row, and rows in
+    #: a micro-batch: rows / micro_rows gradients are accumulated.
     rows: int = 2
     row_tokens: int = 8192
+    micro_rows: int = 1
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
     threads: int | None = None
@@ -163,26 +191,74 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_new_tokens: int = 96
 
 
-_IMPLIED: dict[str, tuple[Divergence, Normalizer, Curriculum]] = {
-    "sft": ("ce", "token", "random"),
-    "seqkd": ("ce", "token", "random"),
-    "kd": ("forward_kl", "token", "random"),
-    "sad": ("forward_kl", "class", "pacing"),
-    "sad_ce": ("ce", "class", "random"),
+_FLAT: dict[str, Any] = {
+    "divergence": "forward_kl", "normalizer": "token", "curriculum": "random",
+    "lambda_reason": 1.0, "lambda_act": 1.0, "obs_weight": 0.0, "format": "span", "masks": "spans",
+}  # fmt: skip
+_SAD = {**_FLAT, "normalizer": "class", "curriculum": "pacing"}
+_TEXT = {**_FLAT, "divergence": "ce"}
+#: What an objective's name sets. Arms without a class keep its format, as a class of its own, so
+#: that none fails for lack of the grammar.
+_IMPLIED: dict[str, dict[str, Any]] = {
+    "sft": _TEXT,
+    "seqkd": _TEXT,
+    "kd": _FLAT,
+    "kd_all": {**_FLAT, "obs_weight": 1.0},
+    "sad": _SAD,
+    "sad_ce": {**_TEXT, "normalizer": "class"},
+    "only_reason": {**_SAD, "lambda_act": 0.0, "format": "shared"},
+    "only_act": {**_SAD, "lambda_reason": 0.0, "format": "shared"},
+    "random_span": {**_SAD, "masks": "random_span", "format": "shared"},
+    "label_shuffle": {**_SAD, "masks": "label_shuffle"},
 }
+_ALIASES: dict[str, Name] = {"token": "kd", "no_segmentation": "kd", "ours": "sad"}
+#: Values at which a key is no part of a hash: what was trained before it existed keeps its name.
+_NEUTRAL: dict[str, dict[str, Any]] = {
+    "student": {"start_layers": ()},
+    "data": {"samples": "episode", "paper_truncate": None},
+    "objective": {
+        "obs_weight": 0.0, "masks": "spans", "jsd_beta": 0.5, "skew_alpha": 0.1,
+        "contrastive": 0.0, "contrastive_beta": 1.0,
+    },
+    "optim": {"micro_rows": 1},
+}  # fmt: skip
 
 
 def load(name: str, **overrides: Any) -> Recipe:
     """A recipe by .toml path or by the name of one that ships with the package."""
-    path = Path(name)
-    if path.suffix != ".toml":
-        shipped = {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
-        if name not in shipped:
-            raise ConfigError(unknown("recipe", name, shipped, "A recipe is a name or a .toml."))
-        path = shipped[name]
-    raw = load_toml(path, dict[str, Any])
+    path = _find(name, Path())
+    raw = _read(path)
     raw.setdefault("name", path.stem)
     return resolve(decode({**raw, **overrides}, str(path)))
+
+
+def _find(name: str, beside: Path) -> Path:
+    """The file of a recipe: a .toml path (relative to ``beside``), or one that ships."""
+    path = Path(name)
+    if path.suffix == ".toml":
+        return beside / path
+    shipped = {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+    if name not in shipped:
+        raise ConfigError(unknown("recipe", name, shipped, "A recipe is a name or a .toml."))
+    return shipped[name]
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's tables over those of its bases, key by key."""
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: recipes are each other's base.")
+    own = load_toml(path, dict[str, Any])
+    base = own.pop("base", None)
+    if base is None:
+        return own
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base is the name or path of a recipe, not {base!r}.")
+    raw = _read(_find(base, path.parent), (*above, path.resolve()))
+    raw.pop("name", None)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(raw.get(key), dict)
+        raw[key] = {**raw[key], **value} if both else value
+    return raw
 
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
@@ -214,33 +290,91 @@ def recipe_hash(recipe: Recipe) -> str:
             recipe.optim, max_minutes=None, checkpoint_minutes=0.0, keep=(), threads=None
         ),
     )
-    body = msgspec.json.encode(neutral, order="sorted")
+    body = msgspec.json.encode(plain(neutral), order="sorted")
     return hashlib.sha256(body).hexdigest()[:16]
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain data for a hash: keys that say nothing new (``_NEUTRAL``) are left out."""
+    raw: dict[str, Any] = msgspec.to_builtins(recipe)
+    for table, neutral in _NEUTRAL.items():
+        raw[table] = {k: v for k, v in raw[table].items() if k not in neutral or v != neutral[k]}
+    return raw
 
 
 def resolve(recipe: Recipe) -> Recipe:
     """Fill what the objective's name implies and refuse what cannot be."""
     given = recipe.objective
-    implied = _IMPLIED[given.name]
-    objective = msgspec.structs.replace(
-        given,
-        divergence=given.divergence or implied[0],
-        normalizer=given.normalizer or implied[1],
-        curriculum=given.curriculum or implied[2],
-    )
-    where = f"Recipe '{recipe.name}'"
-    if objective.divergence == "forward_kl" and recipe.teacher is None:
-        raise ConfigError(
-            f"{where}: objective '{given.name}' matches a teacher's distributions. "
-            'Add [teacher] checkpoint = "FOLDER".'
-        )
-    if recipe.optim.row_tokens < recipe.student.window:
-        raise ConfigError(
-            f"{where}: row_tokens {recipe.optim.row_tokens} is under the window "
-            f"{recipe.student.window}; a whole window must fit into a row."
-        )
-    if "{instruction}" not in recipe.data.header or not recipe.data.header.endswith("\n"):
-        raise ConfigError(f"{where}: the header must contain {{instruction}} and end in a newline.")
-    if not 0 <= recipe.data.heldout < 1:
-        raise ConfigError(f"{where}: heldout is a share in [0, 1), not {recipe.data.heldout}.")
-    return msgspec.structs.replace(recipe, objective=objective)
+    name = _ALIASES.get(given.name, given.name)
+    implied = {k: v for k, v in _IMPLIED[name].items() if getattr(given, k) is None}
+    objective = msgspec.structs.replace(given, name=name, **implied)
+    found = msgspec.structs.replace(recipe, objective=objective)
+    for wrong, message in _faults(found):
+        if wrong:
+            raise ConfigError(f"Recipe '{recipe.name}': {message}")
+    return found
+
+
+def lambdas(objective: Objective) -> dict[str, float]:
+    """Weight of every loss class of a resolved objective."""
+    values = {
+        "reason": objective.lambda_reason,
+        "act": objective.lambda_act,
+        "format": objective.lambda_format,
+        "observation": objective.obs_weight,
+    }
+    unset = [name for name, value in values.items() if value is None]
+    if unset:
+        raise ConfigError(f"Objective '{objective.name}' is not resolved: no weight of {unset[0]}.")
+    return {name: float(value or 0.0) for name, value in values.items()}
+
+
+def _faults(recipe: Recipe) -> list[tuple[bool, str]]:
+    """(whether it is so, what to say) of everything that cannot be."""
+    student, data, objective, optim = recipe.student, recipe.data, recipe.objective, recipe.optim
+    weights = lambdas(objective)
+    cut = data.paper_truncate
+    return [
+        (
+            objective.divergence != "ce" and recipe.teacher is None,
+            f"objective '{objective.name}' matches a teacher's distributions. "
+            'Add [teacher] checkpoint = "FOLDER".',
+        ),
+        (
+            optim.row_tokens < student.window,
+            f"row_tokens {optim.row_tokens} is under the window {student.window}; a whole window "
+            "must fit into a row.",
+        ),
+        (
+            "{instruction}" not in data.header or not data.header.endswith("\n"),
+            "the header must contain {instruction} and end in a newline.",
+        ),
+        (not 0 <= data.heldout < 1, f"heldout is a share in [0, 1), not {data.heldout}."),
+        (
+            cut is not None and not 0 < cut <= student.window,
+            f"paper_truncate {cut} is not in 1..window ({student.window}).",
+        ),
+        (
+            min(weights.values()) < 0 or max(weights.values()) == 0,
+            f"weights of classes are at least 0 and not all 0: {weights}.",
+        ),
+        (objective.temperature <= 0, f"temperature must be over 0, not {objective.temperature}."),
+        (
+            objective.divergence == "ce" and objective.temperature != 1.0,
+            "temperature softens distributions; cross-entropy with the text (ce) has none.",
+        ),
+        (not 0 < objective.jsd_beta < 1, f"jsd_beta is in (0, 1), not {objective.jsd_beta}."),
+        (not 0 < objective.skew_alpha < 1, f"skew_alpha is in (0, 1), not {objective.skew_alpha}."),
+        (
+            optim.micro_rows < 1 or optim.rows % optim.micro_rows != 0,
+            f"micro_rows {optim.micro_rows} does not divide rows {optim.rows}.",
+        ),
+        (
+            bool(student.start_layers) and student.start is None,
+            "start_layers are layers of a start: name it.",
+        ),
+        (
+            objective.contrastive < 0,
+            f"contrastive must be at least 0, not {objective.contrastive}.",
+        ),
+    ]

@@ -24,9 +24,12 @@ import numpy as np
 from harness import api
 from harness.errors import ConfigError
 from harness.transcript import Kind
-from harness_distillation import checkpoint, models, teacher_cache, tokenizer, traces
+from harness.types import Episode
+from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
+from harness_distillation.contrast import pair_up
 from harness_distillation.dataset import Samples, encode
-from harness_distillation.recipe import Collect, Recipe, recipe_hash
+from harness_distillation.recipe import Collect, Recipe, plain, recipe_hash
+from harness_distillation.supervision import random_spans, shuffle_labels
 from harness_distillation.traces import Source
 from harness_distillation.train import Corpus, Result, train
 
@@ -57,6 +60,8 @@ class Prepared(msgspec.Struct, frozen=True):
     #: Indices of the episodes held out; the others train.
     heldout: tuple[int, ...]
     tasks: tuple[tuple[str, str], ...]
+    #: Won and lost episodes of one task, for the contrastive term.
+    pairs: int = 0
 
 
 class Workplace(NamedTuple):
@@ -91,33 +96,41 @@ def distill(
     stay). Without it everything finished is reused and a stopped training goes on.
     """
     place = Workplace(out)
-    if fresh:
-        for folder in (place.data, place.cache, place.training / "checkpoints"):
-            shutil.rmtree(folder, ignore_errors=True)
-        (place.training / "log.jsonl").unlink(missing_ok=True)
-    place.training.mkdir(parents=True, exist_ok=True)
-    runs = [*recipe.data.runs]
-    runs += [str(collect(c, place.training / "traces", quiet)) for c in recipe.data.collect]
-    if until == "collect":
-        return None
-    tok, samples, prepared = prepare(recipe, runs, place, quiet)
-    if until == "prepare":
-        return None
-    teacher = load_teacher(recipe, tok)
-    cache = None
-    if recipe.teacher is not None and recipe.teacher.signal == "cache":
-        cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
-    if until == "cache":
-        return None
-    corpus = Corpus(samples, *_sides(samples, prepared), prepared.samples)
-    notes = provenance(recipe, prepared, teacher)
-    _write(place.training / "recipe.json", recipe)
+    us = ranks.current()
+    with us.first_alone():
+        if fresh and us.first:
+            for folder in (place.data, place.cache, place.training / "checkpoints"):
+                shutil.rmtree(folder, ignore_errors=True)
+            (place.training / "log.jsonl").unlink(missing_ok=True)
+        place.training.mkdir(parents=True, exist_ok=True)
+        runs = [*recipe.data.runs]
+        runs += [str(collect(c, place.training / "traces", quiet)) for c in recipe.data.collect]
+        if until == "collect":
+            return None
+        tok, samples, prepared = prepare(recipe, runs, place, quiet)
+        if until == "prepare":
+            return None
+        teacher = load_teacher(recipe, tok)
+        cache = None
+        if recipe.teacher is not None and recipe.teacher.signal == "cache":
+            cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
+        if until == "cache":
+            return None
+        notes = provenance(recipe, prepared, teacher)
+        if us.first:
+            _write(place.training / "recipe.json", recipe)
+    learn, held = _sides(samples, prepared)
+    if recipe.objective.masks == "label_shuffle":
+        classes = tokenizer.class_of(recipe.objective.format or "span")
+        samples = shuffle_labels(samples, classes, learn, recipe.seed)
+    pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
+    corpus = Corpus(samples, learn, held, prepared.samples, pairs)
     live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
     result = train(
         recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
-        cache=cache, teacher=live, quiet=quiet,
+        cache=cache, teacher=live, ranks=us, quiet=quiet,
     )  # fmt: skip
-    if result.reason == "finished":
+    if result.reason == "finished" and us.first:
         checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
     return result
 
@@ -147,12 +160,18 @@ def prepare(
 ) -> tuple[Any, Samples, Prepared]:
     """Traces, tokenizer and samples; from disk when nothing they depend on has changed."""
     origin = _tokenizer_origin(recipe)
+    objective = recipe.objective
+    observations = bool(objective.obs_weight)
+    moved = [objective.masks, objective.format] if objective.masks == "random_span" else []
     key = _hash(
         [traces.file_sha256(traces.episodes_file(run)) for run in runs],
-        msgspec.structs.replace(recipe.data, runs=(), collect=()),
+        {**plain(recipe)["data"], "runs": [], "collect": []},
         recipe.tokenizer,
         tokenizer.fingerprint(tokenizer.load(origin)) if origin else None,
         [recipe.student.window, recipe.max_new_tokens, recipe.seed],
+        *([observations] if observations else []),
+        *moved,
+        *(["pairs"] if objective.contrastive else []),
     )
     manifest = place.data / "manifest.json"
     if manifest.is_file():
@@ -181,10 +200,31 @@ def prepare(
     tok = tokenizer.load(place.data / "tokenizer")
     encoder = tokenizer.SegmentEncoder(tok)
     samples, skipped = encode(
-        found.episodes, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens
-    )
+        found.episodes, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens,
+        per_step=recipe.data.samples == "step", truncate=recipe.data.paper_truncate,
+        observations=observations,
+    )  # fmt: skip
+    if moved:
+        headers = [
+            recipe.data.header.replace("{instruction}", e.instruction) for e in found.episodes
+        ]
+        prompts = np.array([len(encoder.encode(h)) for h in headers])[samples.episode]
+        own = np.flatnonzero(~np.isin(samples.episode, held))
+        classes = tokenizer.class_of(objective.format or "span")
+        samples = random_spans(samples, classes, prompts, own, recipe.seed)
     samples.save(place.data / "samples.npz")
+    paired = []
+    if objective.contrastive:
+        away = {traces.group(*_task(found.episodes[i])) for i in held}
+        every = traces.load(runs, successes_only=False, exclude=recipe.data.exclude).episodes
+        paired = pair_up([e for e in every if traces.group(*_task(e)) not in away])
+        if paired:
+            encode(
+                paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens
+            )[0].save(place.data / "pairs.npz")
     kinds = {kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind}
+    if observations:
+        kinds["observation"] = int(np.sum(samples.kinds == tokenizer.OBSERVED))
     prepared = Prepared(
         key=key,
         samples=samples.hash,
@@ -205,6 +245,7 @@ def prepare(
         ),
         heldout=tuple(held),
         tasks=tuple(found.tasks()),
+        pairs=len(paired) // 2,
     )
     _write(manifest, prepared)
     say(
@@ -214,6 +255,10 @@ def prepare(
         f"N_r : N_a = {prepared.reason_to_act:.2f}, left out {prepared.dropped or 'none'}",
     )
     return tok, samples, prepared
+
+
+def _task(episode: Episode) -> tuple[str, str]:
+    return episode.task.env, episode.task.id
 
 
 def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
@@ -232,10 +277,18 @@ def _tokenizer_origin(recipe: Recipe) -> str | None:
 
 
 def load_teacher(recipe: Recipe, tok: Any) -> Any:
-    """The teacher model, or None; refuses one with another tokenizer."""
-    if recipe.teacher is None or recipe.objective.divergence != "forward_kl":
+    """The teacher model, or None; refuses one with another tokenizer, and for an objective over
+    observations one that has not learned them."""
+    if recipe.teacher is None or recipe.objective.divergence == "ce":
         return None
     folder = recipe.teacher.checkpoint
+    if recipe.objective.obs_weight and not models.knows_observations(folder):
+        raise ConfigError(
+            f"Teacher {folder} was not trained on observations (its harness.json does not say "
+            f"{models.OBSERVATIONS} = true): its distributions there are noise, and matching them "
+            "would be a straw man.\n"
+            "  Train a teacher with [objective] obs_weight, or leave observations out (kd)."
+        )
     teacher = models.load(folder)
     mine, theirs = tokenizer.fingerprint(tok), tokenizer.fingerprint(tokenizer.load(folder))
     if mine != theirs:
@@ -289,6 +342,7 @@ def provenance(recipe: Recipe, prepared: Prepared, teacher: Any) -> dict[str, An
             "teacher": models.weights_hash(teacher) if teacher is not None else None,
         },
         "tokenizer": prepared.tokenizer,
+        models.OBSERVATIONS: bool(recipe.objective.obs_weight),
         "reason_to_act": prepared.reason_to_act,
         "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "scores": {},

@@ -178,7 +178,7 @@ def _shard(
     bf16: bool,
 ) -> Cache:
     body, head = models.body_and_head(teacher)
-    every_kind = np.array([0, 1, 1, 1, 1], dtype=np.int8)
+    every_kind = np.array([0, 1, 1, 1, 1, 1], dtype=np.int8)
     pieces = []
     for chosen in _rows(samples, part, row_tokens):
         length = sum(int(samples.lengths[s]) for s in chosen)

@@ -19,10 +19,13 @@ from harness.errors import ConfigError
 from harness.registry import require
 from harness.transcript import Kind, Segment, join, render
 from harness.types import Episode
+from harness_distillation.hub import HUB, locate
 
 #: Loss classes a target can belong to; NONE is read and never trained on.
-NONE, REASON, ACT, FORMAT = 0, 1, 2, 3
-CLASSES = ("reason", "act", "format")
+NONE, REASON, ACT, FORMAT, OBSERVATION = 0, 1, 2, 3, 4
+CLASSES = ("reason", "act", "format", "observation")
+#: Kind of an observation's tokens in samples made to train on them (else they are CONTEXT).
+OBSERVED = len(Kind)
 EOS, PAD = "<|eos|>", "<|pad|>"
 
 #: What no merge crosses: words, numbers and signs with their space, as GPT-2 has them; and a mark
@@ -39,9 +42,9 @@ _LABELS: dict[str, dict[Kind, int]] = {
 
 
 def class_of(format: Format) -> np.ndarray:
-    """Map from segment kind (0..4) to loss class (0..3): int8 [5]."""
+    """Map from segment kind (0..4, OBSERVED) to loss class (0..4): int8 [6]."""
     table = {Kind.CONTEXT: NONE, Kind.REASON: REASON, Kind.ACT: ACT, **_LABELS[format]}
-    return np.array([table[kind] for kind in Kind], dtype=np.int8)
+    return np.array([*(table[kind] for kind in Kind), OBSERVATION], dtype=np.int8)
 
 
 class Encoded(NamedTuple):
@@ -115,11 +118,15 @@ def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
 
 
 def load(folder: str | Path) -> Any:
-    """The tokenizer of a checkpoint folder (or hub id), as transformers loads it."""
+    """The tokenizer of a folder or ``hub:owner/name``, as transformers loads it; padding is the
+    end of text where it has none of its own."""
     transformers = require("transformers", "models", "Loading a tokenizer")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    source = locate(folder) if str(folder).startswith(HUB) else str(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     # As in play: text that spells a special token stays text.
     tokenizer.encode_special_tokens = True
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +20,19 @@ import torch
 
 from harness.errors import ConfigError, DataError, HarnessError
 from harness_distillation import checkpoint, models
+from harness_distillation.contrast import Contrast
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Row, Samples, make_row, pack
-from harness_distillation.losses import Live, Target, class_weights, span_loss
+from harness_distillation.losses import Live, Target, class_weights, measure_of, span_loss
 from harness_distillation.progress import Progress
-from harness_distillation.recipe import Objective, Recipe
+from harness_distillation.ranks import Ranks
+from harness_distillation.recipe import Objective, Recipe, lambdas
+from harness_distillation.supervision import shares
 from harness_distillation.teacher_cache import Cache
 from harness_distillation.tokenizer import CLASSES, class_of
 
 LOG = "log.jsonl"
+LABELS = len(CLASSES) + 1
 
 
 class Diverged(HarnessError):
@@ -36,12 +40,14 @@ class Diverged(HarnessError):
 
 
 class Corpus(NamedTuple):
-    """What is trained on: samples, which of them train and which are held out, and their hash."""
+    """What is trained on: samples, which of them train and which are held out, and their hash;
+    ``pairs``: samples of won and lost episodes in turn, for the contrastive term."""
 
     samples: Samples
     train: np.ndarray
     heldout: np.ndarray
     hash: str
+    pairs: Samples | None = None
 
 
 class Result(NamedTuple):
@@ -62,20 +68,29 @@ def train(
     *,
     cache: Cache | None = None,
     teacher: Any = None,
+    ranks: Ranks = Ranks(),
     quiet: bool = False,
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
-    ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. Raises
-    Diverged (the last good checkpoint stays), DataError when ``out`` was made by another recipe or
-    other samples, ConfigError when someone else is training there.
+    ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. With
+    several ``ranks`` each reads its part of a step's rows and the first writes. Raises Diverged
+    (the last good checkpoint stays), DataError when ``out`` was made by another recipe or other
+    samples, ConfigError when someone else is training there.
     """
     optim, objective = recipe.optim, recipe.objective
+    if optim.steps < 1:
+        raise ConfigError(f"Recipe '{recipe.name}': steps = {optim.steps} trains nothing.")
+    if optim.rows % (optim.micro_rows * ranks.size):
+        raise ConfigError(
+            f"Recipe '{recipe.name}': {optim.rows} rows in micro-batches of {optim.micro_rows} "
+            f"cannot be shared out to {ranks.size} ranks."
+        )
     if optim.threads is not None:
         torch.set_num_threads(optim.threads)
     out.mkdir(parents=True, exist_ok=True)
     root = out / "checkpoints"
-    with _lock(out / ".lock"):
+    with _lock(out / ".lock") if ranks.first else nullcontext():
         last = checkpoint.latest(root)
         state = checkpoint.State(0, 0.0, 0, recipe_hash, corpus.hash)
         if last is not None:
@@ -101,14 +116,26 @@ def train(
             rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
             entropy=None if cache is None else cache.entropy,
         )  # fmt: skip
-        classes = class_of(objective.format)
+        classes = class_of(objective.format or "span")
         pad = tokenizer.pad_token_id
-        lambdas = dict(
-            zip(CLASSES, (objective.lambda_reason, objective.lambda_act, objective.lambda_format),
-                strict=True)
-        )  # fmt: skip
+        normalizer, of_class = objective.normalizer or "token", lambdas(objective)
+        measure = measure_of(
+            objective.divergence or "ce", beta=objective.jsd_beta, alpha=objective.skew_alpha
+        )
+        share = shares(corpus.samples, classes, normalizer, of_class)
+        contrast = None
+        if objective.contrastive:
+            if corpus.pairs is None:
+                raise ConfigError("The contrastive term needs pairs of won and lost episodes.")
+            contrast = Contrast(
+                corpus.pairs, classes, [i for i, c in enumerate(CLASSES, 1) if of_class[c]],
+                models.build(recipe.student, tokenizer, recipe.seed),
+                beta=objective.contrastive_beta, seed=recipe.seed,
+                row_tokens=optim.row_tokens, pad=pad, bf16=optim.precision == "bf16", ranks=ranks,
+            )  # fmt: skip
         heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
-        _truncate_log(out / LOG, state.step)
+        if ranks.first:
+            _truncate_log(out / LOG, state.step)
         begun = saved = time.monotonic()
         before = state.seconds
 
@@ -116,27 +143,38 @@ def train(
             return checkpoint.save(root, model, tokenizer, optimizer, state, notes, optim.keep)
 
         with (
-            Progress(recipe.name, optim.steps, state.step, quiet) as progress,
-            (out / LOG).open("ab", buffering=0) as log,
+            Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
+            (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
         ):
             while state.step < optim.steps:
                 tick = time.monotonic()
                 rows = [
-                    make_row(corpus.samples, chosen, classes, optim.row_tokens, pad)
-                    for chosen in sampler.rows(state.step)
+                    make_row(
+                        corpus.samples, chosen, classes, optim.micro_rows * optim.row_tokens, pad
+                    )
+                    for chosen in micro_batches(sampler.rows(state.step), optim.micro_rows, ranks)
                 ]
-                counts = torch.stack([torch.bincount(r.labels, minlength=4) for r in rows]).sum(0)
-                weights = class_weights(counts, lambdas, objective.normalizer or "token")
-                sums = torch.zeros(4, dtype=torch.float64)
+                counts, units, tokens = count(rows, share, ranks)
+                weights = class_weights(units, of_class, normalizer)
+                sums, weighed = torch.zeros(2, LABELS, dtype=torch.float64)
                 for row in rows:
                     with _precision(optim.precision):
                         hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
                         parts = span_loss(
                             hidden[0, row.at], head, row.targets, row.labels, weights, signal(row),
-                            temperature=objective.temperature,
+                            measure=measure, temperature=objective.temperature,
+                            shares=None if share is None else share[row.cached],
                         )  # fmt: skip
                     torch.autograd.backward(parts.loss)
                     sums += parts.sums
+                    weighed += parts.weighed
+                sums, weighed = ranks.sum(torch.stack([sums, weighed]))
+                pairs = None
+                if contrast is not None:
+                    with _precision(optim.precision):
+                        pairs = contrast(state.step, body, head)
+                    torch.autograd.backward(objective.contrastive * pairs.loss)
+                ranks.sum_gradients(model.parameters())
                 rate = learning_rate(state.step, recipe)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -147,20 +185,25 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
 
                 now = time.monotonic()
-                tokens = sum(row.tokens for row in rows)
                 state = msgspec.structs.replace(
                     state,
                     step=state.step + 1,
                     seconds=before + now - begun,
                     tokens=state.tokens + tokens,
                 )
-                line = _line(state, sums, counts, weights, rate, norm, tokens / (now - tick))
-                if heldout and (state.step % optim.eval_every == 0 or state.step == optim.steps):
+                loss = float((weights * weighed).sum())
+                line = _line(state, sums, loss, counts, rate, norm, tokens / (now - tick))
+                if pairs is not None:
+                    line["loss"] += objective.contrastive * pairs.value
+                    line |= {"contrastive": pairs.value, "margin": pairs.margin}
+                    line |= {"n_pairs": pairs.pairs}
+                due = state.step % optim.eval_every == 0 or state.step == optim.steps
+                if heldout and ranks.first and due:
                     line["heldout"] = evaluate(model, heldout, optim.precision)
                 log.write(msgspec.json.encode(line) + b"\n")
                 progress.step(state.step, line)
-                out_of_time = (
-                    optim.max_minutes is not None and state.seconds >= 60 * optim.max_minutes
+                out_of_time = optim.max_minutes is not None and ranks.any(
+                    state.seconds >= 60 * optim.max_minutes
                 )
                 if (
                     out_of_time
@@ -168,30 +211,53 @@ def train(
                     or state.step in optim.keep
                     or now - saved >= 60 * optim.checkpoint_minutes
                 ):
-                    last, saved = save(), now
+                    if ranks.first:
+                        last = save()
+                    saved = now
                 if out_of_time:
                     break
-        if last is None:
-            raise ConfigError(f"Recipe '{recipe.name}': steps = {optim.steps} trains nothing.")
-        return Result(last, state.step, "finished" if state.step >= optim.steps else "time")
+        return Result(last or root, state.step, "finished" if state.step >= optim.steps else "time")
+
+
+def micro_batches(rows: list[list[int]], size: int, ranks: Ranks) -> list[list[int]]:
+    """Samples of this rank's micro-batches, each of ``size`` rows joined to one."""
+    joined = [[s for row in rows[i : i + size] for s in row] for i in range(0, len(rows), size)]
+    return joined[ranks.rank :: ranks.size]
+
+
+def count(
+    rows: list[Row], share: torch.Tensor | None, ranks: Ranks
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Over the whole step, all ranks: targets of each class int64 [C + 1], their sums of u_t
+    [C + 1] (``losses``), and tokens read."""
+    counts = torch.stack([torch.bincount(r.labels, minlength=LABELS) for r in rows]).sum(0)
+    tokens = torch.tensor([sum(row.tokens for row in rows)])
+    whole = ranks.sum(torch.cat([counts, tokens]))
+    counts, read = whole[:-1], int(whole[-1])
+    if share is None:
+        return counts, counts, read
+    units = torch.zeros(LABELS, dtype=torch.float64)
+    for row in rows:
+        units += torch.bincount(row.labels, weights=share[row.cached], minlength=LABELS)
+    return counts, ranks.sum(units), read
 
 
 class Signal:
     """What the student is compared with at a row's supervised positions."""
 
     def __init__(self, objective: Objective, cache: Cache | None, teacher: Any, bf16: bool) -> None:
-        self.divergence = objective.divergence
+        self.text = objective.divergence == "ce"
         self.cache = cache
         self.teacher = teacher
         self.bf16 = bf16
-        if self.divergence == "forward_kl" and cache is None and teacher is None:
+        if not self.text and cache is None and teacher is None:
             raise ConfigError(f"Objective '{objective.name}' needs a teacher's distributions.")
         if teacher is not None:
             teacher.eval()
             models.check_isolation(teacher)
 
     def __call__(self, row: Row) -> Target | Live | None:
-        if self.divergence != "forward_kl":
+        if self.text:
             return None
         if self.cache is not None:
             return self.cache.pick(row.cached)
@@ -231,14 +297,14 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 def evaluate(model: Any, rows: list[Row], precision: str) -> dict[str, float]:
     """Mean cross-entropy per target of each class over ``rows``."""
     body, head = models.body_and_head(model)
-    sums, counts = torch.zeros(4, dtype=torch.float64), torch.zeros(4)
+    sums, counts = torch.zeros(LABELS, dtype=torch.float64), torch.zeros(LABELS)
     model.eval()
     for row in rows:
         with _precision(precision):
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
-            parts = span_loss(hidden[0, row.at], head, row.targets, row.labels, torch.ones(4))
+            parts = span_loss(hidden[0, row.at], head, row.targets, row.labels, torch.ones(LABELS))
         sums += parts.sums
-        counts += torch.bincount(row.labels, minlength=4)
+        counts += torch.bincount(row.labels, minlength=LABELS)
     model.train()
     return {c: float(sums[i + 1] / counts[i + 1]) for i, c in enumerate(CLASSES) if counts[i + 1]}
 
@@ -252,14 +318,14 @@ def _heldout_rows(corpus: Corpus, classes: np.ndarray, length: int, pad: int) ->
 def _line(
     state: checkpoint.State,
     sums: torch.Tensor,
+    loss: float,
     counts: torch.Tensor,
-    weights: torch.Tensor,
     rate: float,
     norm: float,
     speed: float,
 ) -> dict[str, Any]:
     """A log line: the loss as optimised, and per class the mean divergence and the targets."""
-    line: dict[str, Any] = {"step": state.step, "loss": float((weights * sums).sum())}
+    line: dict[str, Any] = {"step": state.step, "loss": loss}
     for i, name in enumerate(CLASSES, 1):
         if counts[i]:
             line[name] = float(sums[i] / counts[i])
