@@ -194,25 +194,24 @@ def compare(
     ] = False,
 ) -> None:
     """Who is better on the same tasks, by how much, and how sure."""
-    import msgspec
-
     from harness import comparison as comparing
     from harness import comparison_text
+    from harness.sides import find_side
 
     if len(sides) < 2:
         raise ConfigError("`harness compare` needs two agents or runs at least.")
     found = comparing.compare_all(
-        [comparing.find_side(side, out, env, tasks) for side in sides], margin=margin / 100
+        [find_side(side, out, env, tasks) for side in sides], margin=margin / 100
     )
     if json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        print(comparison_text.to_json(found))
     elif markdown:
         print(comparison_text.markdown(found))
     else:
         for comparison in found:
             _stdout().print(comparison_text.table(comparison))
             print("\n".join(comparison_text.sentences(comparison)), end="\n\n")
-    if fail_if_worse and any(c.verdict == "b" for c in found):
+    if fail_if_worse and any(c.worse for c in found):
         raise typer.Exit(1)
 
 
@@ -236,7 +235,8 @@ def view(
     port: Annotated[int, typer.Option("--port", help="Port of --serve (0: any).")] = 0,
 ) -> None:
     """Look at episodes: on the terminal, as a page, or served to a browser."""
-    from harness import comparison, pages
+    from harness import pages
+    from harness import sides as choosing
     from harness import view as viewing
 
     if serve:
@@ -247,7 +247,7 @@ def view(
         server.serve_forever()
     if not sides or len(sides) > 2:
         raise ConfigError("`harness view` takes one run or agent, or two. See `harness list runs`.")
-    runs = [comparison.find_side(side, out, env, tasks)[0] for side in sides]
+    runs = [choosing.find_side(side, out, env, tasks)[0] for side in sides]
     if page is not None:
         viewing.write_page(page, pages.episodes_page(runs))
         print(page)
@@ -444,7 +444,7 @@ def _play(
 
         meta = api.plan(config, env, tasks=tasks, **settings)
         print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
-        seen = 100 * detectable(planned_error(meta.n_episodes))
+        seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         _say(
             f"{meta.n_episodes} episodes, nothing played. A paired comparison on them shows "
             f"differences from about {seen:.1f} points on (80 % power, near 50 % success)."

@@ -51,6 +51,11 @@ class EpisodeMetrics(msgspec.Struct, frozen=True):
     env_seconds: float
     extra: dict[str, float | None] = {}
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """The episode's: (task id, seed, attempt)."""
+        return (self.task_id, self.seed, self.attempt)
+
 
 def measure(
     episode: Episode, reference: Episode | None = None, extra: dict[str, Any] | None = None
@@ -105,7 +110,7 @@ def _reasoning(episode: Episode) -> Counter[str]:
     return count
 
 
-def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson score interval of a share (95 % by default); (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
+from harness.plain import plain
 from harness.runs import Run
 from harness.types import Episode, Outcome, Step
 
 FILTERS = ("all", "failed", "invalid", "errors")
-#: Control characters but newline and tab: an environment's text must not steer the terminal.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def select(
@@ -127,11 +125,6 @@ def write_page(path: Path, page: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
-
-
-def plain(text: str) -> str:
-    """Text without control characters: they become visible."""
-    return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
 def _step(step: Step) -> Text:
