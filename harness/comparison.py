@@ -269,7 +269,8 @@ def _names(left: Sequence[Run], right: Sequence[Run]) -> tuple[str, str]:
     if one != other:
         return one, other
     return tuple(  # type: ignore[return-value]
-        f"{one} ({runs[0].path.name}" + (f" and {len(runs) - 1} more)" if runs[1:] else ")")
+        f"{one} ({runs[0].path.resolve().name}"
+        + (f" and {len(runs) - 1} more)" if runs[1:] else ")")
         for runs in (left, right)
     )
 

@@ -132,20 +132,25 @@ def write_meta(folder: Path, meta: RunMeta) -> None:
 
 
 def read_metrics(file: Path) -> list[EpisodeMetrics]:
-    decoder = msgspec.json.Decoder(EpisodeMetrics)
-    rows: list[EpisodeMetrics] = []
+    """Rows of metrics.jsonl; damage raises TraceError with file and line."""
     try:
         with open(file, "rb") as lines:
-            for line in lines:
-                rows.append(decoder.decode(line))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise TraceError(
-            f"{file}:{len(rows) + 1}: not a metrics row: {error}\n"
-            "  Delete the file and score the run again with `harness score`."
-        ) from None
+            return [_row(file, number, line) for number, line in enumerate(lines, 1)]
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
-    return rows
+
+
+_decode_row = msgspec.json.Decoder(EpisodeMetrics).decode
+
+
+def _row(file: Path, number: int, line: bytes) -> EpisodeMetrics:
+    try:
+        return _decode_row(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TraceError(
+            f"{file}:{number}: not a metrics row: {error}\n"
+            "  Delete the file and score the run again with `harness score`."
+        ) from None
 
 
 def write_metrics(folder: Path, rows: Sequence[EpisodeMetrics]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import ConfigError
@@ -62,3 +63,12 @@ def _find(
 def _fits(run: Run, env: str | None, tasks: str | None) -> bool:
     task_set = run.meta.task_set
     return env in (None, task_set.env) and (tasks is None or named(tasks, task_set))
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Names to tell runs apart by: their agents, and the run's id where an agent has several."""
+    names = [run.meta.agent.name for run in runs]
+    return [
+        f"{name} ({run.path.resolve().name})" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]

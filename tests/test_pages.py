@@ -22,7 +22,7 @@ from harness.cli import app
 from harness.errors import ConfigError
 from harness.recorder import EPISODES
 from harness.runs import Run, find_runs
-from harness.serve import make_server
+from harness.serve import address, hosts, make_server
 from harness.types import Decision, Episode, Outcome, Step, Task
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -68,9 +68,10 @@ def page_data(page):
 def test_a_page_holds_every_episode_as_recorded(played):
     run = played[1]["expert"]
     data = page_data(pages.episodes_page([run]))
-    assert len(data["keys"]) == 6
+    assert (len(data["rows"]), data["agents"]) == (6, ["expert"])
+    rows = {(r["task"], r["seed"], r["attempt"]): r["episodes"] for r in data["rows"]}
     for episode in run.episodes():
-        shown = data["runs"][0]["episodes"][episode.task.id]
+        (shown,) = rows[episode.key]
         assert [s["o"] for s in shown["steps"]] == [s.observation for s in episode.steps]
         assert [s["a"] for s in shown["steps"]] == [s.decision.action for s in episode.steps]
         assert shown["final"] == episode.final_observation
@@ -88,7 +89,7 @@ def test_hostile_text_stays_text(hostile):
     assert "<img" not in page
     assert page.count("<script") == 2
     assert page.count("</script>") == 2
-    assert page_data(page)["runs"][0]["episodes"][HOSTILE[0]]["steps"][1]["o"] == HOSTILE[1]
+    assert page_data(page)["rows"][0]["episodes"][0]["steps"][1]["o"] == HOSTILE[1]
     assert "default-src 'none'" in page
 
 
@@ -166,7 +167,7 @@ def test_the_terminal_lists_filters_and_shows(played):
 def test_escape_sequences_do_not_reach_the_terminal(hostile):
     console = Console(width=100, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        view.show(console, [hostile], task=HOSTILE[0])
+        view.show(console, [hostile], view.Wanted(task=HOSTILE[0]))
     assert "\x1b]0;" not in capture.get()
     assert "\x1b[2J" not in capture.get()
     assert "\\x1b[2J" in capture.get()
@@ -206,10 +207,16 @@ def test_the_server_serves_its_pages_and_nothing_else(server, played):
     status, front = get(server, "/")
     assert status == 200
     assert front.count('href="/run/') >= 4
-    number = [r.meta.agent.name for r in find_runs(played[0])].index("random")
-    status, page = get(server, f"/run/{number}")
-    assert (status, len(page_data(page)["keys"])) == (200, 6)
-    for path in ("/run/99", "/run/x", "/../../etc/passwd", "/run/0/../1", "/style.css"):
+    assert front.count("<main") == 1
+    runs = played[1]
+    status, page = get(server, address(played[0], [runs["random"]]))
+    assert (status, len(page_data(page)["rows"])) == (200, 6)
+    status, page = get(server, address(played[0], [runs["expert"], runs["random"]]))
+    assert (status, page_data(page)["agents"]) == (200, ["expert", "random"])
+    name = runs["random"].path.name
+    for path in ("/run/0", "/run/alfworld/random/x", "/../../etc/passwd", "/style.css",
+                 f"/run/alfworld/random/../random/{name}", f"/run/alfworld//{name}",
+                 f"/run/alfworld/random/{name}/alfworld/random"):  # fmt: skip
         assert get(server, path)[0] == 404
 
 

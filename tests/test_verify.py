@@ -14,6 +14,7 @@ from harness.cli import app
 from harness.loop import play_episode
 from harness.protocol import Protocol
 from harness.recorder import EPISODES
+from harness.runs import write_meta, write_metrics
 from harness.types import Decision, Task
 from harness.verify import Recorded, first_difference, verify
 
@@ -32,6 +33,7 @@ def tampered(run, folder, change):
     episodes = [change(i, e) for i, e in enumerate(run.episodes())]
     body = b"".join(msgspec.json.encode(e) + b"\n" for e in episodes)
     (folder / EPISODES).write_bytes(body)
+    write_metrics(folder, list(run.metrics))
     return harness.load(folder)
 
 
