@@ -166,8 +166,8 @@ def _serve(out: Path, runs: list[Any], port: int) -> None:
 
     path = address(out, runs) if runs else "/"
     with make_server(out, port) as server:
-        say(f"http://127.0.0.1:{server.server_address[1]}{path}  (stop with Ctrl-C)")
         try:
+            say(f"http://127.0.0.1:{server.server_address[1]}{path}  (stop with Ctrl-C)")
             server.serve_forever()
         except KeyboardInterrupt:
             say("harness: no longer serving.")

@@ -169,5 +169,5 @@ function asked() {
 }
 const wanted = asked();
 refresh(false);
-const at = shown.findIndex((row) => row.key === wanted || row.name === wanted);
-if (at > 0) { current = at; select(); }
+const start = shown.findIndex((row) => row.key === wanted || row.name === wanted);
+if (start > 0) { current = start; select(); }
