@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -324,7 +325,7 @@ def _play(
             "50 % success); evaluation seeds and attempts repeat tasks and add none."
         )
         return
-    with Progress(f"{config.name} on {tasks or env}") as progress:
+    with _stoppable(), Progress(f"{config.name} on {tasks or env}") as progress:
         run = api.evaluate(
             config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
         )
@@ -337,9 +338,18 @@ def _resume(path: Path, limits: Any, retry_errors: bool) -> None:
     before = api.load(path)
     done = sum(1 for _ in before.episodes())
     say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
-    with Progress(before.meta.agent.name, done) as progress:
+    with _stoppable(), Progress(before.meta.agent.name, done) as progress:
         run = api.resume(path, limits=limits, on_episode=progress, retry_errors=retry_errors)
     _report(run)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("harness: stopped; what was played is recorded (`harness run --resume RUN`).")
+        raise typer.Exit(130) from None
 
 
 def _report(run: Run) -> None:
@@ -381,9 +391,6 @@ def main() -> None:
     except HarnessError as error:
         say(f"harness: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("harness: stopped; what was played is recorded (`harness run --resume RUN`).")
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:  # a file that cannot be written or read: a place, not a bug

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
-from harness.plain import plain
+from harness.plain import plain as plain
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Outcome, Step

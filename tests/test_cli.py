@@ -239,3 +239,15 @@ def test_a_server_stops_with_a_word(folder):
     rest = process.communicate(timeout=20)[1]
     assert (process.returncode, "no longer serving" in rest) == (0, True)
     assert "--resume" not in rest
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [*HARNESS, "run", "-a", "random", "-e", "alfworld", "-t", "builtin-train"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "starting" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert (process.returncode, "--resume" in rest) == (130, True)
