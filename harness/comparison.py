@@ -359,7 +359,8 @@ def _rows(pairs: Sequence[_Pair]) -> tuple[list[EpisodeMetrics], list[EpisodeMet
 
 
 def _share(name: str, pairs: Sequence[_Pair], draws: int) -> Part:
-    return _filled(name, pairs, _won, _shares(pairs, min(draws, 2000)))
+    few = len({p.cluster for p in pairs}) < paired.FEWEST
+    return _filled(name, pairs, _won, None if few else _shares(pairs, min(draws, 2000)))
 
 
 def _mean(name: str, pairs: Sequence[_Pair], value: _Value) -> Part:

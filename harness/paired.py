@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _Z95, _Z90 = 1.959963984540054, 1.6448536269514722
-#: Fewer clusters than this say nothing of a quantity that is no share.
+#: Fewer clusters than this give no interval to a task type, or to a quantity that is no share.
 FEWEST = 10
 #: A variance below this is rounding.
 _NOTHING = 1e-20

@@ -234,6 +234,9 @@ def test_what_rows_cannot_tell_is_a_dash(played):
     found = harness.compare(runs["random"], runs["expert"], draws=200)
     solved = next(p for p in found.others if p.name == "steps, both solved")
     assert (solved.n < 10, solved.low) == (True, None)
+    small = [p for p in found.by_type if p.units < 10]
+    assert small
+    assert {p.low for p in small} == {None}
     cells = next(row for row in rows(found) if row[0] == "success")
     assert cells[1:3] == ["60", str(found.success.units)]
 
