@@ -140,8 +140,12 @@ def resume(
     run = open_run(path)
     if retry_errors:
         _set_errors_aside(run)
-    out = run.path.parent.parent.parent
-    return _execute(run.meta, run.path, out, limits, on_episode, None)
+    return _execute(run.meta, run.path, results_folder(run), limits, on_episode, None)
+
+
+def results_folder(run: Run) -> Path:
+    """The folder that a run's ``<env>/<agent>/<run id>/`` stands in, however the run was named."""
+    return run.path.resolve().parent.parent.parent
 
 
 def _execute(
@@ -225,7 +229,10 @@ def check_data(make_env: Callable[[], Environment], task_set: TaskSet) -> None:
 def score(
     path: str | Path, out: str | Path = RESULTS, *, reference: str | None = None
 ) -> list[EpisodeMetrics]:
-    """Rebuild metrics.jsonl from the episodes; no new play but, once, the reference traces'."""
+    """Rebuild metrics.jsonl from the episodes; no new play but, once, the reference traces'.
+
+    Another ``reference`` than the run's becomes the run's: rows say what they were measured with.
+    """
     folder = Path(path)
     meta = read_meta(folder)
     references = reference_episodes(meta, Path(out), reference or meta.reference)
@@ -234,8 +241,10 @@ def score(
     for episode in read_episodes(folder / EPISODES):
         other = references.get(episode.task.id)
         extra = {name: metric(episode, other) for name, metric in others.items()}
-        rows.append(measure(episode, other, extra))
+        rows.append(measure(episode, other, extra, meta.task_set.protocol))
     write_metrics(folder, rows)
+    if reference not in (None, meta.reference):
+        write_meta(folder, msgspec.structs.replace(meta, reference=reference))
     return rows
 
 

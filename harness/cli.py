@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness import cli_look
+from harness.cli_look import RESULTS, Out
+from harness.console import Progress, say, stdout
 from harness.errors import ConfigError, HarnessError
+from harness.plain import plain
 
 if TYPE_CHECKING:
     from harness.runs import Run
@@ -29,7 +34,6 @@ Tasks = Annotated[
     typer.Option("--tasks", "-t", help="Task set, or part of one: 'builtin-valid[:20]'."),
 ]
 Data = Annotated[str | None, typer.Option("--data", help="'builtin', or a folder of real data.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Results folder.")]
 Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Episodes played at once.")]
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds 0 .. N-1, each over all tasks.")]
 Attempts = Annotated[int, typer.Option("--attempts", help="Episodes per task and seed.")]
@@ -46,7 +50,6 @@ EpisodeSeconds = Annotated[float, typer.Option("--episode-seconds", help="... of
 Reference = Annotated[
     str | None, typer.Option("--reference", help="Run or agent that CoT overlap is against.")
 ]
-RESULTS = Path("results")
 
 
 @app.command()
@@ -138,147 +141,10 @@ def distill(context: typer.Context) -> None:
     raise typer.Exit(main(context.args))
 
 
-@app.command()
-def leaderboard(
-    out: Out = RESULTS,
-    env: Annotated[str | None, typer.Option("--env", "-e", help="Only this environment.")] = None,
-    tasks: Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown to stdout.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON to stdout.")] = False,
-    page: Annotated[Path | None, typer.Option("--page", help="Write an HTML page.")] = None,
-) -> None:
-    """Who is better: a table per task set, with Wilson intervals and errors beside them."""
-    from harness import leaderboard as boards
-    from harness.runs import find_runs
-
-    found = boards.boards(find_runs(out))
-    if env is not None:
-        found = [b for b in found if b.env == env]
-    if tasks is not None:
-        found = [b for b in found if tasks in (b.task_set, b.task_set.split("/", 1)[1])]
-    if json:
-        print(boards.to_json(found))
-        return
-    if not found:
-        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
-    if markdown:
-        print(boards.markdown(found))
-        return
-    if page is not None:
-        from harness import pages
-        from harness import view as viewing
-
-        viewing.write_page(page, pages.leaderboard_page(found))
-        print(page)
-        return
-    for board in found:
-        _stdout().print(boards.table(board), "")
-
-
-@app.command()
-def compare(
-    sides: Annotated[
-        list[str],
-        typer.Argument(help="Agents or run folders, each against the first. A,B: replicates."),
-    ],
-    out: Out = RESULTS,
-    env: Annotated[str | None, typer.Option("--env", "-e", help="Only this environment.")] = None,
-    tasks: Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")] = None,
-    margin: Annotated[
-        float, typer.Option("--margin", help="Points that count as equivalent.")
-    ] = 3.0,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown to stdout.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON to stdout.")] = False,
-    fail_if_worse: Annotated[
-        bool, typer.Option("--fail-if-worse", help="Exit 1 where the first is clearly worse.")
-    ] = False,
-) -> None:
-    """Who is better on the same tasks, by how much, and how sure."""
-    import msgspec
-
-    from harness import comparison as comparing
-    from harness import comparison_text
-
-    if len(sides) < 2:
-        raise ConfigError("`harness compare` needs two agents or runs at least.")
-    found = comparing.compare_all(
-        [comparing.find_side(side, out, env, tasks) for side in sides], margin=margin / 100
-    )
-    if json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
-    elif markdown:
-        print(comparison_text.markdown(found))
-    else:
-        for comparison in found:
-            _stdout().print(comparison_text.table(comparison))
-            print("\n".join(comparison_text.sentences(comparison)), end="\n\n")
-    if fail_if_worse and any(c.verdict == "b" for c in found):
-        raise typer.Exit(1)
-
-
-@app.command()
-def view(
-    sides: Annotated[
-        list[str] | None,
-        typer.Argument(help="A run folder or an agent; a second one is shown beside it."),
-    ] = None,
-    out: Out = RESULTS,
-    env: Annotated[str | None, typer.Option("--env", "-e", help="Only this environment.")] = None,
-    tasks: Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="One task, step by step.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Lost episodes.")] = False,
-    invalid: Annotated[bool, typer.Option("--invalid", help="With an invalid action.")] = False,
-    errors: Annotated[bool, typer.Option("--errors", help="Episodes that broke.")] = False,
-    task_type: Annotated[str | None, typer.Option("--type", help="Only this task type.")] = None,
-    most: Annotated[int, typer.Option("--most", help="Most episodes shown.")] = 50,
-    page: Annotated[Path | None, typer.Option("--page", help="Write an HTML page.")] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Serve pages on this machine.")] = False,
-    port: Annotated[int, typer.Option("--port", help="Port of --serve (0: any).")] = 0,
-) -> None:
-    """Look at episodes: on the terminal, as a page, or served to a browser."""
-    from harness import comparison, pages
-    from harness import view as viewing
-
-    if serve:
-        from harness.serve import make_server
-
-        server = make_server(out, port)
-        _say(f"http://127.0.0.1:{server.server_address[1]}/  (stop with Ctrl-C)")
-        server.serve_forever()
-    if not sides or len(sides) > 2:
-        raise ConfigError("`harness view` takes one run or agent, or two. See `harness list runs`.")
-    runs = [comparison.find_side(side, out, env, tasks)[0] for side in sides]
-    if page is not None:
-        viewing.write_page(page, pages.episodes_page(runs))
-        print(page)
-        return
-    which = "failed" if failed else "invalid" if invalid else "errors" if errors else "all"
-    viewing.show(_stdout(), runs, which=which, task_type=task_type, task=task, most=most)
-
-
-@app.command("list")
-def list_(
-    what: Annotated[str, typer.Argument(help="envs, agents, tasks, protocols or runs")],
-    out: Out = RESULTS,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also agents that cannot run here, and why.")
-    ] = False,
-) -> None:
-    """List environments, agents, task sets, protocols or runs."""
-    from harness import listing
-
-    listings: dict[str, Callable[[], Any]] = {
-        "envs": listing.envs,
-        "agents": lambda: listing.agents(everything),
-        "tasks": listing.tasks,
-        "protocols": listing.protocols,
-        "runs": lambda: listing.runs(out),
-    }
-    if what not in listings:
-        from harness.errors import unknown
-
-        raise ConfigError(unknown("list", what, listings))
-    _stdout().print(listings[what]())
+app.command()(cli_look.leaderboard)
+app.command()(cli_look.compare)
+app.command()(cli_look.view)
+app.command("list")(cli_look.list_)
 
 
 @app.command(
@@ -304,7 +170,7 @@ def score(
     from harness import api
 
     found = api.load(path)
-    api.score(found.path, found.path.parent.parent.parent, reference=reference)
+    api.score(found.path, api.results_folder(found), reference=reference)
     _report(api.load(found.path))
 
 
@@ -317,21 +183,28 @@ def verify(
     from harness.verify import verify as check_run
 
     run = api.load(path)
-    played = different = 0
-    with _Progress(f"verify {run.meta.agent.name}") as progress:
+    checked = different = broken = 0
+    with Progress(f"verify {run.meta.agent.name}") as progress:
         for episode, difference in check_run(run):
-            played += 1
-            progress(episode, run.meta.n_episodes)
+            checked += 1
+            if episode is not None:
+                progress(episode, run.meta.n_episodes)
+                broken += episode.error is not None
             if difference is None:
                 continue
             different += 1
             if different == 1:
-                where = f"step {difference.step}" if difference.step else "the end"
-                print(f"{difference.task_id}, {where}: {difference.field} differs")
-                print(f"  recorded: {difference.recorded!r}\n  found:    {difference.found!r}")
-    if not played:
+                d = difference
+                where = f"step {d.step}" if d.step else f"seed {d.seed}, attempt {d.attempt}"
+                print(plain(f"{d.task_id}, {where}: {d.field} differs"))
+                print(f"  recorded: {d.recorded!r}\n  found:    {d.found!r}")
+    if not checked:
         raise ConfigError(f"{run.path} holds no episodes to verify (episodes.jsonl).")
-    print(f"{played - different} of {played} episodes are equal in every observation and outcome.")
+    print(
+        f"{checked - different} of {checked} episodes are equal in every observation and outcome."
+    )
+    if broken:
+        print(f"{broken} episodes broke when they were played: they have no outcome to check.")
     if different:
         raise typer.Exit(1)
 
@@ -444,13 +317,15 @@ def _play(
 
         meta = api.plan(config, env, tasks=tasks, **settings)
         print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
-        seen = 100 * detectable(planned_error(meta.n_episodes))
-        _say(
-            f"{meta.n_episodes} episodes, nothing played. A paired comparison on them shows "
-            f"differences from about {seen:.1f} points on (80 % power, near 50 % success)."
+        seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
+        n = len(meta.task_set.tasks)
+        say(
+            f"{meta.n_episodes} episodes, nothing played. A paired comparison of one run each on "
+            f"these {n} tasks shows differences from about {seen:.1f} points on (80 % power, near "
+            "50 % success); evaluation seeds and attempts repeat tasks and add none."
         )
         return
-    with _Progress(f"{config.name} on {tasks or env}") as progress:
+    with _stoppable(), Progress(f"{config.name} on {tasks or env}") as progress:
         run = api.evaluate(
             config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
         )
@@ -462,10 +337,19 @@ def _resume(path: Path, limits: Any, retry_errors: bool) -> None:
 
     before = api.load(path)
     done = sum(1 for _ in before.episodes())
-    _say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
-    with _Progress(before.meta.agent.name, done) as progress:
+    say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
+    with _stoppable(), Progress(before.meta.agent.name, done) as progress:
         run = api.resume(path, limits=limits, on_episode=progress, retry_errors=retry_errors)
     _report(run)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("harness: stopped; what was played is recorded (`harness run --resume RUN`).")
+        raise typer.Exit(130) from None
 
 
 def _report(run: Run) -> None:
@@ -473,78 +357,16 @@ def _report(run: Run) -> None:
 
     meta = run.meta
     row = boards.Row(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary)
-    _stdout().print(boards.table(boards.board(meta, [row])))
+    stdout().print(boards.table(boards.board(meta, [row])))
     if run.summary.errors:
         first = next(e for e in run.episodes() if e.error is not None)
         assert first.error is not None
-        _say(
+        say(
             f"{run.summary.errors} episodes broke and are not in the score. The first, "
             f"{first.task.id}:\n  {first.error.message}\n"
             f"  Play them again with `harness run --resume {run.path} --retry-errors`."
         )
     print(run.path)
-
-
-class _Progress:
-    """A bar with rate and remaining time on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, label: str, done: int = 0) -> None:
-        import time
-
-        self._now = time.monotonic
-        self._label, self._done, self._wins, self._errors = label, done, 0, 0
-        self._first = done
-        self._start = self._told = self._now()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-            )  # fmt: skip
-            self._bar.start()
-            self._task = self._bar.add_task(self._label, total=None, note="starting")
-        else:
-            _say(f"{self._label}: starting")
-        return self
-
-    def __call__(self, episode: Any, total: int) -> None:
-        self._done += 1
-        self._wins += bool(episode.success)
-        self._errors += episode.error is not None
-        played = self._done - self._first
-        rate = played / max(self._now() - self._start, 1e-9)
-        note = f"{100 * self._wins / played:.0f} % won"
-        if self._errors:
-            note += f", {self._errors} errors"
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self._done, total=total, note=f"{note}, {rate:.1f}/s"
-            )
-        elif self._now() - self._told > 10 or self._done == total:
-            self._told = self._now()
-            remaining = (total - self._done) / rate
-            _say(
-                f"{self._label}: {self._done}/{total} episodes, {note}, "
-                f"{rate:.1f}/s, {remaining:.0f} s left"
-            )
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def _env_options(data: str | None, option: list[str] | None) -> dict[str, Any]:
@@ -562,28 +384,15 @@ def _env_options(data: str | None, option: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def _stdout() -> Any:
-    from rich.console import Console
-
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=160)
-    return console
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry point: errors made on purpose become one message and exit status 2."""
     try:
         app()
     except HarnessError as error:
-        _say(f"harness: {error}")
+        say(f"harness: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say("harness: stopped; what was played is recorded (`harness run --resume RUN`).")
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:  # a file that cannot be written or read: a place, not a bug
+        say(f"harness: {error}")
+        sys.exit(2)

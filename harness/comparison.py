@@ -2,33 +2,43 @@
 
     runs of A, runs of B -> pairs by (task, seed, attempt) -> difference, interval, test, verdict
 
-Only runs of one task set meet: same tasks, data, budget and rules. An episode that broke enters no
-pair; what the difference would be had it counted as lost is told beside it.
+Only runs of one task set meet: same tasks, data, budget and rules. A run is a replicate (one
+training seed); its evaluation seeds and attempts are repeats that are averaged within a task. An
+episode that broke enters no pair; what the difference would be had it counted as lost is told
+beside it.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from harness import paired, registry
-from harness.errors import ConfigError
+from harness.errors import ConfigError, TraceError
 from harness.metrics import EpisodeMetrics
-from harness.runs import Run, find_runs, open_run
+from harness.runs import Run
 from harness.types import Outcome
 
 #: Differences in success that nobody should care about, unless asked otherwise.
 MARGIN = 0.03
+#: An adjusted p-value below this, and an interval without 0, make a verdict.
+ALPHA = 0.05
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One quantity, or one task type: means of both sides over their pairs, and the difference."""
+    """One quantity, or one task type: means of both sides over their pairs, and the difference.
+
+    ``units`` is what ``n`` pairs are worth: clusters of tasks. The interval is None where they
+    cannot tell it.
+    """
 
     name: str
     n: int
+    units: int
     a: float | None
     b: float | None
     difference: float | None
@@ -36,12 +46,19 @@ class Part(msgspec.Struct, frozen=True):
     high: float | None
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """A minus B over paired episodes. Shares are 0 to 1; intervals are 95 % bootstrap intervals.
+class Parting(msgspec.Struct, frozen=True):
+    """A task that the sides did not win equally often: the difference of their shares."""
 
-    ``p`` is the exact McNemar test with one replicate, the paired t-test over replicates with
-    more; ``p_holm`` is adjusted for all comparisons made at once. ``detectable`` is the smallest
-    true difference in success this design shows in four of five repetitions.
+    task_id: str
+    difference: float
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """A minus B over paired episodes. Shares are 0 to 1; intervals are 95 % intervals.
+
+    ``test`` names the test of ``p``; ``p_holm`` is adjusted for all comparisons made at once.
+    ``detectable`` is the smallest true difference in success this design shows in four of five
+    repetitions. ``lost`` is success with broken episodes counted as lost.
     """
 
     a: str
@@ -49,32 +66,53 @@ class Comparison(msgspec.Struct, frozen=True):
     task_set: str
     task_set_hash: str
     pairs: int
+    tasks: int
     clusters: int
+    #: Runs (training seeds) of each side, and pairs of runs.
+    runs_a: int
+    runs_b: int
     replicates: int
     success: Part
     only_a: int
     only_b: int
-    p: float | None
-    p_holm: float | None
+    test: str
+    p: float
+    p_holm: float
     detectable: float
     margin: float
     equivalent: bool
+    #: Episodes without a partner: another seed or attempt was played.
+    unmatched_a: int
+    unmatched_b: int
     errors_a: int
     errors_b: int
-    #: The difference with broken episodes counted as lost.
-    errors_lost: float
+    lost: Part
+    p_lost: float
+    p_lost_holm: float
     by_type: tuple[Part, ...]
     others: tuple[Part, ...]
+    differing: tuple[Parting, ...]
 
     @property
     def verdict(self) -> str:
         """``a`` or ``b`` (better), ``equivalent`` (within the margin), ``tied`` (undecided)."""
-        low, high = self.success.low, self.success.high
-        if low is not None and low > 0:
-            return "a"
-        if high is not None and high < 0:
-            return "b"
-        return "equivalent" if self.equivalent else "tied"
+        better = _better(self.success, self.p_holm)
+        return better or ("equivalent" if self.equivalent else "tied")
+
+    @property
+    def worse(self) -> bool:
+        """Whether A is clearly worse, as it stands or with broken episodes counted as lost."""
+        return self.verdict == "b" or (
+            self.errors_a > 0 and _better(self.lost, self.p_lost_holm) == "b"
+        )
+
+
+def _better(part: Part, p: float) -> str | None:
+    if p < ALPHA and part.low is not None and part.low > 0:
+        return "a"
+    if p < ALPHA and part.high is not None and part.high < 0:
+        return "b"
+    return None
 
 
 _Value = Callable[[EpisodeMetrics], float | None]
@@ -100,8 +138,8 @@ _OTHERS: tuple[tuple[str, _Value, bool], ...] = (
     ("invalid actions", lambda r: r.invalid_actions, False),
     ("reasoning words a step", _per_step(lambda r: r.reasoning_words), False),
     ("reasoning tokens a step", _per_step(lambda r: r.reasoning_tokens), False),
-    ("CoT overlap", lambda r: r.cot_overlap, False),
 )
+_OVERLAP: tuple[str, _Value, bool] = ("CoT overlap", lambda r: r.cot_overlap, False)
 
 
 def compare(
@@ -113,125 +151,97 @@ def compare(
     side's; a side of one run meets each of the other's. Raises ConfigError for different task
     sets, for runs with slips, and where the sides share no episode.
     """
-    left, right = _side(a), _side(b)
-    if len(left) == 1:
-        left = left * len(right)
-    if len(right) == 1:
-        right = right * len(left)
-    if len(left) != len(right):
+    if not (math.isfinite(margin) and 0 < margin <= 1):
         raise ConfigError(
-            f"{len(left)} runs of '{_name(left)}' cannot be paired with {len(right)} of "
-            f"'{_name(right)}': give equally many, or one."
+            f"A margin of equivalence lies between 0 and 100 points, not {100 * margin:g}."
+        )
+    left, right = _side(a), _side(b)
+    name_a, name_b = _names(left, right)
+    runs_a, runs_b = len(left), len(right)
+    if 1 not in (runs_a, runs_b) and runs_a != runs_b:
+        raise ConfigError(
+            f"{runs_a} runs of '{name_a}' cannot be paired with {runs_b} of '{name_b}': give "
+            "equally many, or one."
         )
     _same_protocol([*left, *right])
-    pairs: list[_Pair] = []
-    broken_a = broken_b = 0
-    for number, (one, other) in enumerate(zip(left, right, strict=True)):
-        found, lost_a, lost_b = _pairs(one, other, number)
-        pairs += found
-        broken_a, broken_b = broken_a + lost_a, broken_b + lost_b
+    replicates = max(runs_a, runs_b)
+    matches = list(zip(left * (replicates // runs_a), right * (replicates // runs_b), strict=True))
+    pairs = [p for number, (one, other) in enumerate(matches) for p in _pairs(one, other, number)]
     whole = [p for p in pairs if not p.broken]
     if not whole:
         raise ConfigError(
-            f"'{_name(left)}' and '{_name(right)}' have no episode of the same task, seed and "
-            "attempt that both finished without a fault."
+            f"'{name_a}' and '{name_b}' have no episode of the same task, seed and attempt that "
+            "both finished without a fault."
         )
-    won_a = np.array([_won(p.a) for p in whole])
-    won_b = np.array([_won(p.b) for p in whole])
-    cluster, replicate = _codes([p.cluster for p in whole]), _codes([p.replicate for p in whole])
-    estimate = paired.shares(won_a, won_b, cluster, replicate, draws=draws)
-    only_a, only_b = int((won_a > won_b).sum()), int((won_b > won_a).sum())
-    replicates = len(set(replicate.tolist()))
-    p = (
-        paired.mcnemar(only_a, only_b)
-        if replicates == 1
-        else paired.seed_test(won_a - won_b, replicate)
-    )
-    success = Part(
-        "success", len(whole), float(won_a.mean()), float(won_b.mean()),
-        estimate.difference, estimate.low, estimate.high,
-    )  # fmt: skip
+    estimate = _shares(whole, draws)
+    lost = _shares(pairs, draws) if len(pairs) > len(whole) else estimate
+    gains = [_won(p.a) - _won(p.b) for p in whole]
+    references = {run.meta.reference for run in (*left, *right)}
+    others = (*_OTHERS, _OVERLAP) if len(references) == 1 else _OTHERS
     types = sorted({p.a.task_type for p in whole if p.a.task_type})
+    tasks = len({p.a.task_id for p in whole})
+    clusters = len({p.cluster for p in whole})
     return Comparison(
-        a=_name(left),
-        b=_name(right),
+        a=name_a,
+        b=name_b,
         task_set=left[0].meta.task_set.name,
         task_set_hash=left[0].meta.task_set_hash,
         pairs=len(whole),
-        clusters=len(set(cluster.tolist())),
+        tasks=tasks,
+        clusters=clusters,
+        runs_a=runs_a,
+        runs_b=runs_b,
         replicates=replicates,
-        success=success,
-        only_a=only_a,
-        only_b=only_b,
-        p=p,
-        p_holm=p,
-        detectable=paired.detectable(estimate.error),
+        success=_filled("success", whole, _won, estimate),
+        only_a=sum(g > 0 for g in gains),
+        only_b=sum(g < 0 for g in gains),
+        test=(
+            "t over training seeds and tasks"
+            if math.isfinite(estimate.df)
+            else "exact McNemar"
+            if clusters == len(whole)
+            else "sign flips of whole clusters"
+        ),
+        p=estimate.p,
+        p_holm=estimate.p,
+        detectable=paired.detectable(estimate.error, estimate.df),
         margin=margin,
         equivalent=-margin < estimate.low_90 and estimate.high_90 < margin,
-        errors_a=broken_a,
-        errors_b=broken_b,
-        errors_lost=float(np.mean([_won(p.a) - _won(p.b) for p in pairs])),
-        by_type=tuple(
-            _part(t, [p for p in whole if p.a.task_type == t], _won, draws)
-            for t in types
-        ),
+        unmatched_a=_unmatched([(one, other) for one, other in matches]),
+        unmatched_b=_unmatched([(other, one) for one, other in matches]),
+        errors_a=_errors(left),
+        errors_b=_errors(right),
+        lost=_filled("success", pairs, _won, lost),
+        p_lost=lost.p,
+        p_lost_holm=lost.p,
+        by_type=tuple(_share(t, [p for p in whole if p.a.task_type == t], draws) for t in types),
         others=tuple(
-            _part(name, [p for p in whole if not solved or (p.a.success and p.b.success)], value,
-                  draws)
-            for name, value, solved in _OTHERS
+            _mean(name, [p for p in whole if not solved or (p.a.success and p.b.success)], value)
+            for name, value, solved in others
         ),
-    )  # fmt: skip
+        differing=_differing(whole),
+    )
 
 
 def compare_all(
     sides: Sequence[Run | Sequence[Run]], *, margin: float = MARGIN, draws: int = 10_000
 ) -> list[Comparison]:
-    """Every later side against the first, p-values adjusted together by Holm."""
+    """Every later side against the first, p-values (and so verdicts) adjusted together by Holm."""
     found = [compare(sides[0], side, margin=margin, draws=draws) for side in sides[1:]]
-    known = [c.p for c in found if c.p is not None]
-    adjusted = iter(paired.holm(known))
-    return [c if c.p is None else msgspec.structs.replace(c, p_holm=next(adjusted)) for c in found]
-
-
-def find_side(text: str, out: Path, env: str | None, tasks: str | None) -> list[Run]:
-    """Runs that an argument of ``harness compare`` names: folders, or an agent whose newest
-    complete run (of ``tasks``) counts; several joined by commas are replicates."""
-    return [_find(part.strip(), out, env, tasks) for part in text.split(",") if part.strip()]
-
-
-def _find(name: str, out: Path, env: str | None, tasks: str | None) -> Run:
-    if Path(name).is_dir():
-        return open_run(name)
-    fitting = [
-        run
-        for run in find_runs(out)
-        if run.meta.agent.name == name
-        and run.meta.kind == "run"
-        and run.meta.status == "complete"
-        and env in (None, run.meta.task_set.env)
-        and (tasks is None or tasks in (run.meta.task_set.name, run.meta.task_set.name[1 + len(
-            run.meta.task_set.env):]))
-    ]  # fmt: skip
-    if not fitting:
-        where = f" of '{tasks}'" if tasks else ""
-        raise ConfigError(
-            f"No complete run of agent '{name}'{where} in {out}, and no folder of that name. "
-            f"Make one with `harness run --agent {name} --env ENV`; see `harness list runs`."
-        )
-    sets = {(run.meta.task_set.name, run.meta.task_set_hash) for run in fitting}
-    if len(sets) > 1:
-        raise ConfigError(
-            f"'{name}' has runs of several task sets ({', '.join(sorted(n for n, _ in sets))}): "
-            "say which with --tasks, or name the run's folder."
-        )
-    return max(fitting, key=lambda run: run.meta.started)
+    adjusted = paired.holm([c.p for c in found])
+    lost = paired.holm([c.p_lost for c in found])
+    return [
+        msgspec.structs.replace(c, p_holm=p, p_lost_holm=q)
+        for c, p, q in zip(found, adjusted, lost, strict=True)
+    ]
 
 
 class _Pair(msgspec.Struct, frozen=True):
     a: EpisodeMetrics
     b: EpisodeMetrics
     cluster: str
-    replicate: str
+    #: Number of the pair of runs.
+    replicate: int
 
     @property
     def broken(self) -> bool:
@@ -243,13 +253,26 @@ def _side(side: Run | Sequence[Run]) -> list[Run]:
     if not runs:
         raise ConfigError("A side of a comparison needs at least one run.")
     if len({run.path.resolve() for run in runs}) < len(runs):
-        raise ConfigError(f"'{_name(runs)}': one run is named twice; it is no replicate of itself.")
+        raise ConfigError(
+            f"'{_agents(runs)}': one run is named twice; it is no replicate of itself."
+        )
     return runs
 
 
-def _name(runs: Sequence[Run]) -> str:
-    names = list(dict.fromkeys(run.meta.agent.name for run in runs))
-    return "+".join(names)
+def _agents(runs: Sequence[Run]) -> str:
+    return "+".join(dict.fromkeys(run.meta.agent.name for run in runs))
+
+
+def _names(left: Sequence[Run], right: Sequence[Run]) -> tuple[str, str]:
+    """The sides' agents; runs of one agent are told apart by their ids."""
+    one, other = _agents(left), _agents(right)
+    if one != other:
+        return one, other
+    return tuple(  # type: ignore[return-value]
+        f"{one} ({runs[0].path.resolve().name}"
+        + (f" and {len(runs) - 1} more)" if runs[1:] else ")")
+        for runs in (left, right)
+    )
 
 
 def _same_protocol(runs: Sequence[Run]) -> None:
@@ -260,6 +283,11 @@ def _same_protocol(runs: Sequence[Run]) -> None:
             raise ConfigError(f"{run.path}: slips were put into this run; it is no measurement.")
         if meta.status != "complete":
             raise ConfigError(f"{run.path} is not complete: `harness run --resume {run.path}`.")
+        if meta.task_set.hash != meta.task_set_hash:
+            raise TraceError(
+                f"{run.path}: its task set hashes to {meta.task_set.hash}, but run.json says "
+                f"{meta.task_set_hash}: the description was changed after the run. Play it again."
+            )
         if meta.task_set_hash != first.task_set_hash:
             raise ConfigError(
                 f"'{first.task_set.name}' ({first.task_set_hash}, budget "
@@ -267,38 +295,95 @@ def _same_protocol(runs: Sequence[Run]) -> None:
                 f"({meta.task_set_hash}, budget {meta.task_set.protocol.max_steps}) score "
                 "different things: tasks, data, budget or rules differ. Run both on one task set."
             )
+        if meta.env_version != first.env_version:
+            raise ConfigError(
+                f"{run.path} was played in version {meta.env_version} of '{meta.task_set.env}', "
+                f"{runs[0].path} in version {first.env_version}: they score different things. Run "
+                "both in one version."
+            )
 
 
-def _pairs(a: Run, b: Run, number: int) -> tuple[list[_Pair], int, int]:
+def _pairs(a: Run, b: Run, number: int) -> list[_Pair]:
     group = registry.env_class(a.meta.task_set.env).group
-    theirs = {(r.task_id, r.seed, r.attempt): r for r in b.metrics}
-    found = [
-        _Pair(row, theirs[key], group(row.task_id), f"{number}|{row.seed}|{row.attempt}")
+    theirs = {row.key: row for row in b.metrics}
+    return [
+        _Pair(row, theirs[row.key], group(row.task_id), number)
         for row in a.metrics
-        if (key := (row.task_id, row.seed, row.attempt)) in theirs
+        if row.key in theirs
     ]
-    broken_a = sum(p.a.outcome is Outcome.ERROR for p in found)
-    broken_b = sum(p.b.outcome is Outcome.ERROR for p in found)
-    return found, broken_a, broken_b
 
 
-def _part(name: str, pairs: Sequence[_Pair], value: _Value, draws: int) -> Part:
-    rows = [(value(p.a), value(p.b), p) for p in pairs]
-    known = [(x, y, p) for x, y, p in rows if x is not None and y is not None]
+def _unmatched(matches: Sequence[tuple[Run, Run]]) -> int:
+    """Episodes of the distinct runs on the left that none of their partners played."""
+    partners: dict[int, set[tuple[str, int, int]]] = {}
+    runs = {id(one): one for one, _ in matches}
+    for one, other in matches:
+        partners.setdefault(id(one), set()).update(row.key for row in other.metrics)
+    return sum(row.key not in partners[i] for i, run in runs.items() for row in run.metrics)
+
+
+def _errors(runs: Sequence[Run]) -> int:
+    return sum(row.outcome is Outcome.ERROR for run in runs for row in run.metrics)
+
+
+def _differing(pairs: Sequence[_Pair]) -> tuple[Parting, ...]:
+    total: Counter[str] = Counter()
+    count: Counter[str] = Counter()
+    for p in pairs:
+        total[p.a.task_id] += int(_won(p.a) - _won(p.b))
+        count[p.a.task_id] += 1
+    found = [Parting(task, total[task] / count[task]) for task in count if total[task]]
+    return tuple(sorted(found, key=lambda d: (-abs(d.difference), d.task_id)))
+
+
+class _Arrays(msgspec.Struct, frozen=True):
+    cluster: paired.Ints
+    replicate: paired.Ints
+    weight: paired.Floats
+
+
+def _arrays(pairs: Sequence[_Pair]) -> _Arrays:
+    replicate = np.array([p.replicate for p in pairs], dtype=np.int64)
+    weight = paired.weights(replicate, _codes([p.a.task_id for p in pairs]))
+    return _Arrays(_codes([p.cluster for p in pairs]), replicate, weight)
+
+
+def _shares(pairs: Sequence[_Pair], draws: int) -> paired.Estimate:
+    won_a, won_b = (np.array([_won(r) for r in side]) for side in _rows(pairs))
+    at = _arrays(pairs)
+    return paired.shares(won_a, won_b, at.cluster, at.replicate, at.weight, draws=draws)
+
+
+def _rows(pairs: Sequence[_Pair]) -> tuple[list[EpisodeMetrics], list[EpisodeMetrics]]:
+    return [p.a for p in pairs], [p.b for p in pairs]
+
+
+def _share(name: str, pairs: Sequence[_Pair], draws: int) -> Part:
+    few = len({p.cluster for p in pairs}) < paired.FEWEST
+    return _filled(name, pairs, _won, None if few else _shares(pairs, min(draws, 2000)))
+
+
+def _mean(name: str, pairs: Sequence[_Pair], value: _Value) -> Part:
+    known = [p for p in pairs if value(p.a) is not None and value(p.b) is not None]
     if not known:
-        return Part(name, 0, None, None, None, None, None)
-    a, b = (np.array([row[i] for row in known], dtype=np.float64) for i in (0, 1))
-    cluster = _codes([p.cluster for *_, p in known])
-    replicate = _codes([p.replicate for *_, p in known])
-    draws = min(draws, 2000)
-    if value is _won:
-        estimate = paired.shares(a, b, cluster, replicate, draws=draws)
-    else:
-        estimate = paired.bootstrap(a - b, cluster, replicate, draws=draws)
-    return Part(
-        name, len(known), float(a.mean()), float(b.mean()),
-        estimate.difference, estimate.low, estimate.high,
-    )  # fmt: skip
+        return Part(name, 0, 0, None, None, None, None, None)
+    a, b = (np.array([value(r) for r in side], dtype=np.float64) for side in _rows(known))
+    at = _arrays(known)
+    return _filled(name, known, value, paired.means(a - b, at.cluster, at.replicate, at.weight))
+
+
+def _filled(
+    name: str, pairs: Sequence[_Pair], value: _Value, found: paired.Estimate | None
+) -> Part:
+    weight = _arrays(pairs).weight
+    a, b = (
+        float(np.average(np.array([value(r) for r in side], dtype=np.float64), weights=weight))
+        for side in _rows(pairs)
+    )
+    units = len({p.cluster for p in pairs})
+    if found is None:
+        return Part(name, len(pairs), units, a, b, a - b, None, None)
+    return Part(name, len(pairs), units, a, b, found.difference, found.low, found.high)
 
 
 def _codes(labels: Sequence[str]) -> paired.Ints:

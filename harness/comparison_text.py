@@ -1,37 +1,63 @@
-"""A comparison in words and as a table."""
+"""A comparison in words, as a table, as Markdown and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from harness.comparison import Comparison, Part
+from harness.plain import plain
+
+#: Most differing tasks that are named.
+_NAMED = 8
 
 
 def sentences(c: Comparison) -> list[str]:
     """What a comparison says, a sentence a line."""
     s = c.success
     lines = [
-        f"{c.a} {_percent(s.a)}, {c.b} {_percent(s.b)} on {c.task_set}: {c.pairs} pairs"
-        + (f" in {c.clusters} clusters" if c.clusters < c.pairs // c.replicates else "")
-        + (f", {c.replicates} replicates" if c.replicates > 1 else "")
+        f"{c.a} {_percent(s.a)}, {c.b} {_percent(s.b)} on {c.task_set}: "
+        f"{_count(c.pairs, 'pair')} over {_count(c.tasks, 'task')}"
+        + (f" in {_count(c.clusters, 'cluster')}" if c.clusters < c.tasks else "")
+        + (f", {c.replicates} training seeds" if c.replicates > 1 else "")
         + ".",
         f"Difference {_points(s.difference)} points, 95 % interval {_points(s.low)} to "
-        f"{_points(s.high)}; only {c.a} won {c.only_a}, only {c.b} won {c.only_b}"
-        + (f"; p = {c.p:.3g}" if c.p is not None else "")
-        + (f" (Holm {c.p_holm:.3g})" if c.p_holm != c.p and c.p_holm is not None else "")
-        + ".",
+        f"{_points(s.high)}; only {c.a} won {c.only_a}, only {c.b} won {c.only_b}; "
+        f"p = {c.p:.3g}"
+        + (f", adjusted for all comparisons {c.p_holm:.3g}" if c.p_holm != c.p else "")
+        + f" ({c.test}).",
         _verdict(c),
     ]
-    if c.replicates == 1:
-        lines.append("One replicate: this says nothing of what another training seed would give.")
-    if c.errors_a or c.errors_b:
+    single = [name for name, runs in ((c.a, c.runs_a), (c.b, c.runs_b)) if runs == 1]
+    if single:
         lines.append(
-            f"Episodes that broke: {c.errors_a} of {c.a}, {c.errors_b} of {c.b}; left out above. "
-            f"Counted as lost, the difference is {_points(c.errors_lost)} points."
+            f"One run of {' and one of '.join(single)}: this says nothing of another training seed."
         )
-    return lines
+    unmatched = [(c.unmatched_a, c.a), (c.unmatched_b, c.b)]
+    if any(n for n, _ in unmatched):
+        told = " and ".join(f"{_count(n, 'episode')} of {name}" for n, name in unmatched if n)
+        lines.append(f"Left out for want of a partner (other seeds or attempts): {told}.")
+    if c.errors_a or c.errors_b:
+        told = " and ".join(
+            f"{_count(n, 'episode')} of {name}"
+            for n, name in ((c.errors_a, c.a), (c.errors_b, c.b)) if n
+        )  # fmt: skip
+        lines.append(
+            f"Broken and left out above: {told}. Counted as lost, the difference is "
+            f"{_points(c.lost.difference)} points, {_points(c.lost.low)} to "
+            f"{_points(c.lost.high)} (p = {c.p_lost_holm:.3g})."
+        )
+    if c.differing:
+        told = ", ".join(f"{d.task_id} ({_points(d.difference)})" for d in c.differing[:_NAMED])
+        more = len(c.differing) - _NAMED
+        lines.append(
+            f"Tasks that differ (`harness view A B --task ID`): {told}"
+            + (f" and {more} more." if more > 0 else ".")
+        )
+    return [plain(line) for line in lines]
 
 
 def _verdict(c: Comparison) -> str:
@@ -47,11 +73,12 @@ def _verdict(c: Comparison) -> str:
 
 def table(c: Comparison) -> Table:
     """Success, by task type, and the other quantities."""
-    grid = Table(title=f"{c.a} against {c.b}", title_justify="left", header_style="bold")
-    for heading in ("", "n", c.a, c.b, "difference", "95 % interval"):
-        grid.add_column(heading, justify="left" if not heading else "right")
+    title = Text(plain(f"{c.a} against {c.b}"))
+    grid = Table(title=title, title_justify="left", header_style="bold")
+    for heading in _head(c):
+        grid.add_column(Text(plain(heading)), justify="left" if not heading else "right")
     for row in rows(c):
-        grid.add_row(*row)
+        grid.add_row(*(Text(plain(cell)) for cell in row))
     return grid
 
 
@@ -59,12 +86,20 @@ def markdown(found: Sequence[Comparison]) -> str:
     """Comparisons as Markdown."""
     parts = []
     for c in found:
-        head = ["", "n", c.a, c.b, "difference", "95 % interval"]
-        lines = [head, [":---", *["---:"] * 5], *rows(c)]
-        text = "\n".join("| " + " | ".join(x.replace("|", "\\|") for x in line) + " |"
-                         for line in lines)  # fmt: skip
+        lines = [_head(c), [":---", *["---:"] * 6], *rows(c)]
+        text = "\n".join("| " + " | ".join(_escape(x) for x in line) + " |" for line in lines)
         parts.append("\n".join(sentences(c)) + "\n\n" + text + "\n")
     return "\n".join(parts)
+
+
+def to_json(found: Sequence[Comparison]) -> str:
+    """Comparisons as JSON, each with its verdict."""
+    body = [{"verdict": c.verdict, "worse": c.worse, **msgspec.to_builtins(c)} for c in found]
+    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
+
+
+def _head(c: Comparison) -> list[str]:
+    return ["", "n", "clusters", c.a, c.b, "difference", "95 % interval"]
 
 
 def rows(c: Comparison) -> list[list[str]]:
@@ -82,10 +117,20 @@ def _cells(name: str, part: Part, scale: float, digits: int) -> list[str]:
             return "-"
         return f"{scale * value:{'+' if signed else ''}.{digits}f}"
 
+    known = part.low is not None
     return [
-        name, str(part.n), show(part.a), show(part.b), show(part.difference, True),
-        f"{show(part.low, True)} to {show(part.high, True)}",
+        name, str(part.n), str(part.units), show(part.a), show(part.b),
+        show(part.difference, True),
+        f"{show(part.low, True)} to {show(part.high, True)}" if known else "-",
     ]  # fmt: skip
+
+
+def _escape(text: str) -> str:
+    return " ".join(plain(text).split("\n")).replace("|", "\\|")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _percent(share: float | None) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,27 @@ import msgspec
 from harness.errors import ConfigError
 from harness.recorder import EPISODES
 from harness.runs import Run, RunMeta, write_meta, write_metrics
+from harness.types import Episode
 
-_ABSOLUTE = re.compile(r"\A(?:/|[A-Za-z]:[\\/])\S*[\\/](?P<name>[^\\/]+)[\\/]?\Z")
+# An absolute path's beginning: a root, a home, a drive, a share, a file URL.
+_START = r"(?:file:/{1,3}|~[\w.-]*[\\/]|[A-Za-z]:[\\/]|\\\\(?=\w)|/(?!/))"
+#: A text that is a path, or an option and a path. Spaces belong to it.
+_WHOLE = re.compile(
+    rf"\A(?P<option>-*[\w.-]+=|)(?P<quote>[\"']?)(?P<path>{_START}.*)(?P=quote)\Z", re.DOTALL
+)
+#: A path in quotes, which may hold spaces.
+_QUOTED = re.compile(rf"(?P<quote>[\"'`])(?P<path>{_START}[^\"'`\n]*[\\/][^\"'`\n]*)(?P=quote)")
+#: A path of two parts at least inside a sentence.
+_INSIDE = re.compile(
+    rf"(?<![\w.~/\\-])(?P<path>{_START}[^\s\"'`<>|:;,()\[\]]*[\\/][^\s\"'`<>|:;,()\[\]]*"
+    rf"|(?:file:/{{1,3}}|~[\w.-]*[\\/]|[A-Za-z]:[\\/])[^\s\"'`<>|:;,()\[\]]+)"
+)
 
 
 def export(run: Run, to: Path, *, episodes: bool = False) -> Path:
     """Copy a complete run to ``to/<env>/<agent>/<run id>/``: run.json, metrics.jsonl and, if asked,
-    episodes.jsonl (which quotes the environment's texts). Absolute paths keep their last part.
+    episodes.jsonl (which quotes the environment's texts). Absolute paths keep their last part, in
+    run.json as in the messages of episodes that broke. The copy appears in one move.
 
     Raises ConfigError for a run that is not complete or was exported there before.
     """
@@ -26,23 +43,86 @@ def export(run: Run, to: Path, *, episodes: bool = False) -> Path:
         raise ConfigError(
             f"{run.path} is not complete. Finish it with `harness run --resume {run.path}`."
         )
-    target = to / meta.task_set.env / run.path.parent.name / run.path.name
+    folder = run.path.resolve()
+    target = to / meta.task_set.env / folder.parent.name / folder.name
     if target.exists():
         raise ConfigError(f"{target} exists: this run was exported before.")
     rows = run.metrics
-    write_meta(target, msgspec.convert(_without_paths(msgspec.to_builtins(meta)), RunMeta))
-    write_metrics(target, rows)
-    if episodes:
-        (target / EPISODES).write_bytes((run.path / EPISODES).read_bytes())
+    clean = cleaner(meta)
+    half = to / f".export-{os.getpid()}-{folder.name}"
+    try:
+        write_meta(half, _clean_meta(meta, clean))
+        write_metrics(half, rows)
+        if episodes:
+            with open(half / EPISODES, "wb") as file:
+                for episode in run.episodes():
+                    file.write(msgspec.json.encode(_clean_episode(episode, clean)) + b"\n")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        half.rename(target)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
     return target
 
 
-def _without_paths(value: Any) -> Any:
+def cleaner(meta: RunMeta) -> Callable[[str], str]:
+    """What takes this machine's paths out of a run's texts. A path that stands alone somewhere in
+    run.json is known whole, spaces and all, and is found inside sentences too."""
+    known = {str(Path.home())} | {
+        found["path"].rstrip("\\/")
+        for text in _texts(msgspec.to_builtins(meta))
+        if (found := _WHOLE.match(text))
+    }
+    longest = sorted((path for path in known if len(path) > 1), key=len, reverse=True)
+    either = "|".join(map(re.escape, longest)) or r"(?!)"
+    literal = re.compile(rf"(?:{either})(?=[\\/\s\"'`:;,.)]|$)")
+
+    def clean(text: str) -> str:
+        whole = _WHOLE.match(text)
+        if whole:
+            return f"{whole['option']}{_last(whole['path'])}"
+        text = _QUOTED.sub(lambda m: f"{m['quote']}{_last(m['path'])}{m['quote']}", text)
+        # What follows a known folder is dropped up to the last part with it.
+        text = literal.sub(lambda m: f"/-/{_last(m[0])}", text)
+        return _INSIDE.sub(lambda m: _last(m["path"]), text)
+
+    return clean
+
+
+def _last(path: str) -> str:
+    parts = [part for part in re.split(r"[\\/]+", path) if part]
+    return parts[-1] if parts else ""
+
+
+def _clean_meta(meta: RunMeta, clean: Callable[[str], str]) -> RunMeta:
+    """All but the task set: its hash covers every letter."""
+    found = msgspec.convert(_cleaned(msgspec.to_builtins(meta), clean), RunMeta)
+    return msgspec.structs.replace(found, task_set=meta.task_set)
+
+
+def _clean_episode(episode: Episode, clean: Callable[[str], str]) -> Episode:
+    if episode.error is None:
+        return episode
+    fault = msgspec.structs.replace(episode.error, message=clean(episode.error.message))
+    return msgspec.structs.replace(episode, error=fault)
+
+
+def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        found = _ABSOLUTE.match(value)
-        return found["name"] if found else value
+        return clean(value)
     if isinstance(value, dict):
-        return {key: _without_paths(inner) for key, inner in value.items()}
+        return {_cleaned(key, clean): _cleaned(inner, clean) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_paths(inner) for inner in value]
+        return [_cleaned(inner, clean) for inner in value]
     return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(key)
+            yield from _texts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)

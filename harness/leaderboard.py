@@ -7,9 +7,12 @@ from typing import Any
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
+from harness.errors import TraceError
 from harness.metrics import Summary
-from harness.runs import Run, RunMeta
+from harness.plain import plain
+from harness.runs import OnDamage, Run, RunMeta
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -33,10 +36,13 @@ class Board(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
 
 
-def boards(runs: Iterable[Run], kinds: Sequence[str] = ("run",)) -> list[Board]:
+def boards(
+    runs: Iterable[Run], kinds: Sequence[str] = ("run",), *, on_damage: OnDamage | None = None
+) -> list[Board]:
     """Group complete runs by task-set hash; of an agent's runs the newest counts.
 
-    Runs under different hashes never meet in a table: they score different things.
+    Runs under different hashes never meet in a table: they score different things. A run whose
+    metrics cannot be read is told to ``on_damage`` and passed over (None: the error is raised).
     """
     groups: dict[str, dict[str, Run]] = {}
     for run in runs:
@@ -49,10 +55,18 @@ def boards(runs: Iterable[Run], kinds: Sequence[str] = ("run",)) -> list[Board]:
             newest[meta.agent.name] = run
     found = []
     for newest in groups.values():
-        rows = [
-            Row(name, run.meta.agent.role, str(run.path), run.meta.started, run.summary)
-            for name, run in newest.items()
-        ]
+        rows = []
+        for name, run in newest.items():
+            try:
+                summary = run.summary
+            except TraceError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+                continue
+            rows.append(Row(name, run.meta.agent.role, str(run.path), run.meta.started, summary))
+        if not rows:
+            continue
         rows.sort(key=lambda r: (-(r.summary.success or 0.0), -(r.summary.score or 0.0), r.agent))
         meta = next(iter(newest.values())).meta
         found.append(board(meta, rows))
@@ -117,11 +131,11 @@ def title(board: Board) -> str:
 
 def table(board: Board) -> Table:
     """A board for the terminal."""
-    grid = Table(title=title(board), title_justify="left", header_style="bold")
+    grid = Table(title=Text(plain(title(board))), title_justify="left", header_style="bold")
     for heading, justify in _COLUMNS:
         grid.add_column(heading, justify=justify, no_wrap=heading == "agent")  # type: ignore[arg-type]
     for row in board.rows:
-        grid.add_row(*cells(row))
+        grid.add_row(*(Text(plain(cell)) for cell in cells(row)))
     return grid
 
 
@@ -143,7 +157,7 @@ def to_json(found: Sequence[Board]) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+    return " ".join(plain(text).split("\n")).replace("|", "\\|")
 
 
 def _percent(value: float | None) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from harness import registry
-from harness.runs import find_runs
+from harness.errors import TraceError
+from harness.plain import plain
+from harness.runs import OnDamage, find_runs
 
 
 def _grid(*columns: str) -> Table:
@@ -17,13 +20,23 @@ def _grid(*columns: str) -> Table:
     return table
 
 
+def _add(table: Table, *cells: str) -> None:
+    """A row; what is recorded or configured is text, never markup."""
+    table.add_row(*(Text(plain(cell)) for cell in cells))
+
+
 def envs() -> Table:
     """Registered environments."""
     table = _grid("environment", "gymnasium id", "version", "default task set", "from")
     for name, point in sorted(registry.names("envs").items()):
         cls = registry.env_class(name)
-        table.add_row(
-            name, registry.gym_id(name), cls.version, registry.task_set(name).name, point.value
+        _add(
+            table,
+            name,
+            registry.gym_id(name),
+            cls.version,
+            registry.task_set(name).name,
+            point.value,
         )
     return table
 
@@ -37,7 +50,7 @@ def agents(everything: bool = False) -> Table:
         if why is not None and not everything:
             continue
         cells = [name, config.role, config.policy, config.description]
-        table.add_row(*cells, *((((why or "").split("\n")[0],)) if everything else ()))
+        _add(table, *cells, *((((why or "").split("\n")[0],)) if everything else ()))
     return table
 
 
@@ -47,8 +60,8 @@ def tasks() -> Table:
     for env in sorted(registry.names("envs")):
         for name in registry.task_set_names(env):
             found = registry.task_set(env, name)
-            table.add_row(
-                name, str(len(found.tasks)), str(found.protocol.max_steps), found.hash,
+            _add(
+                table, name, str(len(found.tasks)), str(found.protocol.max_steps), found.hash,
                 found.reference or "-",
             )  # fmt: skip
     return table
@@ -60,20 +73,32 @@ def protocols() -> Table:
     for env in sorted(registry.names("envs")):
         for name, p in registry.env_class(env).protocols.items():
             options = " ".join(f"{k}={v}" for k, v in p.options.items())
-            table.add_row(
-                env, name, str(p.max_steps), p.think or "-", p.last_action or "-", options or "-"
+            _add(
+                table,
+                env,
+                name,
+                str(p.max_steps),
+                p.think or "-",
+                p.last_action or "-",
+                options or "-",
             )
     return table
 
 
-def runs(out: Path) -> Table:
-    """Recorded runs, oldest first."""
+def runs(out: Path, on_damage: OnDamage | None = None) -> Table:
+    """Recorded runs, oldest first; what cannot be read is told to ``on_damage`` (None: raised)."""
     table = _grid("run", "kind", "agent", "task set", "episodes", "status")
-    for run in find_runs(out):
+    for run in find_runs(out, on_damage):
         meta = run.meta
-        done = sum(1 for _ in run.episodes())
-        table.add_row(
-            str(run.path), meta.kind, meta.agent.name, meta.task_set.name,
+        try:
+            done = str(sum(1 for _ in run.episodes()))
+        except TraceError as error:
+            if on_damage is None:
+                raise
+            on_damage(error)
+            done = "?"
+        _add(
+            table, str(run.path), meta.kind, meta.agent.name, meta.task_set.name,
             f"{done}/{meta.n_episodes}", meta.status,
         )  # fmt: skip
     return table

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from harness.types import Episode, Outcome
+from harness.protocol import Protocol
+from harness.types import Decision, Episode, Outcome
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -51,16 +52,31 @@ class EpisodeMetrics(msgspec.Struct, frozen=True):
     env_seconds: float
     extra: dict[str, float | None] = {}
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """The episode's: (task id, seed, attempt)."""
+        return (self.task_id, self.seed, self.attempt)
+
 
 def measure(
-    episode: Episode, reference: Episode | None = None, extra: dict[str, Any] | None = None
+    episode: Episode,
+    reference: Episode | None = None,
+    extra: dict[str, Any] | None = None,
+    protocol: Protocol | None = None,
 ) -> EpisodeMetrics:
     """All metrics of one episode. ``extra`` holds metrics of other packages by name; what the
-    environment measured itself (``Episode.measures``) stands beside them."""
+    environment measured itself (``Episode.measures``) stands beside them. Actions that are thoughts
+    under ``protocol`` (``think: ...``) count as reasoning."""
     steps = [s for s in episode.steps if not s.forced]
-    completions = [s.decision.completion for s in steps if s.decision.completion is not None]
     broken = episode.outcome is Outcome.ERROR
-    sampled = completions if completions else None
+    texts = [_texts(s.decision, protocol) for s in steps]
+    sampled = [
+        (c.prompt_tokens, c.reasoning_tokens + c.action_tokens, 0)
+        if _thinks(s.decision, protocol)
+        else (c.prompt_tokens, c.reasoning_tokens, c.action_tokens)
+        for s in steps
+        if (c := s.decision.completion) is not None
+    ]
     return EpisodeMetrics(
         task_id=episode.task.id,
         seed=episode.task.seed,
@@ -71,12 +87,12 @@ def measure(
         score=None if broken else episode.score,
         n_steps=len(steps),
         invalid_actions=sum(s.invalid for s in steps),
-        reasoning_words=sum(len(words(s.decision.reasoning)) for s in steps),
-        action_words=sum(len(words(s.decision.action or "")) for s in steps),
-        reasoning_tokens=sum(c.reasoning_tokens for c in sampled) if sampled else None,
-        action_tokens=sum(c.action_tokens for c in sampled) if sampled else None,
-        prompt_tokens=sum(c.prompt_tokens for c in sampled) if sampled else None,
-        cot_overlap=None if broken else cot_overlap(episode, reference),
+        reasoning_words=sum(len(words(thought)) for thought, _ in texts),
+        action_words=sum(len(words(action)) for _, action in texts),
+        reasoning_tokens=sum(n for _, n, _ in sampled) if sampled else None,
+        action_tokens=sum(n for _, _, n in sampled) if sampled else None,
+        prompt_tokens=sum(n for n, _, _ in sampled) if sampled else None,
+        cot_overlap=None if broken else cot_overlap(episode, reference, protocol),
         seconds=episode.seconds,
         policy_seconds=round(sum(s.policy_seconds for s in steps), 6),
         env_seconds=round(sum(s.env_seconds for s in steps), 6),
@@ -84,28 +100,43 @@ def measure(
     )
 
 
-def cot_overlap(episode: Episode, reference: Episode | None) -> float | None:
+def cot_overlap(
+    episode: Episode, reference: Episode | None, protocol: Protocol | None = None
+) -> float | None:
     """CoT match rate: clipped multiset intersection of reasoning words over the reference's count
     (SAD, appendix C). None without a reference, or when the reference reasons not at all."""
     if reference is None:
         return None
-    theirs = _reasoning(reference)
+    theirs = _reasoning(reference, protocol)
     total = sum(theirs.values())
     if not total:
         return None
-    ours = _reasoning(episode)
+    ours = _reasoning(episode, protocol)
     return sum(min(count, ours[word]) for word, count in theirs.items()) / total
 
 
-def _reasoning(episode: Episode) -> Counter[str]:
+def _reasoning(episode: Episode, protocol: Protocol | None) -> Counter[str]:
     count: Counter[str] = Counter()
     for step in episode.steps:
         if not step.decision.injected:
-            count.update(words(step.decision.reasoning))
+            count.update(words(_texts(step.decision, protocol)[0]))
     return count
 
 
-def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def _thinks(decision: Decision, protocol: Protocol | None) -> bool:
+    action = decision.action
+    return action is not None and protocol is not None and protocol.is_thought(action)
+
+
+def _texts(decision: Decision, protocol: Protocol | None) -> tuple[str, str]:
+    """A decision's reasoning and its action."""
+    action = decision.action or ""
+    if _thinks(decision, protocol):
+        return f"{decision.reasoning} {action}", ""
+    return decision.reasoning, action
+
+
+def wilson(successes: float, n: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson score interval of a share (95 % by default); (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0

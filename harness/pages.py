@@ -19,50 +19,66 @@ import msgspec
 from harness.errors import ConfigError
 from harness.leaderboard import Board, Row, title
 from harness.runs import Run
+from harness.sides import labels
 from harness.types import Episode, Step
+from harness.view import Beside, Wanted, select
 
-#: Most episodes of one run on a page: beyond, a browser gets slow.
-MOST = 2000
+#: Most tasks on a page, and most bytes of their data: beyond, a browser gets slow.
+MOST, MOST_BYTES = 2000, 64_000_000
 
 
-def episodes_page(runs: Sequence[Run], *, most: int = MOST) -> str:
-    """The episodes of a run, step by step; of several runs of one task set, side by side.
+def episodes_page(
+    runs: Sequence[Run],
+    wanted: Wanted | None = None,
+    *,
+    most: int = MOST,
+    most_bytes: int = MOST_BYTES,
+) -> str:
+    """The episodes of a run that fit, step by step; of several runs of one task set, side by side.
 
-    Raises ConfigError for runs of different task sets, and for more than ``most`` episodes.
+    Raises ConfigError for runs of different task sets, where nothing fits, and for more than
+    ``most`` tasks or ``most_bytes`` of data.
     """
+    names = labels(runs)
     if len({run.meta.task_set_hash for run in runs}) > 1:
-        names = ", ".join(f"{r.meta.agent.name}: {r.meta.task_set.name}" for r in runs)
-        raise ConfigError(f"These runs score different things and share no page ({names}).")
-    shown = []
-    keys: dict[str, None] = {}
-    for run in runs:
-        episodes: dict[str, Any] = {}
-        for episode in run.episodes():
-            if len(episodes) == most:
-                raise ConfigError(
-                    f"{run.path} has more than {most} episodes, too many for a page: "
-                    "filter them (--failed, --type, --task), or raise --most."
-                )
-            episodes[_key(episode)] = _episode(episode)
-        keys |= dict.fromkeys(sorted(episodes))
-        shown.append({"agent": run.meta.agent.name, "episodes": episodes})
-    meta = runs[0].meta
-    names = " and ".join(run.meta.agent.name for run in runs)
+        told = ", ".join(f"{n}: {r.meta.task_set.name}" for n, r in zip(names, runs, strict=True))
+        raise ConfigError(f"These runs score different things and share no page ({told}).")
+    remedy = "filter them (--failed, --type, --task, --seed)"
+    rows: list[Any] = []
+    size = 0
+    for row in select(runs, wanted):
+        if len(rows) == most:
+            raise ConfigError(
+                f"{runs[0].path} has more than {most} episodes that fit, too many for a page: "
+                f"{remedy}, or raise --most."
+            )
+        rows.append(_row(row))
+        size += len(msgspec.json.encode(rows[-1]))
+        if size > most_bytes:
+            raise ConfigError(
+                f"The page of {runs[0].path} would exceed {most_bytes / 1e6:.0f} MB after "
+                f"{len(rows)} episodes: {remedy}."
+            )
+    if not rows and wanted not in (None, Wanted()):
+        raise ConfigError(f"No episode of {' or '.join(str(r.path) for r in runs)} fits.")
+    rows.sort(key=lambda row: (row["task"], row["seed"], row["attempt"]))
+    heading = " and ".join(names)
     body = f"""\
-<header class="top"><h1>{escape(names)} on {escape(meta.task_set.name)}</h1>
-<div class="quiet small">{escape(", ".join(r.meta.run_id for r in runs))} · keys: j next,
-k previous, / search</div></header>
+<header class="top"><h1>{escape(heading)} on {escape(runs[0].meta.task_set.name)}</h1>
+<div class="quiet small">{escape(", ".join(r.meta.run_id for r in runs))} · keys: j or → next,
+k or ← previous, / search</div></header>
 <div class="viewer"><nav class="list" aria-label="Episodes"><div class="tools">
-<input id="search" type="search" placeholder="task or words" aria-label="Search">
+<input id="search" type="search" placeholder="task, or words of any step" aria-label="Search">
 <select id="type" aria-label="Task type"><option value="">all types</option></select>
 {_filters(len(runs) > 1)}<span id="count" class="quiet small" role="status"></span></div>
 <ol class="episodes"></ol></nav><main class="episode" aria-live="polite"></main></div>"""
-    data = {"keys": list(keys), "runs": shown}
-    return document(f"{names}: episodes", body, script="view.js", data=data)
+    data = {"agents": names, "rows": rows}
+    return document(f"{heading}: episodes", body, script="view.js", data=data)
 
 
-def leaderboard_page(boards: Sequence[Board]) -> str:
-    """Every board as a table with interval bars, and success against reasoning length."""
+def leaderboard_page(boards: Sequence[Board], *, notes: Sequence[str] = (), below: str = "") -> str:
+    """Every board as a table with interval bars, and success against reasoning length. ``notes``
+    tell what was passed over, ``below`` is markup that follows."""
     parts = ['<header class="top"><h1>Leaderboard</h1></header><main class="page">']
     for board in boards:
         parts.append(f"<h2>{escape(title(board))}</h2>")
@@ -70,11 +86,13 @@ def leaderboard_page(boards: Sequence[Board]) -> str:
         parts.append(_scatter(board))
     if not boards:
         parts.append('<p class="quiet">No complete runs.</p>')
+    parts += [f'<p class="note">Passed over: {escape(note)}</p>' for note in notes]
     parts.append(
         '<p class="quiet small">Bars: 95 % Wilson intervals. "=": the interval reaches into that '
         "of the agent above; <code>harness compare</code> tells pairs apart. Episodes that broke "
-        "(errors) enter no share.</p></main>"
+        "(errors) enter no share.</p>"
     )
+    parts.append(f"{below}</main>")
     return document("Leaderboard", "".join(parts))
 
 
@@ -123,9 +141,14 @@ def _filters(several: bool) -> str:
     )
 
 
-def _key(episode: Episode) -> str:
-    task, seed, attempt = episode.key
-    return task + (f" seed {seed}" if seed else "") + (f" attempt {attempt}" if attempt else "")
+def _row(row: Beside) -> dict[str, Any]:
+    task, seed, attempt = next(e for e in row if e is not None).key
+    return {
+        "task": task,
+        "seed": seed,
+        "attempt": attempt,
+        "episodes": [_episode(e) if e is not None else None for e in row],
+    }
 
 
 def _episode(episode: Episode) -> dict[str, Any]:

@@ -1,8 +1,14 @@
 """Statistics of paired outcomes: two agents on the same tasks, some of them related, some repeated.
 
-A pair is one task under one replicate (a training seed, an evaluation seed, an attempt); clusters
-are tasks that stand or fall together (a product, a folder). Everything here is arrays of numbers;
-``harness.compare`` says what they mean.
+A row is one episode of each agent on one task. Clusters are tasks that stand or fall together (a
+product, a folder); a replicate is a training seed. Evaluation seeds and attempts are repeats
+inside a replicate: rows of one task share one weight. Everything here is arrays of numbers, one
+entry a row; ``harness.comparison`` says what they mean.
+
+With one replicate nothing is known of other training seeds, and clusters alone are drawn anew
+(bootstrap, Newcombe, sign flips). With several, replicates and clusters are crossed random
+effects: few replicates make a percentile bootstrap far too narrow, so that interval, p-value and
+equivalence all come from variance components and Student's t.
 """
 
 from __future__ import annotations
@@ -19,81 +25,217 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _Z95, _Z90 = 1.959963984540054, 1.6448536269514722
-#: z(97.5 %) + z(80 %): how many standard errors a difference must measure to be seen 4 times in 5.
-_POWER_80 = _Z95 + 0.8416212335729143
+#: Fewer clusters than this give no interval to a task type, or to a quantity that is no share.
+FEWEST = 10
+#: A variance below this is rounding.
+_NOTHING = 1e-20
 
 
 class Estimate(NamedTuple):
-    """A mean difference, its bootstrap standard error and percentile intervals."""
+    """A mean difference, its standard error and degrees of freedom, intervals, and p."""
 
     difference: float
     error: float
+    df: float
     low: float
     high: float
     #: The 90 % interval, which a test of equivalence at 5 % looks at (TOST).
     low_90: float
     high_90: float
+    p: float
+
+
+def weights(replicate: Ints, task: Ints) -> Floats:
+    """One over the number of rows of the same task and replicate."""
+    _, cell, count = np.unique(
+        np.stack([replicate, task]), axis=1, return_inverse=True, return_counts=True
+    )
+    return 1.0 / count[cell.reshape(-1)].astype(np.float64)
+
+
+def shares(
+    won_a: Floats,
+    won_b: Floats,
+    cluster: Ints,
+    replicate: Ints,
+    weight: Floats | None = None,
+    *,
+    draws: int = 10_000,
+) -> Estimate:
+    """The difference of two success shares (0/1 outcomes).
+
+    Several replicates: ``crossed``, unless no outcome varies at all; then they are repeats.
+    One: on each side the wider of the cluster bootstrap and Newcombe's score interval, the latter
+    with the effective number of pairs (Korn and Graubard, Survey Methodology 24, 1998): a bootstrap
+    of outcomes that never differ has no width, and would call two agents equal after a handful of
+    tasks. p is by sign flips.
+    """
+    weight = np.ones(len(won_a)) if weight is None else weight
+    difference = won_a - won_b
+    found = crossed(difference, cluster, replicate, weight)
+    if found is not None:
+        return found
+    drawn = bootstrap(difference, cluster, weight, draws=draws)
+    n = effective(difference, cluster, weight)
+    score = {z: newcombe(won_a, won_b, n, z, weight) for z in (_Z95, _Z90)}
+    return drawn._replace(
+        error=max(drawn.error, (score[_Z95][1] - score[_Z95][0]) / (2 * _Z95)),
+        low=min(drawn.low, score[_Z95][0]),
+        high=max(drawn.high, score[_Z95][1]),
+        low_90=min(drawn.low_90, score[_Z90][0]),
+        high_90=max(drawn.high_90, score[_Z90][1]),
+        p=flips(difference, cluster, weight),
+    )
+
+
+def means(
+    difference: Floats,
+    cluster: Ints,
+    replicate: Ints,
+    weight: Floats | None = None,
+    *,
+    draws: int = 2_000,
+) -> Estimate | None:
+    """The mean difference of a quantity that is no share; None where the rows cannot tell how far
+    to trust it: fewer than ``FEWEST`` clusters, or no spread.
+
+    One replicate: on each side the wider of the cluster bootstrap and Student's interval.
+    """
+    weight = np.ones(len(difference)) if weight is None else weight
+    if len(np.unique(cluster)) < FEWEST:
+        return None
+    if len(np.unique(replicate)) > 1:
+        return crossed(difference, cluster, replicate, weight)
+    table, *_ = _contributions(difference, cluster, replicate, weight)
+    spread = _spread(table.sum(0))
+    if spread < _NOTHING:
+        return None
+    student = _student(_mean(difference, weight), spread, table.shape[1] - 1.0)
+    drawn = bootstrap(difference, cluster, weight, draws=draws)
+    return student._replace(
+        low=min(student.low, drawn.low),
+        high=max(student.high, drawn.high),
+        low_90=min(student.low_90, drawn.low_90),
+        high_90=max(student.high_90, drawn.high_90),
+    )
+
+
+def crossed(difference: Floats, cluster: Ints, replicate: Ints, weight: Floats) -> Estimate | None:
+    """A mean difference over crossed replicates (R) and clusters (G); None for fewer than two of
+    either, or where nothing varies.
+
+    The variance of the mean is s2(replicates)/R + s2(clusters)/G - s2(rest)/(RG), the two-way
+    random-effects decomposition, never less than either of the first two; Student's t has
+    Satterthwaite's degrees of freedom. Two replicates have one, whatever the tasks say: their
+    spread is too poorly known to be weighed against another.
+    """
+    table, by_replicate, by_cluster = _contributions(difference, cluster, replicate, weight)
+    r, g = table.shape
+    if r < 2 or g < 2:
+        return None
+    rows, columns = table.sum(1), table.sum(0)
+    seeds, tasks = _spread(rows), _spread(columns)
+    rest = table - np.outer(rows, by_cluster) - np.outer(by_replicate, columns)
+    both = float((rest**2).sum()) * r * g / ((r - 1) * (g - 1))
+    variance = max(seeds + tasks - both, seeds, tasks)
+    if variance < _NOTHING:
+        return None
+    df = variance**2 / (seeds**2 / (r - 1) + tasks**2 / (g - 1))
+    return _student(_mean(difference, weight), variance, 1.0 if r == 2 else max(1.0, df))
+
+
+def _contributions(
+    difference: Floats, cluster: Ints, replicate: Ints, weight: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """What each replicate and cluster adds to the mean's error [R, G], and their shares of all
+    weight [R], [G]."""
+    r_names, r = np.unique(replicate, return_inverse=True)
+    g_names, g = np.unique(cluster, return_inverse=True)
+    table, held = np.zeros((2, len(r_names), len(g_names)))
+    total = weight.sum()
+    np.add.at(table, (r, g), weight * (difference - _mean(difference, weight)) / total)
+    np.add.at(held, (r, g), weight / total)
+    return table, held.sum(1), held.sum(0)
+
+
+def _spread(parts: Floats) -> float:
+    """Variance of a sum of independent contributions whose mean is 0."""
+    n = len(parts)
+    return float((parts**2).sum()) * n / (n - 1) if n > 1 else 0.0
+
+
+def _mean(values: Floats, weight: Floats) -> float:
+    return float(np.average(values, weights=weight))
+
+
+def _student(difference: float, variance: float, df: float) -> Estimate:
+    from scipy.special import stdtr, stdtrit
+
+    error = math.sqrt(variance)
+    wide, narrow = (error * float(stdtrit(df, q)) for q in (0.975, 0.95))
+    return Estimate(
+        difference, error, df,
+        difference - wide, difference + wide, difference - narrow, difference + narrow,
+        min(1.0, 2 * float(stdtr(df, -abs(difference) / error))),
+    )  # fmt: skip
 
 
 def bootstrap(
-    differences: Floats, cluster: Ints, replicate: Ints, *, draws: int = 10_000, seed: int = 0
+    difference: Floats,
+    cluster: Ints,
+    weight: Floats | None = None,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> Estimate:
-    """Crossed bootstrap of a mean difference (n pairs): clusters and replicates are drawn anew,
-    independently, with replacement, and a pair counts as often as both of its were drawn.
-
-    With one replicate this is the cluster bootstrap: it says nothing of another training seed.
-    """
-    groups, g = np.unique(cluster, return_inverse=True)
-    repeats, r = np.unique(replicate, return_inverse=True)
-    shape = (len(repeats), len(groups))
-    total, count = np.zeros(shape), np.zeros(shape)
-    np.add.at(total, (r, g), differences)
-    np.add.at(count, (r, g), 1.0)
+    """Cluster bootstrap of a mean difference: clusters are drawn anew, with replacement. It says
+    nothing of another training seed; p is the share of draws beyond 0, doubled."""
+    weight = np.ones(len(difference)) if weight is None else weight
+    names, g = np.unique(cluster, return_inverse=True)
+    groups = len(names)
+    total, held = np.zeros(groups), np.zeros(groups)
+    np.add.at(total, g, weight * difference)
+    np.add.at(held, g, weight)
     rng = np.random.default_rng(seed)
     means: list[Floats] = []
     for start in range(0, draws, 500):
         size = min(500, draws - start)
-        by_group = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size)
-        by_repeat = rng.multinomial(len(repeats), np.full(len(repeats), 1 / len(repeats)), size)
-        weighed = ((by_repeat @ total) * by_group).sum(1)
-        weight = ((by_repeat @ count) * by_group).sum(1)
-        means.append(weighed[weight > 0] / weight[weight > 0])
-    drawn = np.concatenate(means)
-    low, low_90, high_90, high = np.percentile(drawn, [2.5, 5.0, 95.0, 97.5])
+        drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size)
+        means.append((drawn @ total) / (drawn @ held))
+    values = np.concatenate(means)
+    low, low_90, high_90, high = np.percentile(values, [2.5, 5.0, 95.0, 97.5])
+    beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
     return Estimate(
-        float(differences.mean()), float(drawn.std(ddof=1)),
+        _mean(difference, weight), float(values.std(ddof=1)), math.inf,
         float(low), float(high), float(low_90), float(high_90),
+        min(1.0, 2 * (beyond + 1) / (draws + 1)),
     )  # fmt: skip
 
 
-def shares(
-    won_a: Floats, won_b: Floats, cluster: Ints, replicate: Ints, *, draws: int = 10_000
-) -> Estimate:
-    """The difference of two success shares (0/1 outcomes of n pairs).
-
-    On each side the wider of the crossed bootstrap and Newcombe's score interval, the latter with
-    as many pairs as there are clusters: a bootstrap of outcomes that never differ has no width,
-    and would call two agents equal after a handful of tasks.
-    """
-    drawn = bootstrap(won_a - won_b, cluster, replicate, draws=draws)
-    n = len(np.unique(cluster))
-    score = {z: newcombe(won_a, won_b, n, z) for z in (_Z95, _Z90)}
-    return Estimate(
-        drawn.difference,
-        max(drawn.error, (score[_Z95][1] - score[_Z95][0]) / (2 * _Z95)),
-        min(drawn.low, score[_Z95][0]),
-        max(drawn.high, score[_Z95][1]),
-        min(drawn.low_90, score[_Z90][0]),
-        max(drawn.high_90, score[_Z90][1]),
-    )
+def effective(difference: Floats, cluster: Ints, weight: Floats) -> float:
+    """How many independent pairs would know the mean difference as well as these rows: their
+    variance over the variance of the mean, at most all rows; the clusters where nothing varies."""
+    n = len(difference)
+    clusters = len(np.unique(cluster))
+    share = weight / weight.sum()
+    mean = float((share * difference).sum())
+    single = float((share * (difference - mean) ** 2).sum()) * n / max(1, n - 1)
+    table, *_ = _contributions(difference, cluster, np.zeros(n, dtype=np.int64), weight)
+    whole = _spread(table.sum(0))
+    if whole < _NOTHING or single < _NOTHING:
+        return float(clusters)
+    return min(max(single / whole, 1.0), float(n))
 
 
-def newcombe(won_a: Floats, won_b: Floats, n: int, z: float) -> tuple[float, float]:
+def newcombe(
+    won_a: Floats, won_b: Floats, n: float, z: float, weight: Floats | None = None
+) -> tuple[float, float]:
     """Newcombe's hybrid score interval of a paired difference of shares (Statistics in Medicine
     17, 1998, method 10), as if the shares seen came from ``n`` pairs."""
-    p, q = float(won_a.mean()), float(won_b.mean())
-    both = n * float((won_a * won_b).mean())
-    neither = n * float(((1 - won_a) * (1 - won_b)).mean())
+    weight = np.ones(len(won_a)) if weight is None else weight
+    p, q = _mean(won_a, weight), _mean(won_b, weight)
+    both = n * _mean(won_a * won_b, weight)
+    neither = n * _mean((1 - won_a) * (1 - won_b), weight)
     crossed = both * neither - (n * p - both) * (n * q - both)
     spread = math.sqrt(max(0.0, p * (1 - p) * q * (1 - q))) * n * n
     if crossed > 0:
@@ -116,24 +258,40 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
-def seed_test(differences: Floats, replicate: Ints) -> float | None:
-    """Paired t-test over replicates' mean differences; None for fewer than two, or no spread."""
-    from scipy.stats import ttest_1samp
+def flips(
+    difference: Floats, cluster: Ints, weight: Floats, *, draws: int = 20_000, seed: int = 0
+) -> float:
+    """Two-sided sign-flip test: were the agents alike, each cluster could as well have come out
+    the other way round. Where clusters weigh alike this is exact, and McNemar's test; otherwise
+    ``draws`` flips are drawn."""
+    names, g = np.unique(cluster, return_inverse=True)
+    sums = np.zeros(len(names))
+    np.add.at(sums, g, weight * difference)
+    sums = sums[np.abs(sums) > 1e-12]
+    if not len(sums):
+        return 1.0
+    if np.ptp(np.abs(sums)) < 1e-9:
+        return mcnemar(int((sums > 0).sum()), int((sums < 0).sum()))
+    rng = np.random.default_rng(seed)
+    seen, beyond = abs(float(sums.sum())) - 1e-9, 0
+    for start in range(0, draws, 2_000):
+        signs = rng.integers(0, 2, (min(2_000, draws - start), len(sums)), dtype=np.int8)
+        beyond += int((np.abs((2.0 * signs - 1.0) @ sums) >= seen).sum())
+    return (beyond + 1) / (draws + 1)
 
-    means = np.array([differences[replicate == r].mean() for r in np.unique(replicate)])
-    if len(means) < 2 or np.ptp(means) == 0:
-        return None
-    return float(ttest_1samp(means, 0.0).pvalue)
 
-
-def detectable(error: float) -> float:
+def detectable(error: float, df: float = math.inf) -> float:
     """Smallest true difference that a design with this standard error shows with 80 % power."""
-    return _POWER_80 * error
+    from scipy.special import stdtrit
+
+    df = min(df, 1e9)
+    return float(stdtrit(df, 0.975) + stdtrit(df, 0.8)) * error
 
 
 def planned_error(n: int, share: float = 0.5, correlation: float = 0.5) -> float:
     """Standard error of a paired difference of two success rates near ``share`` over n tasks,
-    before anything is played; ``correlation`` is that of two agents on one task."""
+    before anything is played; ``correlation`` is that of two agents on one task. Seeds and
+    attempts of evaluation repeat tasks and add none."""
     return math.sqrt(2 * share * (1 - share) * (1 - correlation) / n)
 
 

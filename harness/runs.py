@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from harness.config import AgentConfig
-from harness.errors import ConfigError, TraceError
+from harness.errors import ConfigError, HarnessError, TraceError
 from harness.metrics import EpisodeMetrics, Summary, summarise
 from harness.recorder import EPISODES, read_episodes
 from harness.tasksets import TaskSet
@@ -26,6 +26,9 @@ from harness.types import SCHEMA, Episode
 
 META = "run.json"
 METRICS = "metrics.jsonl"
+
+#: Told of a run that cannot be read, which is then passed over.
+OnDamage = Callable[[HarnessError], None]
 _PACKAGES = ("distill-harness", "gymnasium", "numpy", "torch", "transformers", "tokenizers",
              "textworld", "alfworld")  # fmt: skip
 
@@ -79,14 +82,24 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[EpisodeMetrics]:
-        """One row an episode, from metrics.jsonl."""
+        """One row an episode, from metrics.jsonl. Raises TraceError where an episode has two, and
+        where a complete run lacks some: what is missing is never left out in silence."""
         file = self.path / METRICS
         if not file.exists():
             raise TraceError(
                 f"{file} is missing: the run was stopped before it was scored. "
                 f"Continue it with `harness run --resume {self.path}`."
             )
-        return read_metrics(file)
+        rows = read_metrics(file)
+        remedy = f"Score the run again with `harness score {self.path}`."
+        if len({row.key for row in rows}) < len(rows):
+            raise TraceError(f"{file}: some episode has two rows. {remedy}")
+        if self.meta.status == "complete" and len(rows) != self.meta.n_episodes:
+            raise TraceError(
+                f"{file}: {len(rows)} rows, but the run has {self.meta.n_episodes} episodes. "
+                f"{remedy}"
+            )
+        return rows
 
     @property
     def summary(self) -> Summary:
@@ -103,6 +116,8 @@ def read_meta(folder: Path) -> RunMeta:
         return msgspec.json.decode(file.read_bytes(), type=RunMeta)
     except FileNotFoundError:
         raise TraceError(f"{folder} is not a run folder: it has no {META}.") from None
+    except OSError as error:
+        raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TraceError(f"{file}: not a run description: {error}") from None
 
@@ -117,18 +132,25 @@ def write_meta(folder: Path, meta: RunMeta) -> None:
 
 
 def read_metrics(file: Path) -> list[EpisodeMetrics]:
-    decoder = msgspec.json.Decoder(EpisodeMetrics)
-    rows = []
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(decoder.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise TraceError(
-                    f"{file}:{number}: not a metrics row: {error}\n"
-                    "  Delete the file and score the run again with `harness score`."
-                ) from None
-    return rows
+    """Rows of metrics.jsonl; damage raises TraceError with file and line."""
+    try:
+        with open(file, "rb") as lines:
+            return [_row(file, number, line) for number, line in enumerate(lines, 1)]
+    except OSError as error:
+        raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
+
+
+_decode_row = msgspec.json.Decoder(EpisodeMetrics).decode
+
+
+def _row(file: Path, number: int, line: bytes) -> EpisodeMetrics:
+    try:
+        return _decode_row(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TraceError(
+            f"{file}:{number}: not a metrics row: {error}\n"
+            "  Delete the file and score the run again with `harness score`."
+        ) from None
 
 
 def write_metrics(folder: Path, rows: Sequence[EpisodeMetrics]) -> None:
@@ -156,23 +178,36 @@ def run_folder(out: Path, env: str, agent: str, run_id: str) -> Path:
     return folder
 
 
-def find_runs(out: Path) -> list[Run]:
-    """All runs under a results folder, oldest first. A damaged run.json raises TraceError."""
+def find_runs(out: Path, on_damage: OnDamage | None = None) -> list[Run]:
+    """All runs under a results folder, oldest first. A damaged run.json is told to ``on_damage``
+    and passed over, so that one does not hide the others; without it TraceError is raised."""
     if not out.is_dir():
         return []
-    files = sorted(out.glob(f"*/*/*/{META}"), key=lambda p: p.parent.name)
-    return [Run(file.parent) for file in files]
+    found = []
+    for file in out.glob(f"*/*/*/{META}"):
+        try:
+            found.append(Run(file.parent))
+        except TraceError as error:
+            if on_damage is None:
+                raise
+            on_damage(error)
+    return sorted(found, key=_age)
 
 
 def open_run(path: str | Path) -> Run:
-    """A run by its folder, or by the folder of its newest run (``results/alfworld/expert``)."""
+    """A run by its folder, or by the folder of its newest run (``results/alfworld/expert``);
+    references count only where there is nothing else."""
     folder = Path(path)
     if (folder / META).exists():
         return Run(folder)
-    inner = sorted(folder.glob(f"**/{META}"), key=lambda p: p.parent.name)
+    inner = [Run(file.parent) for file in folder.glob(f"**/{META}")]
     if inner:
-        return Run(inner[-1].parent)
+        return max(inner, key=lambda run: (run.meta.kind != "reference", _age(run)))
     raise ConfigError(f"'{path}' is not a run folder and holds none. See `harness list runs`.")
+
+
+def _age(run: Run) -> tuple[str, str]:
+    return run.meta.started, run.path.name
 
 
 def provenance() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from harness.errors import ConfigError
 from harness.protocol import Protocol
 from harness.types import Task
 
+_PART = re.compile(r"\[(\d*):(\d*)\]")
 _SLICE = re.compile(r"\A(?P<name>.*?)\[(?P<start>\d*):(?P<stop>\d*)\]\Z")
 
 
@@ -104,3 +105,25 @@ def split_slice(name: str) -> tuple[str, slice | None]:
         return name, None
     bounds = [int(match[g]) if match[g] else None for g in ("start", "stop")]
     return match["name"], slice(*bounds)
+
+
+def named(asked: str, task_set: TaskSet) -> bool:
+    """Whether a set is the one asked for by name: with or without its environment, a part by its
+    bounds (``dev[:12]`` is ``alfworld/dev[0:12]``; one that holds all tasks is the set itself)."""
+    wanted, part = _bounds(asked)
+    base, ours = _bounds(task_set.name)
+    if wanted not in (base, base.partition("/")[2]):
+        return False
+    if part is None or ours is None:
+        size = len(task_set.tasks)
+        return part == ours or (part is not None and part.indices(size) == (0, size, 1))
+    return (part.start or 0) == (ours.start or 0) and part.stop in (None, ours.stop)
+
+
+def _bounds(name: str) -> tuple[str, slice | None]:
+    """A name without its part, which may stand before a protocol's suffix, and the part."""
+    match = _PART.search(name)
+    if match is None:
+        return name, None
+    bounds = (int(bound) if bound else None for bound in match.groups())
+    return name[: match.start()] + name[match.end() :], slice(*bounds)

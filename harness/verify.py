@@ -2,7 +2,8 @@
 
     recorded episode -> its decisions, one by one -> the same loop, a fresh environment -> equal?
 
-A published run is checked with one command: same data, same observations, same outcome.
+A published run is checked with one command: same data, every episode there once, same
+observations, same outcome, and metrics that say so.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ from typing import Any
 
 import msgspec
 
-from harness import api
-from harness.errors import AgentError
+from harness import api, registry
+from harness.errors import AgentError, TraceError
 from harness.loop import play_episode
-from harness.runs import Run
+from harness.metrics import EpisodeMetrics, measure
+from harness.policy import ContextOverflow
+from harness.recorder import EPISODES
+from harness.runs import METRICS, Run, RunMeta, read_metrics
 from harness.types import Decision, Episode, Outcome, Step
+
+#: What a metrics row holds beside the play: times, and what takes another trace or package.
+_NOT_PLAYED = frozenset({"seconds", "policy_seconds", "env_seconds", "cot_overlap", "extra"})
+
+Key = tuple[str, int, int]
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """The first thing that an episode played again shows otherwise."""
+    """The first thing that an episode played again shows otherwise, or what a run lacks."""
 
     task_id: str
     seed: int
     attempt: int
-    #: Number of the step, from 1; None: the episode's end.
+    #: Number of the step, from 1; None: the episode as a whole.
     step: int | None
     field: str
     recorded: Any
@@ -33,38 +42,87 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Recorded:
-    """A policy that decides as an episode recorded."""
+    """A policy that decides as an episode recorded, and gives up where its window was full."""
 
     def __init__(self, episode: Episode) -> None:
         self.decisions = [s.decision for s in episode.steps if not s.forced]
+        self.overflows = episode.outcome is Outcome.CONTEXT
 
     def act(self, instruction: str, history: Sequence[Step], observation: str) -> Decision:
-        if len(history) >= len(self.decisions):
-            raise AgentError("the record ends here, but the episode goes on")
-        return self.decisions[len(history)]
+        if len(history) < len(self.decisions):
+            return self.decisions[len(history)]
+        if self.overflows:
+            raise ContextOverflow
+        raise AgentError("the record ends here, but the episode goes on")
 
 
-def verify(run: Run) -> Iterator[tuple[Episode, Difference | None]]:
-    """Yield each recorded episode with its first difference (None: equal in everything).
+def verify(run: Run) -> Iterator[tuple[Episode | None, Difference | None]]:
+    """Yield each recorded episode with its first difference (None: equal in everything), then
+    each episode that the run should hold and does not, as a difference alone.
 
-    Episodes that broke have no outcome to reproduce and are left out. Raises DataError when the
-    data here are not those of the run's task set.
+    An episode that broke has no outcome to reproduce: only its metrics are compared. A run that
+    was stopped may lack episodes and metrics. Raises TraceError for a description that
+    contradicts itself, and DataError when the data here are not those of the run's task set.
     """
     meta = run.meta
+    check_meta(run)
     make_env = api.env_maker(meta, reveal=False)
     api.check_data(make_env, meta.task_set)
+    complete = meta.status == "complete"
+    tasks = {(j.task.id, j.task.seed, j.attempt): j.task for j in api.all_jobs(meta)}
+    due: dict[Key, bool] = dict.fromkeys(tasks, True)
+    rows = _rows(run) if complete or (run.path / METRICS).exists() else None
     env = make_env()
     try:
         for episode in run.episodes():
-            if episode.outcome is Outcome.ERROR:
+            row = rows.pop(episode.key, None) if rows is not None else None
+            if not due.get(episode.key):
+                held = "a second time" if episode.key in due else "not of this run"
+                yield episode, _whole(episode.key, "record", held, None)
                 continue
-            again = play_episode(
-                Recorded(episode), env, episode.task, agent=episode.agent,
-                protocol=meta.task_set.protocol, attempt=episode.attempt,
-            )  # fmt: skip
-            yield episode, first_difference(episode, again)
+            due[episode.key] = False
+            if episode.task != tasks[episode.key]:
+                yield episode, _whole(episode.key, "task", episode.task, tasks[episode.key])
+                continue
+            again = episode
+            if episode.outcome is not Outcome.ERROR:
+                again = play_episode(
+                    Recorded(episode), env, episode.task, agent=episode.agent,
+                    protocol=meta.task_set.protocol, attempt=episode.attempt,
+                )  # fmt: skip
+            difference = first_difference(episode, again)
+            if difference is None and rows is not None:
+                difference = _metrics_difference(row, again, meta)
+            yield episode, difference
     finally:
         env.close()
+    if complete:
+        for key in (key for key, missing in due.items() if missing):
+            yield None, _whole(key, "record", None, "an episode of this run")
+    for key, row in (rows or {}).items():
+        if not due.get(key):
+            yield None, _whole(key, "metrics", msgspec.to_builtins(row), None)
+
+
+def check_meta(run: Run) -> None:
+    """Refuse a description that contradicts itself, or another version of the environment."""
+    meta = run.meta
+    if not (run.path / EPISODES).exists():
+        raise TraceError(
+            f"{run.path} holds no {EPISODES}: there is nothing to play again. Get the run with its "
+            "episodes (`harness export --episodes`)."
+        )
+    if meta.task_set.hash != meta.task_set_hash:
+        raise TraceError(
+            f"{run.path}: its task set hashes to {meta.task_set.hash}, but run.json says "
+            f"{meta.task_set_hash}: the description was changed after the run."
+        )
+    here = registry.env_class(meta.task_set.env).version
+    if meta.env_version != here:
+        raise TraceError(
+            f"{run.path} was played in version {meta.env_version} of '{meta.task_set.env}'; "
+            f"version {here} is installed. Verify it with that of the run."
+        )
 
 
 def first_difference(recorded: Episode, found: Episode) -> Difference | None:
@@ -81,7 +139,7 @@ def first_difference(recorded: Episode, found: Episode) -> Difference | None:
             ours, theirs = getattr(a, field), getattr(b, field)
             if ours != theirs:
                 return differ(number, field, ours, theirs)
-    if found.error is not None:
+    if found.error is not None and recorded.error is None:
         return differ(len(found.steps) + 1, "error", None, found.error.message)
     if len(recorded.steps) != len(found.steps):
         return differ(None, "steps", len(recorded.steps), len(found.steps))
@@ -90,3 +148,31 @@ def first_difference(recorded: Episode, found: Episode) -> Difference | None:
         if ours != theirs:
             return differ(None, field, ours, theirs)
     return None
+
+
+def _rows(run: Run) -> dict[Key, EpisodeMetrics]:
+    rows = read_metrics(run.path / METRICS)
+    found = {row.key: row for row in rows}
+    if len(found) < len(rows):
+        raise TraceError(f"{run.path / METRICS}: some episode has two rows.")
+    return found
+
+
+def _metrics_difference(
+    row: EpisodeMetrics | None, episode: Episode, meta: RunMeta
+) -> Difference | None:
+    if row is None:
+        return _whole(episode.key, "metrics", None, "a row of this episode")
+    right = measure(episode, protocol=meta.task_set.protocol)
+    for field in EpisodeMetrics.__struct_fields__:
+        ours, theirs = getattr(row, field), getattr(right, field)
+        if field not in _NOT_PLAYED and ours != theirs:
+            return _whole(episode.key, f"metrics, {field}", ours, theirs)
+    for name, theirs in right.extra.items():
+        if row.extra.get(name) != theirs:
+            return _whole(episode.key, f"metrics, {name}", row.extra.get(name), theirs)
+    return None
+
+
+def _whole(key: Key, field: str, recorded: Any, found: Any) -> Difference:
+    return Difference(*key, None, field, recorded, found)

@@ -2,62 +2,112 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
+from harness.plain import plain as plain
 from harness.runs import Run
+from harness.sides import labels
 from harness.types import Episode, Outcome, Step
 
-FILTERS = ("all", "failed", "invalid", "errors")
-#: Control characters but newline and tab: an environment's text must not steer the terminal.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Most lines of a list, unless asked otherwise.
+MOST = 50
+#: One task under one seed and attempt: an episode of each run (None: it has none).
+Beside = tuple[Episode | None, ...]
 
 
-def select(
-    run: Run, *, which: str = "all", task_type: str | None = None, task: str | None = None
-) -> Iterator[Episode]:
-    """Episodes of a run that fit: ``failed`` (played to the end, not won), ``invalid`` (with an
-    invalid action), ``errors``; of a type; of one task id, or of ids that contain the text."""
-    exact = task is not None and any(e.task.id == task for e in run.episodes())
-    for episode in run.episodes():
+class Wanted(msgspec.Struct, frozen=True):
+    """Which episodes: all that is given must fit. ``failed`` is played to the end and not won,
+    ``invalid`` has an invalid action, ``errors`` broke; ``task`` is an id, or a part of ids."""
+
+    failed: bool = False
+    invalid: bool = False
+    errors: bool = False
+    task_type: str | None = None
+    task: str | None = None
+    seed: int | None = None
+    attempt: int | None = None
+
+    def fits(self, episode: Episode, exact: bool) -> bool:
+        """Whether an episode fits; with ``exact`` the task must have the very id."""
         broken = episode.outcome is Outcome.ERROR
-        if which == "failed" and (episode.success or broken):
-            continue
-        if which == "invalid" and not any(s.invalid for s in episode.steps):
-            continue
-        if which == "errors" and not broken:
-            continue
-        if task_type is not None and episode.task_type != task_type:
-            continue
-        if task is not None and episode.task.id != task and (exact or task not in episode.task.id):
-            continue
-        yield episode
+        name = episode.task.id
+        return (
+            not (self.failed and (episode.success or broken))
+            and not (self.invalid and not any(s.invalid for s in episode.steps))
+            and not (self.errors and not broken)
+            and self.task_type in (None, episode.task_type)
+            and self.seed in (None, episode.task.seed)
+            and self.attempt in (None, episode.attempt)
+            and (self.task is None or self.task == name or (not exact and self.task in name))
+        )
 
 
-def listing(episodes: Sequence[Episode]) -> Table:
-    """One line an episode."""
+def select(runs: Sequence[Run], wanted: Wanted | None = None) -> Iterator[Beside]:
+    """Episodes that fit, each beside the other runs' of the same task, seed and attempt; of
+    several runs one that fits is enough."""
+    wanted = wanted or Wanted()
+    exact = wanted.task is not None and any(
+        e.task.id == wanted.task for run in runs for e in run.episodes()
+    )
+    if len(runs) == 1:
+        yield from ((e,) for e in runs[0].episodes() if wanted.fits(e, exact))
+        return
+    found = [{e.key: e for e in run.episodes()} for run in runs]
+    for key in dict.fromkeys(key for episodes in found for key in episodes):
+        row = tuple(episodes.get(key) for episodes in found)
+        if any(e is not None and wanted.fits(e, exact) for e in row):
+            yield row
+
+
+def listing(rows: Sequence[Beside], names: Sequence[str]) -> Table:
+    """One line a task; what is recorded is text, never markup."""
+    several = len(names) > 1
+    one = [next(e for e in row if e is not None) for row in rows]
+    seeds, attempts = any(e.task.seed for e in one), any(e.attempt for e in one)
+    heads = ["task", *["seed"] * seeds, *["attempt"] * attempts, "type"]
+    if several:
+        heads += [*names, "they part at"]
+    else:
+        heads += ["outcome", "success", "steps", "invalid"]
     grid = Table(header_style="bold")
-    for name in ("task", "type", "outcome", "success", "steps", "invalid", "instruction"):
-        grid.add_column(name, overflow="fold", justify="left")
-    for e in episodes:
-        grid.add_row(
-            e.task.id, e.task_type, e.outcome.value, _won(e), str(len(e.steps)),
-            str(sum(s.invalid for s in e.steps)), plain(e.instruction)[:80],
-        )  # fmt: skip
+    for head in [*heads, "instruction"]:
+        grid.add_column(Text(plain(head)), overflow="fold", justify="left")
+    for first, row in zip(one, rows, strict=True):
+        cells = [first.task.id, *[str(first.task.seed)] * seeds, *[str(first.attempt)] * attempts]
+        cells.append(first.task_type)
+        if several:
+            cells += [f"{_won(e)}, {len(e.steps)} steps" if e else "-" for e in row]
+            cells.append(_parted(row))
+        else:
+            cells += [first.outcome.value, _won(first), str(len(first.steps))]
+            cells.append(str(sum(s.invalid for s in first.steps)))
+        cells.append(first.instruction[:80])
+        grid.add_row(*(Text(plain(cell)) for cell in cells))
     return grid
+
+
+def _parted(row: Beside) -> str:
+    left, right = row[0], row[1]
+    if left is None or right is None:
+        return "-"
+    at = parting(left, right)
+    return "never" if at is None else f"step {at + 1}"
 
 
 def transcript(episode: Episode, agent: str, mark: int | None = None) -> Group:
     """An episode step by step; ``mark`` is the step where it parts from another's."""
+    task, seed, attempt = episode.key
+    which = f"{task}, seed {seed}, attempt {attempt}" if seed or attempt else task
     parts: list[Text | Panel] = [
-        Text.assemble((agent, "bold"), "  ", plain(episode.task.id)),
+        Text.assemble((plain(agent), "bold"), "  ", plain(which)),
         Text(plain(episode.instruction)),
     ]
     for number, step in enumerate(episode.steps):
@@ -73,7 +123,7 @@ def transcript(episode: Episode, agent: str, mark: int | None = None) -> Group:
     return Group(*parts)
 
 
-def side_by_side(left: Episode, right: Episode, names: tuple[str, str]) -> Table:
+def side_by_side(left: Episode, right: Episode, names: Sequence[str]) -> Table:
     """Two agents on one task, and where they first part."""
     mark = parting(left, right)
     grid = Table.grid(expand=True, padding=(0, 1))
@@ -93,45 +143,40 @@ def parting(left: Episode, right: Episode) -> int | None:
 
 
 def show(
-    console: Console,
-    runs: Sequence[Run],
-    *,
-    which: str = "all",
-    task_type: str | None = None,
-    task: str | None = None,
-    most: int = 50,
+    console: Console, runs: Sequence[Run], wanted: Wanted | None = None, *, most: int = MOST
 ) -> None:
-    """Print what was asked for: a list, or the episode when only one fits."""
-    found = list(select(runs[0], which=which, task_type=task_type, task=task))
+    """Print what was asked for: a list, or the episode when one task was asked for and found."""
+    wanted = wanted or Wanted()
+    found = list(select(runs, wanted))
+    names = labels(runs)
     if not found:
-        raise ConfigError(f"No episode of {runs[0].path} fits.")
-    if task is None or len(found) > 1:
-        console.print(listing(found[:most]))
+        raise ConfigError(f"No episode of {' or '.join(str(r.path) for r in runs)} fits.")
+    if wanted.task is None or len(found) > 1:
+        console.print(listing(found[:most], names))
         if len(found) > most:
             console.print(f"{len(found) - most} more; --most shows more.")
+        if wanted.task is not None:
+            console.print("Several fit: say which with --task ID, --seed or --attempt.")
         return
-    episode = found[0]
-    if len(runs) == 1:
-        console.print(transcript(episode, runs[0].meta.agent.name))
-        return
-    other = next((e for e in runs[1].episodes() if e.key == episode.key), None)
-    if other is None:
-        raise ConfigError(f"{runs[1].path} has no episode of {episode.task.id}.")
-    names = (runs[0].meta.agent.name, runs[1].meta.agent.name)
-    console.print(side_by_side(episode, other, names))
+    row = found[0]
+    for episode, run in zip(row, runs, strict=True):
+        if episode is None:
+            raise ConfigError(f"{run.path} has no such episode of '{wanted.task}'.")
+    whole = [episode for episode in row if episode is not None]
+    if len(whole) == 1:
+        console.print(transcript(whole[0], names[0]))
+    else:
+        console.print(side_by_side(whole[0], whole[1], names))
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page in one move."""
+    """Write a page in one move. Raises ConfigError where ``path`` names no file."""
+    if path.is_dir() or not path.name:
+        raise ConfigError(f"--page takes the name of a file to write, not a folder: '{path}'.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
-
-
-def plain(text: str) -> str:
-    """Text without control characters: they become visible."""
-    return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
 def _step(step: Step) -> Text:

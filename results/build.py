@@ -28,6 +28,10 @@ another experiment and stand apart. Intervals are 95 % Wilson intervals. This pa
 
 """
 
+NONE = """\
+None yet: the figures below are measured, but their runs are not kept with the project.
+"""
+
 PAPER = """\
 ## The paper's numbers
 
@@ -41,7 +45,7 @@ Structured Agent Distillation, Tables 3 and 4: success in percent, one seed, no 
 
 def page(folder: Path = HERE) -> str:
     """The whole page."""
-    runs = leaderboard.markdown(leaderboard.boards(find_runs(folder / "reference")))
+    runs = leaderboard.markdown(leaderboard.boards(find_runs(folder / "reference"))) or NONE
     measured = (folder / "measurements.md").read_text(encoding="utf-8")
     return HEAD + runs + "\n" + measured + "\n" + PAPER + paper_rows(folder / "paper")
 

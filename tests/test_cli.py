@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,107 @@ def test_help_names_every_command(tmp_path):
     text = harness("--help", cwd=tmp_path).stdout
     for command in ("run", "collect", "distill", "leaderboard", "list", "fetch", "check", "play"):
         assert command in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("view random --page .", "name of a file"),
+        ("view random --page /proc/nowhere/x.html", "/proc/nowhere"),
+        ("leaderboard --page /proc/x.html", "/proc"),
+        ("leaderboard --json --markdown", "exclude each other"),
+        ("compare oracle random --json --markdown", "exclude each other"),
+        ("compare oracle random -t builtin-dev[:5] --margin -1", "between 0 and 100"),
+        ("compare oracle random -t builtin-dev[:5] --margin nan", "between 0 and 100"),
+        ("compare oracle", "needs two"),
+        ("view random --most -3", "--most"),
+        ("view --serve --port 99999", "--port"),
+        ("view oracle random oracle", "takes one run"),
+        ("view --serve --out nowhere", "No results folder"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_and_is_no_traceback(folder, words, expected):
+    found = harness(*words.split(), cwd=folder, fine=False)
+    assert found.returncode == 2, found.stderr
+    assert expected in found.stderr, found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_place_that_cannot_be_written_is_no_traceback(folder):
+    run = next(folder.glob("results/alfworld/oracle/*/"))
+    found = harness("export", run, "--to", "/proc/foo", cwd=folder, fine=False)
+    assert (found.returncode, "/proc/foo" in found.stderr) == (2, True)
+    assert "Traceback" not in found.stderr
+
+
+def test_commands_take_the_folder_they_stand_in(folder, tmp_path):
+    run = next(folder.glob("results/alfworld/random/*/"))
+    found = harness("export", ".", "--to", tmp_path, cwd=run)
+    assert Path(found.stdout.strip()) == tmp_path / "alfworld" / "random" / run.name
+    before = sorted(folder.rglob("run.json"))
+    (run / "metrics.jsonl").unlink()
+    harness("score", ".", cwd=run)
+    harness("run", "--resume", ".", cwd=run)
+    assert sorted(folder.rglob("run.json")) == before
+    assert (run / "metrics.jsonl").exists()
+
+
+def test_a_part_of_a_set_is_found_however_it_is_written(folder):
+    for tasks in ("builtin-dev[:5]", "builtin-dev[0:5]", "alfworld/builtin-dev[:5]"):
+        found = harness("compare", "oracle", "random", "-t", tasks, cwd=folder)
+        assert "oracle is better" in found.stdout or "Tied" in found.stdout
+        assert "oracle" in harness("leaderboard", "-t", tasks, cwd=folder).stdout
+    run = next(folder.glob("results/alfworld/random/*/"))
+    for words in (("-t", "builtin-valid"), ("-e", "webshop")):
+        found = harness("view", run, *words, cwd=folder, fine=False)
+        assert (found.returncode, "is a run on" in found.stderr) == (2, True)
+
+
+def test_dry_run_counts_tasks_not_seeds(tmp_path):
+    words = ("run", "-a", "expert", "-e", "alfworld", "-t", "builtin-dev[:40]", "--dry-run")
+    once = harness(*words, cwd=tmp_path).stderr
+    often = harness(*words, "--seeds", "5", cwd=tmp_path).stderr
+    assert "200 episodes" in often
+    size = [text.partition("from about ")[2].partition(" points")[0] for text in (once, often)]
+    assert size[0] == size[1] == "22.1"
+
+
+def test_compare_says_in_json_who_is_better(folder):
+    words = ("compare", "oracle", "random", "-t", "builtin-dev[:5]", "--json")
+    found = json.loads(harness(*words, cwd=folder).stdout)
+    assert found[0]["verdict"] in ("a", "tied")
+    assert {"worse", "clusters", "differing", "lost"} <= set(found[0])
+
+
+def test_a_reference_that_is_scored_against_is_recorded(folder):
+    run = next(folder.glob("results/alfworld/random/*/"))
+    before = json.loads((run / "run.json").read_text())["reference"]
+    harness("score", run, "--reference", "oracle", cwd=folder)
+    assert json.loads((run / "run.json").read_text())["reference"] == "oracle"
+    harness("score", run, "--reference", before, cwd=folder)
+    assert json.loads((run / "run.json").read_text())["reference"] == before
+
+
+def test_a_server_stops_with_a_word(folder):
+    process = subprocess.Popen(
+        [*HARNESS, "view", "random", "--serve"], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "/run/alfworld/random/" in line
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=20)[1]
+    assert (process.returncode, "no longer serving" in rest) == (0, True)
+    assert "--resume" not in rest
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [*HARNESS, "run", "-a", "random", "-e", "alfworld", "-t", "builtin-train"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "starting" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert (process.returncode, "--resume" in rest) == (130, True)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 
 import msgspec
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import harness
 from harness import paired
 from harness.cli import app
-from harness.comparison import compare_all, find_side
-from harness.comparison_text import markdown, sentences
-from harness.errors import ConfigError
+from harness.comparison import compare_all
+from harness.comparison_text import markdown, rows, sentences
+from harness.errors import ConfigError, TraceError
 from harness.runs import Run, read_metrics, write_meta, write_metrics
+from harness.sides import find_side
 from harness.types import Outcome
 
 TASKS = "builtin-dev[:60]"
@@ -43,6 +41,25 @@ def edited(run: Run, folder, change, **meta) -> Run:
 def losing(share):
     """Rows of which every task whose number is in ``share`` is lost."""
     return lambda i, row: msgspec.structs.replace(row, success=i not in share)
+
+
+def breaking(which):
+    """Rows of which those numbered in ``which`` broke."""
+
+    def change(i, row):
+        if i not in which:
+            return row
+        return msgspec.structs.replace(row, outcome=Outcome.ERROR, success=None, score=None)
+
+    return change
+
+
+def repeated(run: Run, folder, change, seeds=(0, 1, 2), **meta) -> Run:
+    """A copy of a run as if played with several evaluation seeds."""
+    write_meta(folder, msgspec.structs.replace(run.meta, seeds=tuple(seeds), **meta))
+    rows = [msgspec.structs.replace(row, seed=s) for s in seeds for row in run.metrics]
+    write_metrics(folder, [change(i, row) for i, row in enumerate(rows)])
+    return Run(folder)
 
 
 def test_the_better_agent_is_told_and_how_sure(played):
@@ -89,39 +106,162 @@ def test_a_small_difference_on_few_tasks_is_tied_and_not_equivalent(played, tmp_
 
 def test_broken_episodes_enter_no_pair_and_are_told(played, tmp_path):
     _, runs = played
-
-    def breaking(i, row):
-        if i >= 10:
-            return row
-        return msgspec.structs.replace(row, outcome=Outcome.ERROR, success=None, score=None)
-
-    broken = edited(runs["expert"], tmp_path / "broken", breaking)
+    broken = edited(runs["expert"], tmp_path / "broken", breaking(range(10)))
     found = harness.compare(broken, runs["expert"], draws=500)
     assert (found.pairs, found.errors_a, found.errors_b) == (50, 10, 0)
     assert found.success.difference == 0.0
-    assert found.errors_lost == pytest.approx(-10 / 60)
-    assert "Counted as lost" in " ".join(sentences(found))
+    assert found.lost.difference == pytest.approx(-10 / 60)
+    text = " ".join(sentences(found))
+    assert "10 episodes of expert" in text
+    assert "Counted as lost, the difference is -16.7" in text
+
+
+def test_an_agent_that_breaks_where_the_other_wins_is_worse(played, tmp_path):
+    _, runs = played
+    broken = edited(runs["expert"], tmp_path / "broken", breaking(range(20)))
+    found = harness.compare(broken, runs["expert"], draws=500)
+    assert (found.verdict, found.worse) == ("tied", True)
+    assert not harness.compare(runs["expert"], broken, draws=500).worse
+    once = edited(runs["expert"], tmp_path / "once", breaking({1}))
+    assert not harness.compare(once, runs["expert"], draws=500).worse
+    command = ["compare", str(broken.path), str(runs["expert"].path), "--fail-if-worse"]
+    assert CliRunner().invoke(app, command).exit_code == 1
+
+
+def test_errors_of_one_run_count_once_however_many_it_meets(played, tmp_path):
+    _, runs = played
+    broken = edited(runs["expert"], tmp_path / "broken", breaking(range(6)))
+    others = [edited(runs["expert"], tmp_path / f"o{k}", losing({k})) for k in range(3)]
+    found = harness.compare(broken, others, draws=200)
+    assert (found.errors_a, found.errors_b) == (6, 0)
+    assert "6 episodes of expert" in " ".join(sentences(found))
 
 
 def test_replicates_are_paired_and_tested_over_seeds(played, tmp_path):
     _, runs = played
     ours = [edited(runs["expert"], tmp_path / f"a{s}", losing({s, s + 1})) for s in range(3)]
     theirs = [
-        edited(runs["expert"], tmp_path / f"b{s}", losing(set(range(s, s + 12 + 2 * s))))
+        edited(runs["expert"], tmp_path / f"b{s}", losing(set(range(s, s + 24 + s))))
         for s in range(3)
     ]
     found = harness.compare(ours, theirs, draws=2000)
-    assert (found.replicates, found.pairs) == (3, 180)
-    assert found.p == pytest.approx(paired.seed_test(
-        np.repeat([10 / 60, 12 / 60, 14 / 60], 60), np.repeat([0, 1, 2], 60)
-    ))  # fmt: skip
-    assert found.verdict == "a"
+    assert (found.replicates, found.pairs, found.tasks) == (3, 180, 60)
+    assert found.success.difference == pytest.approx((22 + 23 + 24) / 180)
+    assert (found.verdict, found.test) == ("a", "t over training seeds and tasks")
+    assert "another training seed" not in " ".join(sentences(found))
     single = harness.compare(ours, theirs[:1], draws=500)
-    assert single.replicates == 3
+    assert (single.replicates, single.runs_a, single.runs_b) == (3, 3, 1)
+    assert "another training seed" in " ".join(sentences(single))
     with pytest.raises(ConfigError, match="equally many"):
         harness.compare(ours, theirs[:2])
     with pytest.raises(ConfigError, match="named twice"):
         harness.compare([ours[0], ours[0]], theirs[:2])
+
+
+def test_evaluation_seeds_are_no_training_seeds(played, tmp_path):
+    """One run against one: repeats are averaged, tasks stay the units, the warning stands."""
+    _, runs = played
+    lost = {i + 60 * s for s in range(3) for i in range(0, 60, 10)}
+    ours = repeated(runs["expert"], tmp_path / "a", lambda _, row: row)
+    theirs = repeated(runs["expert"], tmp_path / "b", losing(lost))
+    once = edited(runs["expert"], tmp_path / "c", losing(set(range(0, 60, 10))))
+    found = harness.compare(ours, theirs, draws=2000)
+    assert (found.pairs, found.tasks, found.replicates) == (180, 60, 1)
+    single = harness.compare(runs["expert"], once, draws=2000)
+    assert found.success.difference == pytest.approx(single.success.difference)
+    width, plain = (c.success.high - c.success.low for c in (found, single))
+    assert width == pytest.approx(plain, rel=0.1)
+    assert found.p == pytest.approx(single.p)
+    assert "nothing of another training seed" in " ".join(sentences(found))
+
+
+def test_episodes_without_a_partner_are_told(played, tmp_path):
+    _, runs = played
+    more = repeated(runs["random"], tmp_path / "m", lambda _, row: row)
+    found = harness.compare(runs["expert"], more, draws=200)
+    assert (found.pairs, found.unmatched_a, found.unmatched_b) == (60, 0, 120)
+    assert "120 episodes of random" in " ".join(sentences(found))
+
+
+def test_rows_that_are_missing_or_doubled_are_refused(played, tmp_path):
+    _, runs = played
+    run = runs["expert"]
+    for name, kept in (("few", run.metrics[:5]), ("double", [*run.metrics[:-1], run.metrics[0]])):
+        write_meta(tmp_path / name, run.meta)
+        write_metrics(tmp_path / name, kept)
+        with pytest.raises(TraceError, match="harness score"):
+            harness.compare(Run(tmp_path / name), runs["random"])
+
+
+def test_verdicts_of_several_comparisons_are_those_of_adjusted_p(played, tmp_path):
+    _, runs = played
+    sides = [runs["expert"]] + [
+        edited(runs["expert"], tmp_path / str(k), losing(set(range(6)))) for k in range(5)
+    ]
+    alone = harness.compare(sides[0], sides[1], draws=500)
+    assert (alone.verdict, alone.p < 0.05) == ("a", True)
+    together = compare_all(sides, draws=500)
+    assert {c.verdict for c in together} == {"tied"}
+    assert harness.compare(sides[1], sides[0], draws=500).worse
+
+
+def test_the_sides_must_agree_in_all_that_decides_a_score(played, tmp_path):
+    _, runs = played
+    older = edited(runs["expert"], tmp_path / "v", lambda _, row: row, env_version="0")
+    with pytest.raises(ConfigError, match="version 0"):
+        harness.compare(runs["expert"], older)
+    task_set = runs["expert"].meta.task_set
+    protocol = msgspec.structs.replace(task_set.protocol, max_steps=400)
+    changed = edited(
+        runs["expert"], tmp_path / "h", lambda _, row: row,
+        task_set=msgspec.structs.replace(task_set, protocol=protocol),
+    )  # fmt: skip
+    with pytest.raises(TraceError, match="changed after the run"):
+        harness.compare(runs["expert"], changed)
+
+
+def test_overlap_with_different_references_is_not_compared(played, tmp_path):
+    _, runs = played
+    other = edited(runs["expert"], tmp_path / "r", lambda _, row: row, reference="oracle")
+    names = [p.name for p in harness.compare(runs["random"], runs["expert"], draws=200).others]
+    assert "CoT overlap" in names
+    names = [p.name for p in harness.compare(runs["random"], other, draws=200).others]
+    assert "CoT overlap" not in names
+
+
+def test_what_rows_cannot_tell_is_a_dash(played):
+    _, runs = played
+    found = harness.compare(runs["random"], runs["expert"], draws=200)
+    solved = next(p for p in found.others if p.name == "steps, both solved")
+    assert (solved.n < 10, solved.low) == (True, None)
+    small = [p for p in found.by_type if p.units < 10]
+    assert small
+    assert {p.low for p in small} == {None}
+    cells = next(row for row in rows(found) if row[0] == "success")
+    assert cells[1:3] == ["60", str(found.success.units)]
+
+
+@pytest.mark.parametrize("margin", [-0.01, 0.0, float("nan"), float("inf"), 1.5])
+def test_a_margin_is_a_share(played, margin):
+    with pytest.raises(ConfigError, match="margin"):
+        harness.compare(played[1]["expert"], played[1]["random"], margin=margin)
+
+
+def test_two_runs_of_one_agent_are_told_apart(played, tmp_path):
+    _, runs = played
+    other = edited(runs["expert"], tmp_path / "again", losing({4}))
+    found = harness.compare(runs["expert"], other, draws=200)
+    assert found.b == "expert (again)"
+    assert found.a == f"expert ({runs['expert'].path.name})"
+
+
+def test_the_tasks_that_differ_are_named(played, tmp_path):
+    _, runs = played
+    other = edited(runs["expert"], tmp_path / "d", losing({4, 7}))
+    found = harness.compare(runs["expert"], other, draws=200)
+    lost = {runs["expert"].metrics[i].task_id for i in (4, 7)}
+    assert {(d.task_id, d.difference) for d in found.differing} == {(t, 1.0) for t in lost}
+    assert all(t in " ".join(sentences(found)) for t in lost)
 
 
 def test_runs_that_score_different_things_do_not_meet(played, tmp_path):
@@ -159,8 +299,9 @@ def test_the_command_prints_tables_and_fails_where_asked(played):
     assert bad.exit_code == 1
     as_json = call(app, ["compare", "expert", "random", "--out", str(out), "--json"])
     assert json.loads(as_json.stdout)[0]["only_b"] == 0
+    assert json.loads(as_json.stdout)[0]["verdict"] == "a"
     as_text = call(app, ["compare", "expert", "random", "--out", str(out), "--markdown"])
-    assert "| success | 60 |" in as_text.stdout
+    assert "| success | 60 | " in as_text.stdout
 
 
 def test_markdown_and_sentences_agree_with_the_rows(played):
@@ -168,72 +309,3 @@ def test_markdown_and_sentences_agree_with_the_rows(played):
     found = harness.compare(runs["expert"], runs["random"], draws=500)
     assert all(line in markdown([found]) for line in sentences(found))
     assert read_metrics(runs["expert"].path / "metrics.jsonl") == runs["expert"].metrics
-
-
-# Statistics ---------------------------------------------------------------------------------
-
-
-def test_mcnemar_against_the_binomial_sum():
-    assert paired.mcnemar(2, 8) == pytest.approx(2 * 56 / 1024)
-    assert paired.mcnemar(0, 0) == 1.0
-    assert paired.mcnemar(5, 5) == 1.0
-
-
-def test_holm_against_a_worked_example():
-    assert paired.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=40))
-def test_the_bootstrap_holds_the_mean_and_negates(values):
-    d = np.array(values)
-    cluster, replicate = np.arange(len(d)), np.zeros(len(d), dtype=np.int64)
-    one = paired.bootstrap(d, cluster, replicate, draws=200)
-    other = paired.bootstrap(-d, cluster, replicate, draws=200)
-    assert one.difference == pytest.approx(d.mean())
-    assert one.low == pytest.approx(-other.high)
-    assert one.low <= one.low_90 <= one.high_90 <= one.high
-
-
-def test_the_intervals_cover_the_truth_as_often_as_they_say():
-    """400 worlds: two agents of 60 % and 50 %, correlated, 150 tasks in clusters of 3."""
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(400):
-        ease = np.repeat(rng.normal(size=50), 3) * 0.8 + rng.normal(size=150) * 0.6
-        a = ease + rng.normal(size=150) * 0.7 < 0.31
-        b = ease + rng.normal(size=150) * 0.7 < 0.0
-        truth = 0.6002 - 0.5  # Phi(0.31 / sqrt(1 + 0.49)) and Phi(0)
-        cluster = np.repeat(np.arange(50), 3)
-        found = paired.shares(
-            a.astype(float), b.astype(float), cluster, np.zeros(150, dtype=np.int64), draws=400
-        )
-        covered += found.low <= truth <= found.high
-    assert 0.93 <= covered / 400 <= 1.0
-
-
-def test_newcombe_against_the_papers_example():
-    """Newcombe 1998, table II, method 10: 36, 12, 2, 0 of 50 pairs give 0.0569 to 0.3404."""
-    won_a = np.array([1.0] * 36 + [1.0] * 12 + [0.0] * 2)
-    won_b = np.array([1.0] * 36 + [0.0] * 12 + [1.0] * 2)
-    low, high = paired.newcombe(won_a, won_b, 50, 1.959963984540054)
-    assert (low, high) == (pytest.approx(0.0569, abs=2e-4), pytest.approx(0.3404, abs=2e-4))
-
-
-def test_replicates_that_disagree_widen_the_interval():
-    rng = np.random.default_rng(2)
-    tasks, seeds = 200, 6
-    cluster, replicate = np.tile(np.arange(tasks), seeds), np.repeat(np.arange(seeds), tasks)
-    same = rng.normal(0.05, 0.5, tasks * seeds)
-    spread = same + np.repeat(rng.normal(0, 0.15, seeds), tasks)
-    narrow = paired.bootstrap(same, cluster, replicate, draws=2000)
-    wide = paired.bootstrap(spread, cluster, replicate, draws=2000)
-    assert wide.error > 2 * narrow.error
-
-
-def test_the_detectable_difference_is_detected_four_times_in_five():
-    rng = np.random.default_rng(3)
-    n, error = 400, 0.5 / 20
-    size = paired.detectable(error)
-    hits = sum(abs(rng.normal(size, 0.5, n).mean()) > 1.96 * error for _ in range(2000))
-    assert hits / 2000 == pytest.approx(0.8, abs=0.03)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from harness.metrics import cot_overlap, measure, summarise, wilson, words
+from harness.protocol import Protocol
 from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
 
 
@@ -94,6 +95,24 @@ def test_wilson_covers():
             low, high = wilson(sum(rng.random() < p for _ in range(n)), n)
             hits += low <= p <= high
         assert 0.925 < hits / 2000 < 0.975
+
+
+def test_a_thought_that_the_protocol_answers_is_reasoning_and_no_action():
+    completion = Completion("x", prompt_tokens=10, reasoning_tokens=1, action_tokens=5)
+    steps = (
+        Step("o", Decision("so", "think: I need a mug", completion)),
+        Step("o", Decision("", "go to desk 1", completion)),
+    )
+    thinking = msgspec.structs.replace(episode("x"), steps=steps)
+    row = measure(thinking, protocol=Protocol(9, think="OK."))
+    assert (row.reasoning_words, row.action_words) == (7, 4)
+    assert (row.reasoning_tokens, row.action_tokens) == (7, 5)
+    plain = measure(thinking, protocol=Protocol(9))
+    assert (plain.reasoning_words, plain.action_words) == (1, 10)
+    teacher = msgspec.structs.replace(
+        episode("x"), steps=(Step("o", Decision("", "think: a mug")),)
+    )
+    assert cot_overlap(thinking, teacher, Protocol(9, think="OK.")) == 1.0
 
 
 def test_what_the_environment_measured_stands_beside_the_metrics():

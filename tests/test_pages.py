@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
+import base64
+import hashlib
 import json
 import re
 import shutil
 import subprocess
-import threading
 
 import msgspec
 import pytest
@@ -17,12 +17,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import harness
-from harness import leaderboard, pages, view
+from harness import comparison_text, leaderboard, listing, pages, view
 from harness.cli import app
+from harness.comparison import compare
 from harness.errors import ConfigError
+from harness.plain import plain
 from harness.recorder import EPISODES
-from harness.runs import Run, find_runs
-from harness.serve import make_server
+from harness.runs import Run, find_runs, write_meta, write_metrics
+from harness.sides import labels
 from harness.types import Decision, Episode, Outcome, Step, Task
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -68,9 +70,10 @@ def page_data(page):
 def test_a_page_holds_every_episode_as_recorded(played):
     run = played[1]["expert"]
     data = page_data(pages.episodes_page([run]))
-    assert len(data["keys"]) == 6
+    assert (len(data["rows"]), data["agents"]) == (6, ["expert"])
+    rows = {(r["task"], r["seed"], r["attempt"]): r["episodes"] for r in data["rows"]}
     for episode in run.episodes():
-        shown = data["runs"][0]["episodes"][episode.task.id]
+        (shown,) = rows[episode.key]
         assert [s["o"] for s in shown["steps"]] == [s.observation for s in episode.steps]
         assert [s["a"] for s in shown["steps"]] == [s.decision.action for s in episode.steps]
         assert shown["final"] == episode.final_observation
@@ -88,7 +91,7 @@ def test_hostile_text_stays_text(hostile):
     assert "<img" not in page
     assert page.count("<script") == 2
     assert page.count("</script>") == 2
-    assert page_data(page)["runs"][0]["episodes"][HOSTILE[0]]["steps"][1]["o"] == HOSTILE[1]
+    assert page_data(page)["rows"][0]["episodes"][0]["steps"][1]["o"] == HOSTILE[1]
     assert "default-src 'none'" in page
 
 
@@ -97,11 +100,7 @@ def test_a_real_browser_shows_the_text_and_runs_none_of_it(hostile, played, tmp_
     for name, runs in (("bad", [hostile]), ("good", [played[1]["expert"], played[1]["random"]])):
         file = tmp_path / f"{name}.html"
         view.write_page(file, pages.episodes_page(runs))
-        dom = subprocess.run(
-            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-             "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / name}", file.as_uri()],
-            capture_output=True, text=True, timeout=120, check=True,
-        ).stdout  # fmt: skip
+        dom = browse(file.as_uri(), tmp_path / name)
         assert "<title>pwned" not in dom
         assert "<img" not in dom
         shown = dom[dom.index('<ol class="episodes">') :]
@@ -166,7 +165,7 @@ def test_the_terminal_lists_filters_and_shows(played):
 def test_escape_sequences_do_not_reach_the_terminal(hostile):
     console = Console(width=100, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        view.show(console, [hostile], task=HOSTILE[0])
+        view.show(console, [hostile], view.Wanted(task=HOSTILE[0]))
     assert "\x1b]0;" not in capture.get()
     assert "\x1b[2J" not in capture.get()
     assert "\\x1b[2J" in capture.get()
@@ -182,42 +181,181 @@ def test_where_two_episodes_part():
     assert view.parting(episode("a"), episode("a", "b")) == 1
 
 
-@pytest.fixture
-def server(played):
-    found = make_server(played[0])
-    threading.Thread(target=found.serve_forever, daemon=True).start()
-    yield found
-    found.shutdown()
-    found.server_close()
+MARKUP = ["buy [size: small] thing", "close [/b] it", "[link=http://evil]x[/link]", "[bold]gone"]
 
 
-def get(server, path, **headers):
-    port = server.server_address[1]
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.putrequest("GET", path, skip_host=True)
-    for key, value in {"Host": f"localhost:{port}", **headers}.items():
-        connection.putheader(key, value)
-    connection.endheaders()
-    reply = connection.getresponse()
-    return reply.status, reply.read().decode()
+@pytest.mark.parametrize("text", [*MARKUP, "\x1b[2Jx", "\x1b]0;pwned\x07x", "\u202egnp"])
+def test_recorded_text_is_neither_markup_nor_command(played, tmp_path, text):
+    """In every listing: instructions, types, ids, names of agents and task sets."""
+    run = played[1]["expert"]
+    folder = tmp_path / "alfworld" / "x" / "r1"
+    named = msgspec.structs.replace(run.meta.agent, name=text)
+    task_set = msgspec.structs.replace(run.meta.task_set, name=f"alfworld/{text}")
+    meta = msgspec.structs.replace(run.meta, agent=named, task_set=task_set)
+    write_meta(folder, meta)
+    write_metrics(folder, [msgspec.structs.replace(r, task_type=text) for r in run.metrics])
+    episodes = [
+        msgspec.structs.replace(
+            e, instruction=text, task_type=text, task=msgspec.structs.replace(e.task, id=text)
+        )
+        for e in run.episodes()
+    ]
+    (folder / EPISODES).write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in episodes))
+    hostile = Run(folder)
+    console = Console(width=400, force_terminal=True, color_system=None)
+    found = compare(hostile, run, draws=100)
+    shown = []
+    for show in (
+        lambda: console.print(view.listing(list(view.select([hostile])), ["x"])),
+        lambda: console.print(view.listing(list(view.select([hostile, run])), [text, "y"])),
+        lambda: console.print(leaderboard.table(leaderboard.boards([hostile])[0])),
+        lambda: console.print(listing.runs(tmp_path)),
+        lambda: console.print(comparison_text.table(found)),
+    ):
+        with console.capture() as capture:
+            show()
+        shown.append(capture.get())
+    shown.append("\n".join(comparison_text.sentences(found)))
+    shown.append(comparison_text.markdown([found]))
+    shown.append(leaderboard.markdown(leaderboard.boards([hostile])))
+    for one in shown:
+        assert plain(text) in one
+        assert not set("\x07\u202e") & set(one)
+        assert "\x1b[2J" not in one
+        assert "\x1b]" not in one
 
 
-def test_the_server_serves_its_pages_and_nothing_else(server, played):
-    status, front = get(server, "/")
-    assert status == 200
-    assert front.count('href="/run/') >= 4
-    number = [r.meta.agent.name for r in find_runs(played[0])].index("random")
-    status, page = get(server, f"/run/{number}")
-    assert (status, len(page_data(page)["keys"])) == (200, 6)
-    for path in ("/run/99", "/run/x", "/../../etc/passwd", "/run/0/../1", "/style.css"):
-        assert get(server, path)[0] == 404
+def with_seeds(run, folder):
+    """A copy of a run with two seeds and two attempts."""
+    write_meta(folder, msgspec.structs.replace(run.meta, seeds=(0, 1), attempts=2))
+    episodes = [
+        msgspec.structs.replace(e, attempt=a, task=msgspec.structs.replace(e.task, seed=s))
+        for e in run.episodes()
+        for s in (0, 1)
+        for a in (0, 1)
+    ]
+    (folder / EPISODES).write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in episodes))
+    return Run(folder)
 
 
-def test_the_server_answers_only_its_own_pages(server):
-    port = server.server_address[1]
-    assert server.server_address[0] == "127.0.0.1"
-    assert get(server, "/", Host="evil.example")[0] == 403
-    assert get(server, "/", Host=f"evil.example:{port}")[0] == 403
-    assert get(server, "/", Origin="http://evil.example")[0] == 403
-    assert get(server, "/", Origin="null")[0] == 403
-    assert get(server, "/", Origin=f"http://localhost:{port}")[0] == 200
+def test_seeds_and_attempts_can_be_told_apart_and_opened(played, tmp_path):
+    run = with_seeds(played[1]["expert"], tmp_path / "r")
+    task = next(run.episodes()).task.id
+    call = CliRunner().invoke
+    listed = call(app, ["view", str(run.path), "--task", task])
+    assert all(word in listed.stdout for word in ("seed", "attempt", "Several fit"))
+    one = call(app, ["view", str(run.path), "--task", task, "--seed", "1", "--attempt", "1"])
+    assert f"{task}, seed 1, attempt 1" in one.stdout
+    rows = page_data(pages.episodes_page([run]))["rows"]
+    assert len({(r["task"], r["seed"], r["attempt"]) for r in rows}) == 24
+
+
+def test_the_page_shows_what_was_asked_for(played, tmp_path):
+    out, runs = played
+    lost = [e.task.id for e in runs["random"].episodes() if not e.success]
+    file = tmp_path / "p.html"
+    call = CliRunner().invoke
+    words = ["view", "random", "--out", str(out), "--page", str(file)]
+    assert call(app, [*words, "--failed"]).exit_code == 0
+    assert sorted(r["task"] for r in page_data(file.read_text())["rows"]) == sorted(lost)
+    assert call(app, [*words, "--task", lost[0]]).exit_code == 0
+    assert [r["task"] for r in page_data(file.read_text())["rows"]] == [lost[0]]
+    assert "No episode" in str(call(app, [*words, "--type", "nothing"]).exception)
+    assert "too many" in str(call(app, [*words, "--most", "3"]).exception)
+    beside = ["view", "expert", "random", "--out", str(out), "--page", str(file), "--failed"]
+    assert call(app, beside).exit_code == 0
+    assert len(page_data(file.read_text())["rows"]) == len(lost)
+
+
+def test_a_page_has_a_size(played):
+    with pytest.raises(ConfigError, match="would exceed"):
+        pages.episodes_page([played[1]["expert"]], most_bytes=5000)
+
+
+def test_two_runs_are_listed_beside_each_other(played):
+    out, runs = played
+    call = CliRunner().invoke
+    both = call(app, ["view", "expert", "random", "--out", str(out), "--failed"]).stdout
+    assert "they part at" in both
+    assert both.count("won, ") == sum(not e.success for e in runs["random"].episodes())
+    joined = call(app, ["view", "expert,random", "--out", str(out)])
+    assert "one run a side" in str(joined.exception)
+    assert labels([runs["expert"], runs["random"]]) == ["expert", "random"]
+    assert labels([runs["expert"]] * 2) == [f"expert ({runs['expert'].path.name})"] * 2
+
+
+def test_filters_add_up():
+    def episode(success, invalid, outcome=Outcome.DONE):
+        steps = (Step("o", Decision("", "a"), invalid=invalid),)
+        return Episode(Task("e", "v", "1"), "a", "i", steps, "f", success, 1.0, outcome)
+
+    both = view.Wanted(failed=True, invalid=True)
+    assert both.fits(episode(False, True), False)
+    assert not both.fits(episode(True, True), False)
+    assert not both.fits(episode(False, False), False)
+    assert not both.fits(episode(False, True, Outcome.ERROR), False)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_hostile_names_and_addresses_in_a_real_browser(played, tmp_path):
+    """Task ids that are names of JavaScript's own, ids that look like seeds, a broken address."""
+    runs = []
+    ids = ["__proto__", "constructor", "t seed 1", "t"]
+    for name, run in played[1].items():
+        folder = tmp_path / name
+        write_meta(folder, run.meta)
+        found = list(run.episodes())[:4]
+        episodes = [
+            msgspec.structs.replace(
+                e, task=msgspec.structs.replace(e.task, id=i, seed=int(i == "t"))
+            )
+            for e, i in zip(found, ids if name == "expert" else ["other", *ids[1:]], strict=True)
+        ]
+        (folder / EPISODES).write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in episodes))
+        runs.append(Run(folder))
+    file = tmp_path / "p.html"
+    view.write_page(file, pages.episodes_page(runs))
+    for fragment in ("", "#100%", "#t%2F1%2F0"):
+        dom = browse(file.as_uri() + fragment, tmp_path / "profile")
+        assert "5 of 5" in dom
+        assert dom.count('<article class="step') > 1
+    assert re.search(r'aria-current="true">.{0,120}t · seed 1<', dom)
+
+
+def browse(address, profile):
+    """The document as a headless Chromium leaves it."""
+    return subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         "--virtual-time-budget=3000", f"--user-data-dir={profile}", address],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_search_finds_words_of_steps_and_keys_move(played, tmp_path):
+    run = played[1]["expert"]
+    last = list(run.episodes())[-1]
+    word = max(last.steps[-1].decision.action.split(), key=len)
+    hits = sum(
+        word in " ".join([e.instruction, e.final_observation or "", e.task.id, *(
+            f"{s.observation} {s.decision.reasoning} {s.decision.action}" for s in e.steps
+        )]).lower()
+        for e in run.episodes()
+    )  # fmt: skip
+    page = pages.episodes_page([run])
+    press = (
+        "for (const key of ['ArrowRight', 'ArrowRight', 'ArrowLeft'])"
+        " document.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));"
+        "const at = [...document.querySelectorAll('ol.episodes button')]"
+        ".findIndex((b) => b.getAttribute('aria-current') === 'true');"
+        "const s = document.getElementById('search'); s.value = WORD;"
+        "s.dispatchEvent(new Event('input'));"
+        "document.title = document.getElementById('count').textContent + ' at ' + at;"
+    ).replace("WORD", json.dumps(word))
+    digest = base64.b64encode(hashlib.sha256(press.encode()).digest()).decode()
+    page = page.replace("script-src '", f"script-src 'sha256-{digest}' '", 1)
+    page = page.replace("</body>", f"<script>{press}</script></body>")
+    file = tmp_path / "s.html"
+    view.write_page(file, page)
+    dom = browse(file.as_uri(), tmp_path / "profile")
+    assert re.search(r"<title>(.*?)</title>", dom)[1] == f"{hits} of 6 at 1"

@@ -11,10 +11,14 @@ from typer.testing import CliRunner
 
 import harness
 from harness.cli import app
+from harness.errors import TraceError
 from harness.loop import play_episode
+from harness.metrics import measure
+from harness.policy import ContextOverflow
 from harness.protocol import Protocol
 from harness.recorder import EPISODES
-from harness.types import Decision, Task
+from harness.runs import write_meta, write_metrics
+from harness.types import Decision, Fault, Outcome, Task
 from harness.verify import Recorded, first_difference, verify
 
 
@@ -32,6 +36,7 @@ def tampered(run, folder, change):
     episodes = [change(i, e) for i, e in enumerate(run.episodes())]
     body = b"".join(msgspec.json.encode(e) + b"\n" for e in episodes)
     (folder / EPISODES).write_bytes(body)
+    write_metrics(folder, list(run.metrics))
     return harness.load(folder)
 
 
@@ -88,3 +93,87 @@ def test_every_protocol_is_played_again_alike(target, budget, last):
     episode = play_episode(Counter(), CountEnv(), task, agent="a", protocol=protocol)
     again = play_episode(Recorded(episode), CountEnv(), task, agent="b", protocol=protocol)
     assert first_difference(episode, again) is None
+
+
+def test_an_episode_that_filled_its_window_is_played_again(tmp_path):
+    """Played for real: an agent whose window is full after three steps."""
+    task = Task("count", "valid", "valid/6")
+
+    class Full(Counter):
+        def act(self, instruction, history, observation):
+            if len(history) == 3:
+                raise ContextOverflow
+            return super().act(instruction, history, observation)
+
+    episode = play_episode(Full(), CountEnv(), task, agent="a", protocol=Protocol(9))
+    assert (episode.outcome, len(episode.steps)) == (Outcome.CONTEXT, 3)
+    again = play_episode(Recorded(episode), CountEnv(), task, agent="a", protocol=Protocol(9))
+    assert first_difference(episode, again) is None
+    claimed = msgspec.structs.replace(episode, success=True)
+    assert first_difference(claimed, again).field == "success"
+
+
+def copied(run, folder, episodes=None, rows=None, **meta):
+    write_meta(folder, msgspec.structs.replace(run.meta, **meta))
+    kept = list(run.episodes()) if episodes is None else episodes
+    (folder / EPISODES).write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in kept))
+    write_metrics(folder, list(run.metrics) if rows is None else rows)
+    return harness.load(folder)
+
+
+def test_edited_metrics_are_found_out(run, tmp_path):
+    rows = [msgspec.structs.replace(r, success=not r.success) for r in run.metrics]
+    found = [d for _, d in verify(copied(run, tmp_path / "a", rows=rows)) if d is not None]
+    assert [d.field for d in found] == ["metrics, success"] * 5
+    rows = [msgspec.structs.replace(r, reasoning_words=0) for r in run.metrics]
+    found = [d for _, d in verify(copied(run, tmp_path / "b", rows=rows)) if d is not None]
+    assert {d.field for d in found} == {"metrics, reasoning_words"}
+    rows = [msgspec.structs.replace(r, seconds=9.0, cot_overlap=0.5) for r in run.metrics]
+    assert all(d is None for _, d in verify(copied(run, tmp_path / "c", rows=rows)))
+
+
+def test_episodes_left_out_are_found_out(run, tmp_path):
+    kept, rows = list(run.episodes())[:2], list(run.metrics)
+    other = copied(run, tmp_path / "a", kept, [r for r in rows if r.key in {e.key for e in kept}])
+    found = [d for _, d in verify(other) if d is not None]
+    assert [(d.field, d.recorded) for d in found] == [("record", None)] * 3
+    result = CliRunner().invoke(app, ["verify", str(other.path)])
+    assert (result.exit_code, "2 of 5" in result.stdout) == (1, True)
+    stopped = copied(run, tmp_path / "b", kept, rows[:0], status="running")
+    assert {d.field for _, d in verify(stopped) if d is not None} == {"metrics"}
+
+
+def test_one_win_under_other_names_is_found_out(run, tmp_path):
+    won = next(e for e in run.episodes() if e.success)
+    repeated = [msgspec.structs.replace(won, attempt=i) for i in range(5)]
+    found = [d for _, d in verify(copied(run, tmp_path / "a", repeated)) if d is not None]
+    assert sum(d.recorded == "not of this run" for d in found) == 4
+    doubled = [*run.episodes(), won]
+    found = [d for _, d in verify(copied(run, tmp_path / "b", doubled)) if d is not None]
+    assert [d.recorded for d in found] == ["a second time"]
+
+
+def test_a_changed_description_is_refused(run, tmp_path):
+    task_set = run.meta.task_set
+    easier = msgspec.structs.replace(
+        task_set, protocol=msgspec.structs.replace(task_set.protocol, max_steps=500)
+    )
+    with pytest.raises(TraceError, match="changed after the run"):
+        list(verify(copied(run, tmp_path / "a", task_set=easier)))
+    with pytest.raises(TraceError, match="version 0"):
+        list(verify(copied(run, tmp_path / "b", env_version="0")))
+    (tmp_path / "b" / EPISODES).unlink()
+    with pytest.raises(TraceError, match="--episodes"):
+        list(verify(harness.load(tmp_path / "b")))
+
+
+def test_episodes_that_broke_are_counted_not_passed(run, tmp_path):
+    broken = next(iter(run.episodes()))
+    broken = msgspec.structs.replace(
+        broken, outcome=Outcome.ERROR, error=Fault("EnvError", "x"), success=False, score=0.0
+    )
+    others = [e for e in run.episodes() if e.key != broken.key]
+    rows = [r for r in run.metrics if r.key != broken.key] + [measure(broken)]
+    other = copied(run, tmp_path / "a", [broken, *others], rows)
+    assert all(d is None for _, d in verify(other))
+    assert "1 episodes broke" in CliRunner().invoke(app, ["verify", str(other.path)]).stdout

@@ -2,7 +2,7 @@
 // Everything shown comes from records, which environments and models wrote: it is only ever set as
 // text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
-const runs = data.runs;
+const agents = data.agents;
 const list = document.querySelector("ol.episodes");
 const pane = document.querySelector(".episode");
 const search = document.getElementById("search");
@@ -19,9 +19,26 @@ function make(tag, className, text) {
   return node;
 }
 
-const rows = data.keys.map((key, index) => ({
-  key, index, episodes: runs.map((run) => run.episodes[key] || null),
+// A row's place in the address: its numbers stand last, so that no two rows share one.
+const rows = data.rows.map((row) => ({
+  key: row.task + "/" + row.seed + "/" + row.attempt,
+  name: row.task + (row.seed ? " · seed " + row.seed : "") + (row.attempt ? " · attempt " + row.attempt : ""),
+  episodes: row.episodes,
 }));
+
+// What a search looks through, put together when the first one asks.
+function text(row) {
+  if (row.text === undefined) {
+    const parts = [row.name];
+    for (const e of row.episodes) {
+      if (!e) continue;
+      parts.push(e.instruction, e.final || "", e.error || "");
+      for (const step of e.steps) parts.push(step.o, step.r, step.a || "", step.x || "");
+    }
+    row.text = parts.join("\n").toLowerCase();
+  }
+  return row.text;
+}
 
 function verdict(e) {
   if (!e) return "absent";
@@ -32,8 +49,7 @@ function verdict(e) {
 function fits(row) {
   const e = row.episodes.find(Boolean);
   if (type.value && e.type !== type.value) return false;
-  if (search.value && !(row.key + " " + e.instruction).toLowerCase().includes(search.value.toLowerCase()))
-    return false;
+  if (search.value && !text(row).includes(search.value.toLowerCase())) return false;
   const some = (test) => row.episodes.some((x) => x && test(x));
   if (filter === "failed") return some((x) => !x.success && x.outcome !== "error");
   if (filter === "invalid") return some((x) => x.invalid > 0);
@@ -53,7 +69,7 @@ function refresh(keep) {
       const v = verdict(e);
       button.append(make("span", "tag " + v, v + (e ? " " + e.steps.length : "")), " ");
     });
-    button.append(make("span", "", row.key));
+    button.append(make("span", "", row.name));
     button.append(make("div", "quiet small", row.episodes.find(Boolean).instruction));
     button.addEventListener("click", () => { current = i; select(); });
     item.append(button);
@@ -98,14 +114,14 @@ function select() {
   location.replace("#" + encodeURIComponent(row.key));
   const parts = partsAt(row);
   const first = row.episodes.find(Boolean);
-  const head = [make("h2", "", row.key), make("p", "", first.instruction)];
+  const head = [make("h2", "", row.name), make("p", "", first.instruction)];
   if (row.episodes.length > 1)
     head.push(make("div", "note", parts < 0 ? "The same actions throughout."
       : "They part at step " + (parts + 1) + " (framed)."));
   const columns = make("div", "columns");
   row.episodes.forEach((e, i) => {
     const column = make("section");
-    column.append(make("h2", "", runs[i].agent));
+    column.append(make("h2", "", agents[i]));
     if (!e) { column.append(make("p", "quiet", "No record of this task.")); columns.append(column); return; }
     const line = make("p", "small");
     line.append(make("span", "tag " + verdict(e), verdict(e)),
@@ -139,12 +155,19 @@ type.addEventListener("change", () => refresh(true));
 document.addEventListener("keydown", (event) => {
   if (event.target === search) { if (event.key === "Escape") search.blur(); return; }
   if (event.ctrlKey || event.metaKey || event.altKey || event.target === type) return;
-  if (event.key === "j" || event.key === "k") {
-    current = Math.min(Math.max(current + (event.key === "j" ? 1 : -1), 0), shown.length - 1);
+  const listed = event.target.closest && event.target.closest("ol.episodes");
+  const next = ["j", "ArrowRight"].includes(event.key) || (listed && event.key === "ArrowDown");
+  const previous = ["k", "ArrowLeft"].includes(event.key) || (listed && event.key === "ArrowUp");
+  if (next || previous) {
+    current = Math.min(Math.max(current + (next ? 1 : -1), 0), Math.max(shown.length - 1, 0));
     select();
+    if (listed) { list.querySelectorAll("button")[current].focus(); event.preventDefault(); }
   } else if (event.key === "/") { search.focus(); event.preventDefault(); }
 });
-const wanted = decodeURIComponent(location.hash.slice(1));
+function asked() {
+  try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; }
+}
+const wanted = asked();
 refresh(false);
-const at = shown.findIndex((row) => row.key === wanted);
-if (at > 0) { current = at; select(); }
+const start = shown.findIndex((row) => row.key === wanted || row.name === wanted);
+if (start > 0) { current = start; select(); }

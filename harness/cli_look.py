@@ -1,0 +1,203 @@
+"""Commands that look at what is recorded: leaderboard, compare, view, list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.console import say, stdout, warn
+from harness.errors import ConfigError
+
+RESULTS = Path("results")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Results folder.")]
+OnlyEnv = Annotated[str | None, typer.Option("--env", "-e", help="Only this environment.")]
+OnlyTasks = Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Markdown to stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON to stdout.")]
+Page = Annotated[Path | None, typer.Option("--page", help="Write an HTML page.")]
+
+
+def leaderboard(
+    out: Out = RESULTS,
+    env: OnlyEnv = None,
+    tasks: OnlyTasks = None,
+    markdown: Markdown = False,
+    json: Json = False,
+    page: Page = None,
+) -> None:
+    """Who is better: a table per task set, with Wilson intervals and errors beside them."""
+    from harness import leaderboard as boards
+    from harness.runs import find_runs
+    from harness.tasksets import named
+
+    _at_most_one({"--markdown": markdown, "--json": json, "--page": page is not None})
+    damaged: list[str] = []
+
+    def on_damage(error: Exception) -> None:
+        damaged.append(str(error))
+        warn(error)
+
+    runs = [
+        run
+        for run in find_runs(out, on_damage)
+        if env in (None, run.meta.task_set.env)
+        and (tasks is None or named(tasks, run.meta.task_set))
+    ]
+    found = boards.boards(runs, on_damage=on_damage)
+    if json:
+        print(boards.to_json(found))
+        return
+    if not found:
+        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
+    if markdown:
+        print(boards.markdown(found))
+    elif page is not None:
+        from harness import pages
+        from harness.view import write_page
+
+        write_page(page, pages.leaderboard_page(found, notes=damaged))
+        print(page)
+    else:
+        for board in found:
+            stdout().print(boards.table(board), "")
+
+
+def compare(
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            help="Agents or run folders, each against the first. A,B: training seeds of one agent."
+        ),
+    ],
+    out: Out = RESULTS,
+    env: OnlyEnv = None,
+    tasks: OnlyTasks = None,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Points that count as equivalent.")
+    ] = 3.0,
+    markdown: Markdown = False,
+    json: Json = False,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse",
+            help="Exit 1 where the first is clearly worse, also with broken episodes as lost.",
+        ),
+    ] = False,
+) -> None:
+    """Who is better on the same tasks, by how much, and how sure."""
+    from harness import comparison, comparison_text
+    from harness.sides import find_side
+
+    _at_most_one({"--markdown": markdown, "--json": json})
+    if len(sides) < 2:
+        raise ConfigError("`harness compare` needs two agents or runs at least.")
+    runs = [find_side(side, out, env, tasks, warn) for side in sides]
+    found = comparison.compare_all(runs, margin=margin / 100)
+    if json:
+        print(comparison_text.to_json(found))
+    elif markdown:
+        print(comparison_text.markdown(found))
+    else:
+        for one in found:
+            stdout().print(comparison_text.table(one))
+            print("\n".join(comparison_text.sentences(one)), end="\n\n")
+    if fail_if_worse and any(one.worse for one in found):
+        raise typer.Exit(1)
+
+
+def view(
+    sides: Annotated[
+        list[str] | None,
+        typer.Argument(help="A run folder or an agent; a second one is shown beside it."),
+    ] = None,
+    out: Out = RESULTS,
+    env: OnlyEnv = None,
+    tasks: OnlyTasks = None,
+    task: Annotated[str | None, typer.Option("--task", help="One task, step by step.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Only this attempt.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Lost episodes.")] = False,
+    invalid: Annotated[bool, typer.Option("--invalid", help="With an invalid action.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Episodes that broke.")] = False,
+    task_type: Annotated[str | None, typer.Option("--type", help="Only this task type.")] = None,
+    most: Annotated[
+        int | None, typer.Option("--most", min=1, help="Most episodes shown (50; 2000 on a page).")
+    ] = None,
+    page: Page = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve pages on this machine.")] = False,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port of --serve (0: any).")
+    ] = 0,
+) -> None:
+    """Look at episodes: on the terminal, as a page, or served to a browser."""
+    from harness import view as viewing
+    from harness.sides import find_side
+
+    wanted = viewing.Wanted(failed, invalid, errors, task_type, task, seed, attempt)
+    if len(sides or ()) > 2 or not (sides or serve):
+        raise ConfigError("`harness view` takes one run or agent, or two. See `harness list runs`.")
+    runs = []
+    for side in sides or ():
+        found = find_side(side, out, env, tasks, warn)
+        if len(found) > 1:
+            raise ConfigError(f"`harness view` shows one run a side, not '{side}': name two sides.")
+        runs += found
+    if serve:
+        if wanted != viewing.Wanted() or page is not None or most is not None:
+            raise ConfigError("--serve shows whole runs: filter in the browser, or use --page.")
+        _serve(out, runs, port)
+    elif page is not None:
+        from harness import pages
+
+        shown = pages.episodes_page(runs, wanted, most=most or pages.MOST)
+        viewing.write_page(page, shown)
+        print(page)
+    else:
+        viewing.show(stdout(), runs, wanted, most=most or viewing.MOST)
+
+
+def _serve(out: Path, runs: list[Any], port: int) -> None:
+    from harness.serve import address, make_server
+
+    path = address(out, runs) if runs else "/"
+    with make_server(out, port) as server:
+        try:
+            say(f"http://127.0.0.1:{server.server_address[1]}{path}  (stop with Ctrl-C)")
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("harness: no longer serving.")
+
+
+def list_(
+    what: Annotated[str, typer.Argument(help="envs, agents, tasks, protocols or runs")],
+    out: Out = RESULTS,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also agents that cannot run here, and why.")
+    ] = False,
+) -> None:
+    """List environments, agents, task sets, protocols or runs."""
+    from harness import listing
+
+    listings: dict[str, Callable[[], Any]] = {
+        "envs": listing.envs,
+        "agents": lambda: listing.agents(everything),
+        "tasks": listing.tasks,
+        "protocols": listing.protocols,
+        "runs": lambda: listing.runs(out, warn),
+    }
+    if what not in listings:
+        from harness.errors import unknown
+
+        raise ConfigError(unknown("list", what, listings))
+    stdout().print(listings[what]())
+
+
+def _at_most_one(given: dict[str, bool]) -> None:
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise ConfigError(f"{' and '.join(names)} exclude each other: give one.")

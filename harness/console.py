@@ -1,0 +1,94 @@
+"""What the command shows on a terminal: tables to stdout; talk, warnings and progress to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from harness.plain import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def stdout() -> Console:
+    """The terminal, or a page of 160 columns where there is none."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=160)
+    return console
+
+
+def say(text: str) -> None:
+    """A line to stderr."""
+    print(plain(text), file=sys.stderr, flush=True)
+
+
+def warn(error: Exception) -> None:
+    """Say what is passed over."""
+    say(f"harness: passed over: {error}")
+
+
+class Progress:
+    """A bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, label: str, done: int = 0) -> None:
+        import time
+
+        self._now = time.monotonic
+        self._label, self._done, self._wins, self._errors = label, done, 0, 0
+        self._first = done
+        self._start = self._told = self._now()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=Console(stderr=True),
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task(self._label, total=None, note="starting")
+        else:
+            say(f"{self._label}: starting")
+        return self
+
+    def __call__(self, episode: Any, total: int) -> None:
+        self._done += 1
+        self._wins += bool(episode.success)
+        self._errors += episode.error is not None
+        played = self._done - self._first
+        rate = played / max(self._now() - self._start, 1e-9)
+        note = f"{100 * self._wins / played:.0f} % won"
+        if self._errors:
+            note += f", {self._errors} errors"
+        if self._bar is not None:
+            self._bar.update(
+                self._task, completed=self._done, total=total, note=f"{note}, {rate:.1f}/s"
+            )
+        elif self._now() - self._told > 10 or self._done == total:
+            self._told = self._now()
+            remaining = (total - self._done) / rate
+            say(
+                f"{self._label}: {self._done}/{total} episodes, {note}, "
+                f"{rate:.1f}/s, {remaining:.0f} s left"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,105 @@
+"""Which runs an argument names: parts of sets, folders, agents."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+import harness
+from harness.errors import ConfigError, TraceError
+from harness.protocol import Protocol
+from harness.runs import Run, write_meta
+from harness.sides import find_side, labels
+from harness.tasksets import TaskSet, named
+from harness.types import Task
+
+
+def task_set(size=20):
+    tasks = [Task("e", "dev", f"dev/{i}") for i in range(size)]
+    return TaskSet.make("e/dev", "e", tasks, max_steps=9, content={t.id: "0" for t in tasks})
+
+
+@pytest.mark.parametrize(
+    ("asked", "part", "same"),
+    [
+        ("dev", slice(None), True),
+        ("e/dev", slice(None), True),
+        ("other/dev", slice(None), False),
+        ("dev[:12]", slice(12), True),
+        ("e/dev[0:12]", slice(12), True),
+        ("dev[:13]", slice(12), False),
+        ("dev", slice(12), False),
+        ("dev[:12]", slice(None), False),
+        ("dev[:]", slice(None), True),
+        ("dev[:99]", slice(None), True),
+        ("dev[5:]", slice(5, None), True),
+        ("dev[5:]", slice(6, None), False),
+        ("dev[1:]", slice(None), False),
+    ],
+)
+def test_a_name_is_found_however_its_part_is_written(asked, part, same):
+    assert named(asked, task_set().part(part)) is same
+
+
+def test_a_part_may_stand_before_a_protocol():
+    found = task_set().part(slice(12)).under("react", Protocol(7))
+    assert found.name == "e/dev[0:12]+react"
+    assert named("dev[:12]+react", found)
+    assert not named("dev[:12]", found)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    for tasks in ("builtin-dev[:2]", "builtin-dev[:3]"):
+        harness.evaluate("expert", "alfworld", tasks=tasks, out=out)
+    return out
+
+
+def test_agents_and_folders(out):
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+    assert run.meta.n_episodes == 3
+    (same,) = find_side(str(run.path), out, "alfworld", "builtin-dev[:3]")
+    assert same.path == run.path
+    assert len(find_side(f"{run.path}, {run.path}", out)) == 2
+    assert labels([run, same]) == [f"expert ({run.path.name})"] * 2
+    for words in (("expert",), ("nobody",), (" , ",), (str(run.path), "webshop"),
+                  (str(run.path), None, "builtin-dev[:2]")):  # fmt: skip
+        name, *rest = words
+        with pytest.raises(ConfigError):
+            find_side(name, out, *rest)
+
+
+def test_damage_beside_an_agents_run_is_told_and_damage_of_the_named_run_raised(out, tmp_path):
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+    for name in ("a", "b"):
+        write_meta(tmp_path / "alfworld" / "expert" / name, run.meta)
+    bad = tmp_path / "alfworld" / "expert" / "a"
+    (bad / "run.json").write_text("{")
+    told = []
+    (found,) = find_side("expert", tmp_path, on_damage=told.append)
+    assert (found.path.name, len(told), str(bad) in str(told[0])) == ("b", 1, True)
+    with pytest.raises(TraceError):
+        find_side("expert", tmp_path)
+    with pytest.raises(TraceError):
+        find_side(str(bad), tmp_path, on_damage=told.append)
+    (bad / "run.json").unlink()
+    (bad / "run.json").mkdir()
+    with pytest.raises(TraceError, match="cannot be read"):
+        find_side("expert", tmp_path)
+
+
+def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+    write_meta(tmp_path, msgspec.structs.replace(run.meta, status="running"))
+    (tmp_path / "metrics.jsonl").write_bytes((run.path / "metrics.jsonl").read_bytes())
+    assert len(Run(tmp_path).metrics) == 3
+    lines = (run.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(lines[0] * 2)
+    with pytest.raises(TraceError, match="two rows"):
+        _ = Run(tmp_path).metrics
+    (tmp_path / "metrics.jsonl").write_bytes(lines[0])
+    assert len(Run(tmp_path).metrics) == 1
+    write_meta(tmp_path, run.meta)
+    with pytest.raises(TraceError, match="1 rows, but the run has 3"):
+        _ = Run(tmp_path).metrics
