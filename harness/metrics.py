@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -60,7 +60,6 @@ def measure(
     steps = [s for s in episode.steps if not s.forced]
     completions = [s.decision.completion for s in steps if s.decision.completion is not None]
     broken = episode.outcome is Outcome.ERROR
-    sampled = completions if completions else None
     return EpisodeMetrics(
         task_id=episode.task.id,
         seed=episode.task.seed,
@@ -73,9 +72,9 @@ def measure(
         invalid_actions=sum(s.invalid for s in steps),
         reasoning_words=sum(len(words(s.decision.reasoning)) for s in steps),
         action_words=sum(len(words(s.decision.action or "")) for s in steps),
-        reasoning_tokens=sum(c.reasoning_tokens for c in sampled) if sampled else None,
-        action_tokens=sum(c.action_tokens for c in sampled) if sampled else None,
-        prompt_tokens=sum(c.prompt_tokens for c in sampled) if sampled else None,
+        reasoning_tokens=_known([c.reasoning_tokens for c in completions]),
+        action_tokens=_known([c.action_tokens for c in completions]),
+        prompt_tokens=_known([c.prompt_tokens for c in completions]),
         cot_overlap=None if broken else cot_overlap(episode, reference),
         seconds=episode.seconds,
         policy_seconds=round(sum(s.policy_seconds for s in steps), 6),
@@ -163,8 +162,8 @@ def summarise(rows: Sequence[EpisodeMetrics]) -> Summary:
         steps=_ratio(steps, len(scored)),
         invalid_actions=_ratio(sum(r.invalid_actions for r in scored), len(scored)),
         reasoning_words_per_step=_ratio(sum(r.reasoning_words for r in scored), steps),
-        reasoning_tokens_per_step=_ratio(_sum(r.reasoning_tokens for r in scored), steps),
-        action_tokens_per_step=_ratio(_sum(r.action_tokens for r in scored), steps),
+        reasoning_tokens_per_step=_a_step([(r.reasoning_tokens, r.n_steps) for r in scored]),
+        action_tokens_per_step=_a_step([(r.action_tokens, r.n_steps) for r in scored]),
         cot_overlap=_ratio(sum(overlaps), len(overlaps)),
         cot_overlap_n=len(overlaps),
         seconds=_ratio(sum(r.seconds for r in scored), len(scored)),
@@ -175,9 +174,16 @@ def _count(rows: Sequence[EpisodeMetrics], outcome: Outcome) -> int:
     return sum(r.outcome is outcome for r in rows)
 
 
-def _sum(values: Iterable[int | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(sum(known)) if known else None
+def _known(counts: Sequence[int | None]) -> int | None:
+    """The sum; None where a part is unknown, or there is none."""
+    known = [c for c in counts if c is not None]
+    return sum(known) if known and len(known) == len(counts) else None
+
+
+def _a_step(episodes: Sequence[tuple[int | None, int]]) -> float | None:
+    """Tokens a step, of the episodes (tokens, steps) whose tokens are known."""
+    known = [(tokens, steps) for tokens, steps in episodes if tokens is not None]
+    return _ratio(float(sum(t for t, _ in known)), sum(n for _, n in known))
 
 
 def _ratio(total: float | None, n: int) -> float | None:
