@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from harness.protocol import Protocol
-from harness.types import Decision, Episode, Outcome
+from harness.types import Completion, Decision, Episode, Outcome
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -71,9 +71,7 @@ def measure(
     broken = episode.outcome is Outcome.ERROR
     texts = [_texts(s.decision, protocol) for s in steps]
     sampled = [
-        (c.prompt_tokens, c.reasoning_tokens + c.action_tokens, 0)
-        if _thinks(s.decision, protocol)
-        else (c.prompt_tokens, c.reasoning_tokens, c.action_tokens)
+        (c.prompt_tokens, *_shares(c, _thinks(s.decision, protocol)))
         for s in steps
         if (c := s.decision.completion) is not None
     ]
@@ -89,9 +87,9 @@ def measure(
         invalid_actions=sum(s.invalid for s in steps),
         reasoning_words=sum(len(words(thought)) for thought, _ in texts),
         action_words=sum(len(words(action)) for _, action in texts),
-        reasoning_tokens=sum(n for _, n, _ in sampled) if sampled else None,
-        action_tokens=sum(n for _, _, n in sampled) if sampled else None,
-        prompt_tokens=sum(n for n, _, _ in sampled) if sampled else None,
+        reasoning_tokens=_known([n for _, n, _ in sampled]),
+        action_tokens=_known([n for _, _, n in sampled]),
+        prompt_tokens=_known([n for n, _, _ in sampled]),
         cot_overlap=None if broken else cot_overlap(episode, reference, protocol),
         seconds=episode.seconds,
         policy_seconds=round(sum(s.policy_seconds for s in steps), 6),
@@ -194,8 +192,8 @@ def summarise(rows: Sequence[EpisodeMetrics]) -> Summary:
         steps=_ratio(steps, len(scored)),
         invalid_actions=_ratio(sum(r.invalid_actions for r in scored), len(scored)),
         reasoning_words_per_step=_ratio(sum(r.reasoning_words for r in scored), steps),
-        reasoning_tokens_per_step=_ratio(_sum(r.reasoning_tokens for r in scored), steps),
-        action_tokens_per_step=_ratio(_sum(r.action_tokens for r in scored), steps),
+        reasoning_tokens_per_step=_a_step([(r.reasoning_tokens, r.n_steps) for r in scored]),
+        action_tokens_per_step=_a_step([(r.action_tokens, r.n_steps) for r in scored]),
         cot_overlap=_ratio(sum(overlaps), len(overlaps)),
         cot_overlap_n=len(overlaps),
         seconds=_ratio(sum(r.seconds for r in scored), len(scored)),
@@ -206,9 +204,23 @@ def _count(rows: Sequence[EpisodeMetrics], outcome: Outcome) -> int:
     return sum(r.outcome is outcome for r in rows)
 
 
-def _sum(values: Iterable[int | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(sum(known)) if known else None
+def _shares(c: Completion, thought: bool) -> tuple[int | None, int | None]:
+    """Reasoning and action tokens of a reply; an action that is a thought is all reasoning."""
+    if not thought:
+        return c.reasoning_tokens, c.action_tokens
+    return _known([c.reasoning_tokens, c.action_tokens]), 0
+
+
+def _known(counts: Sequence[int | None]) -> int | None:
+    """The sum; None where a part is unknown, or there is none."""
+    known = [c for c in counts if c is not None]
+    return sum(known) if known and len(known) == len(counts) else None
+
+
+def _a_step(episodes: Sequence[tuple[int | None, int]]) -> float | None:
+    """Tokens a step, of the episodes (tokens, steps) whose tokens are known."""
+    known = [(tokens, steps) for tokens, steps in episodes if tokens is not None]
+    return _ratio(float(sum(t for t, _ in known)), sum(n for _, n in known))
 
 
 def _ratio(total: float | None, n: int) -> float | None:

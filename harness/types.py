@@ -41,21 +41,26 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Completion(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a model sampled, exactly, with its cost. Counts are tokens of the model's tokenizer."""
+    """What a model sampled, exactly, with its cost. Counts are tokens of the model's tokenizer;
+    None where a server does not tell."""
 
     text: str
-    prompt_tokens: int = 0
-    reasoning_tokens: int = 0
-    action_tokens: int = 0
+    prompt_tokens: int | None = 0
+    reasoning_tokens: int | None = 0
+    action_tokens: int | None = 0
+    #: Prompt tokens whose keys and values were stored and not computed again.
+    cached_tokens: int | None = None
     #: Sampled ids, format tokens included; empty where a server does not tell.
     ids: tuple[int, ...] = ()
     #: Prompt tokens read again because the window moved.
-    reread_tokens: int = 0
+    reread_tokens: int | None = 0
     #: A thinking model's thought, which its own later prompts do not show.
     hidden: str = ""
     #: "stop" (the action line ended) | "eos" | "length" (token cap).
     stop: str = "stop"
+    #: Seconds of the model, and before it: in a queue, in tries that failed, in pauses.
     seconds: float = 0.0
+    waited: float = 0.0
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,11 +7,14 @@ import random
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import harness.env
 from harness.errors import BackendError, ConfigError, MissingDependency
@@ -27,6 +30,7 @@ pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
 from harness_agents.backends.hf import HFBackend, passes  # noqa: E402
+from harness_agents.backends.slots import Slots  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -400,6 +404,143 @@ def test_a_fault_reaches_every_caller_and_the_backend_goes_on(
     assert parse(fine.text).action == "say fig"
 
 
+def endless(folder: Path, to: Path) -> Path:
+    """The checkpoint without EOS and newline: greedy replies end at their cap."""
+    folder = Path(shutil.copytree(folder, to))
+    weights = load_file(folder / "model.safetensors")
+    tokenizer = make_tokenizer().backend_tokenizer
+    texts = tokenizer.decode_batch([[i] for i in range(360)], skip_special_tokens=False)
+    ends = [i for i, text in enumerate(texts) if text == "<eos>" or "\n" in text]
+    weights["lm_head.weight"][ends] = 0.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_who_comes_later_does_not_wait_for_a_long_reply(
+    trained: Path, tmp_path: Path, open_backend: Any
+) -> None:
+    """Also when the batch is far from full."""
+    backend = open_backend(endless(trained, tmp_path / "endless"), batch_size=32)
+    blocks = render("Task: x\n", [], "Say fig.")
+    done: list[str] = []
+
+    def ask(name: str, count: int) -> None:
+        assert len(backend.complete(blocks, Decoding(max_new_tokens=count), 0).ids) == count
+        done.append(name)
+
+    begun = threading.Event()
+    backend.model.register_forward_pre_hook(lambda *_: begun.set())
+    long = threading.Thread(target=ask, args=("long", 350))
+    long.start()
+    assert begun.wait(20)
+    short = [threading.Thread(target=ask, args=("short", 3)) for _ in range(3)]
+    for thread in short:
+        thread.start()
+    for thread in [*short, long]:
+        thread.join(60)
+    assert done == ["short"] * 3 + ["long"]
+
+
+def test_who_fails_to_join_fails_alone(trained: Path, tmp_path: Path, open_backend: Any) -> None:
+    backend = open_backend(endless(trained, tmp_path / "endless"))
+    bad = backend.encode("~")[0]
+
+    def refuse(module: Any, args: Any, kwargs: Any) -> None:
+        ids = kwargs["input_ids"]
+        if ids.shape[1] > 1 and bool((ids == bad).any()):
+            raise RuntimeError("a token this model cannot read")
+
+    backend.model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    found: list[Completion] = []
+    blocks = render("Task: x\n", [], "Say fig.")
+    alone = backend.complete(blocks, Decoding(max_new_tokens=300), 0)
+    playing = threading.Thread(
+        target=lambda: found.append(backend.complete(blocks, Decoding(max_new_tokens=300), 0))
+    )
+    playing.start()
+    for _ in range(3):
+        time.sleep(0.02)
+        assert playing.is_alive()
+        with pytest.raises(BackendError, match="cannot read"):
+            backend.complete(render("Task: ~\n", [], "Say fig."), Decoding(), 0)
+    playing.join(60)
+    assert [reply.ids for reply in found] == [alone.ids]
+
+
+def test_without_a_store_a_shared_beginning_is_read_once_for_all_who_join(
+    untrained: Path, open_backend: Any
+) -> None:
+    backend = open_backend(untrained, prefix_mb=0)
+    read: list[int] = []
+    embedding = backend.model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda module, args: read.append(args[0].numel()))
+    header = "Example: " + "say apple, say pear. " * 20
+    asked = [render(f"{header}\nTask: say {w}.\n", [], f"Say {w}.") for w in WORDS]
+    whole = sum(len(backend.prompt(blocks, 1)[0]) for blocks in asked)
+    replies = completions(backend, asked, Decoding(max_new_tokens=1))
+    assert sum(read) < whole / 2
+    model = AutoModelForCausalLM.from_pretrained(untrained).eval()
+    for blocks, reply in zip(asked, replies, strict=True):
+        assert same_until_tie(reply.ids, *generated(model, backend.prompt(blocks, 1)[0], 1))
+
+
+def test_a_full_cache_lets_episodes_wait_and_changes_no_reply(
+    untrained: Path, open_backend: Any
+) -> None:
+    free = open_backend(untrained, window=400)
+    most = -(-400 * free._slots.token_bytes >> 20) << 20
+    tight = open_backend(untrained, window=400, batch_mb=most >> 20)
+    sizes: dict[HFBackend, list[int]] = {free: [], tight: []}
+
+    def watch(backend: HFBackend) -> None:
+        backend.model.base_model.register_forward_pre_hook(
+            lambda *_: sizes[backend].append(sum(layer.nbytes for layer in backend._slots.data))
+        )
+
+    watch(free)
+    watch(tight)
+    asked = prompts(40, steps=6)
+    decoding = Decoding(max_new_tokens=16)
+    expected = completions(free, asked, decoding)
+    found = completions(tight, asked, decoding)
+    model = AutoModelForCausalLM.from_pretrained(untrained).eval()
+    for blocks, one, other in zip(asked, expected, found, strict=True):
+        if one.ids != other.ids:  # a tie of the two best tokens may fall either way
+            ids, _ = tight.prompt(blocks, 16)
+            assert same_until_tie(other.ids, *generated(model, ids, 16))
+    assert max(sizes[tight]) <= most < max(sizes[free])
+    assert max(reply.waited for reply in found) > min(reply.waited for reply in found)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 1500), st.integers(0, 9)), max_size=8),
+    st.integers(1, 40000),
+)
+def test_slots_keep_what_they_must_and_take_no_more_than_they_may(
+    steps: list[tuple[int, int, int]], most: int
+) -> None:
+    slots = Slots(2, 1, 2, torch.zeros(0))
+    kept = width = 0  # rows written, and how wide
+    bound = max(most, 9 * 1500) * slots.token_bytes
+    for rows, columns, keep in steps:
+        keep = min(keep, kept)
+        rows, columns = max(rows, keep), max(columns, width if keep else 0)
+        slots.reserve(rows, columns, keep=keep, most=bound)
+        assert slots.room[0] >= rows
+        assert slots.room[1] >= columns
+        assert sum(layer.nbytes for layer in slots.data) <= bound
+        for layer in slots.data:
+            for row in range(keep):
+                assert bool((layer[:, row, :, :width] == row + 1).all())
+        kept, width = rows, columns
+        for layer in slots.data:
+            for row in range(rows):
+                layer[:, row, :, :columns] = row + 1
+    slots.reserve(1, 1)
+    assert slots.room[0] * slots.room[1] <= 4 * 512
+
+
 def test_closing_wakes_whoever_waits(untrained: Path) -> None:
     backend = HFBackend(locate(str(untrained)), batch_size=1)
     caught: list[BaseException] = []
@@ -486,6 +627,8 @@ def test_options_that_cannot_work_are_refused(trained: Path) -> None:
         HFBackend(checkpoint, dtype="float8")
     with pytest.raises(ConfigError, match="batch_size"):
         HFBackend(checkpoint, batch_size=0)
+    with pytest.raises(ConfigError, match="less than one row"):
+        HFBackend(checkpoint, batch_mb=0)
 
 
 def test_a_package_that_carries_weights_is_named_with_its_install() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from harness_agents.backends.answers import OddAnswer, read
 from harness_agents.backends.server import ServerBackend, ServerConfig, messages
 from harness_agents.react import ReActPolicy
 from hypothesis import given
@@ -30,24 +32,32 @@ KEY = "sk-secret-7261"
 
 
 class Server:
-    """Answers POSTs with what ``answer(body, n)`` says: (status, body[, headers]), or a raised
-    ConnectionError drops the connection."""
+    """Answers POSTs with what ``answer(body, n)`` says: (status, body[, headers]), a function of
+    the handler that writes by itself, or a raised ConnectionError that drops the connection."""
 
     def __init__(self, answer):
-        self.bodies, self.headers, self.paths = [], [], []
+        self.bodies, self.headers, self.paths, self.clients = [], [], [], set()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
             def do_POST(self):
+                outer.clients.add(self.client_address)
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.bodies.append(body)
                 outer.headers.append(dict(self.headers))
                 outer.paths.append(self.path)
                 try:
-                    status, reply, *more = answer(body, len(outer.bodies))
+                    found = answer(body, len(outer.bodies))
                 except ConnectionError:
-                    self.connection.close()
+                    self.close_connection = True
                     return
+                if callable(found):
+                    found(self)
+                    return
+                status, reply, *more = found
                 raw = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
                 self.send_response(status)
                 for key, value in (more[0] if more else {}).items():
@@ -156,6 +166,18 @@ def test_messages_alternate_and_lose_nothing(turns):
         ({"content": "<think>\ndeep\n</think>\nAction: go"}, "deep", "go"),
         ({"content": "<think>h</think>Reasoning: said\nAction: go"}, "said", "go"),
         ({"content": "<think>never ends"}, "never ends", None),
+        ({"content": "Action: no\n</think>\nAction: go"}, "Action: no", "go"),
+        ({"content": "Sure.\n<think>h\nAction: no\n</think>Action: go"},
+         "Sure.\nh\nAction: no", "go"),
+        ({"content": "<think>a</think>b</think>Action: go\n<think>c"}, "abc", "go"),
+        ({"content": [{"type": "text", "text": "Action: "}, "go"]}, "", "go"),
+        ({"content": "Action: go", "reasoning_content": [{"text": "why"}]}, "why", "go"),
+        ({"content": None, "tool_calls": [tool("search", {"q": "x", "n": 2})]}, "", "search[x, 2]"),
+        ({"content": None, "tool_calls": [tool("search", "[1, true]")]}, "", "search[1, true]"),
+        ({"content": None, "tool_calls": [tool("search", "no json")]}, "", "search[no json]"),
+        ({"content": None, "tool_calls": [tool("act", '{"action": null}')]}, "", None),
+        ({"content": None, "tool_calls": [tool("act", '{"action": "go\\nAction: b"}')]},
+         "", "go Action: b"),
         (
             {"content": None, "tool_calls": [tool("search", '{"q": "a b"}')]},
             "", "search[a b]",
@@ -177,6 +199,82 @@ def test_thoughts_and_tools_are_read(serve, message, reasoning, action):
     shown = messages(*(lambda b: (b[0], b[1:]))(render("H\n", [Step("o", decision)], "p")))
     if completion.hidden:
         assert completion.hidden not in json.dumps(shown)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": 3},
+        {"content": [{"text": 3}]},
+        {"content": "", "reasoning_content": 1.5},
+        {"content": None, "tool_calls": [{"function": "go"}]},
+        {"content": None, "tool_calls": ["go"]},
+        {"content": None, "tool_calls": {"function": {"name": "a"}}},
+        {"content": None, "tool_calls": [tool(None, "{}")]},
+    ],
+)
+def test_an_odd_answer_is_the_servers_fault(serve, message):
+    server = serve(lambda body, n: (200, {"choices": [{"message": message}]}))
+    with pytest.raises(BackendError, match=r"'m' at 127\.0\.0\.1:\d+: odd answer"):
+        ask(server)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text("a<>/think", max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
+        st.sampled_from(["text", "function", "name", "arguments", "action", "completion_tokens"]),
+        inner, max_size=3,
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+FIELDS = ["content", "reasoning_content", "reasoning", "tool_calls"]
+
+
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, json_values)),
+    json_values,
+)
+def test_no_answer_raises_anything_else(message, usage):
+    try:
+        found = read({"message": message}, usage, "chat")
+    except OddAnswer:
+        return
+    assert "</think>" not in found.text
+    parse(found.text, found)
+
+
+@pytest.mark.parametrize("usage", [None, [1], "n/a", {"completion_tokens": "n/a"}, {}])
+def test_counts_the_server_does_not_tell_are_unknown(serve, usage, tmp_path):
+    reply = {"choices": [{"message": {"content": "Action: look"}}], "usage": usage}
+    server = serve(lambda body, n: (200, reply))
+    completion = ask(server)
+    assert completion.prompt_tokens is None
+    assert completion.reasoning_tokens is None
+    assert completion.action_tokens is None
+    if usage is None:
+        options = {"backend": "server", "server": {"url": server.url, "model": "m"}}
+        run = harness.evaluate(
+            AgentConfig(name="untold", policy="react", options=options),
+            "alfworld", tasks="builtin-dev[:2]", out=tmp_path, max_steps=2,
+        )  # fmt: skip
+        assert run.summary.n == 2
+        assert run.summary.reasoning_tokens_per_step is None
+        assert run.summary.action_tokens_per_step is None
+        assert [row.prompt_tokens for row in run.metrics] == [None, None]
+        assert {e.steps[0].decision.completion.prompt_tokens for e in run.episodes()} == {None}
+
+
+def test_a_thought_whose_tokens_are_not_told_gets_its_share(serve):
+    reply = {
+        "choices": [{"message": {"content": "Action: go", "reasoning_content": "x" * 90}}],
+        "usage": {"completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 7}},
+    }
+    completion = ask(serve(lambda body, n: (200, reply)))
+    assert completion.reasoning_tokens == 90
+    assert completion.action_tokens == 3
+    assert completion.cached_tokens == 7
 
 
 def test_hidden_tokens_count_as_reasoning(serve):
@@ -238,6 +336,68 @@ def test_a_server_that_hangs_is_given_up(serve):
     release.set()
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        "`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is "
+        "less than the `context_window` for this model",
+        "Invalid 'stop': array too long. Expected an array with maximum length 4",
+        "max_tokens is too large: 96. The maximum context length of this deployment",
+        # a reply that fills the window alone
+        "This model's maximum context length is 64 tokens. However, you requested 146 tokens "
+        "(50 in the messages, 96 in the completion).",
+        "name too long",
+    ],
+)
+def test_a_fault_of_the_settings_is_never_a_lost_episode(serve, says):
+    server = serve(lambda body, n: (400, {"error": {"message": says}}))
+    with pytest.raises(BackendError, match="refuses: HTTP 400"):
+        ask(server)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "context_length_exceeded", "message": "Please reduce the length."},
+        {"message": "This model's maximum context length is 4096 tokens. However, you requested "
+                    "5060 tokens (4964 in the messages, 96 in the completion)."},
+        {"message": "'max_tokens' or 'max_completion_tokens' is too large: 96. This model's maximum"
+                    " context length is 4096 tokens and your request has 4020 input tokens."},
+        {"message": "prompt is too long: 200001 tokens > 200000 maximum"},
+        {"type": "exceed_context_size_error", "message": "try increasing it"},
+        {"message": "Requested tokens (2285) exceed context window of 2048"},
+    ],
+)  # fmt: skip
+def test_a_prompt_too_long_is_known_by_the_words_of_servers(serve, error):
+    with pytest.raises(ContextOverflow):
+        ask(serve(lambda body, n: (400, {"error": error})))
+
+
+def test_the_window_a_server_refused_is_kept_and_its_start_moves_seldom(serve):
+    def answer(body, n):
+        if sum(len(m["content"]) for m in body["messages"]) > 400:
+            return 400, {"error": "This model's maximum context length is 100 tokens"}
+        return chat("Reasoning: r\nAction: go")
+
+    server = serve(answer)
+    backend = ServerBackend(ServerConfig(url=server.url, model="m", pause=0.0))
+    steps, starts, reread = [], [], []
+    for k in range(60):
+        completion = backend.complete(render("Task: x\n", steps, f"number {k}"), Decoding(), 1)
+        steps.append(Step(f"number {k}", parse(completion.text, completion)))
+        starts.append(server.bodies[-1]["messages"][0]["content"])
+        reread.append(completion.reread_tokens)
+    assert len(server.bodies) - 60 <= 3  # what was refused
+    moves = [k for k in range(1, 60) if starts[k] != starts[k - 1]]
+    assert 5 <= len(moves) <= 15
+    assert [k for k in range(60) if reread[k]] == moves
+    # another conversation is not bound by what this one has learned
+    fresh = len(server.bodies)
+    backend.complete(render("Other\n", steps[:2], "o"), Decoding(), 1)
+    assert len(server.bodies) == fresh + 1
+    assert "number 0" in server.bodies[-1]["messages"][0]["content"]
+
+
 def test_a_full_window_drops_the_older_half(serve):
     def answer(body, n):
         if len(body["messages"]) > 5:
@@ -250,7 +410,7 @@ def test_a_full_window_drops_the_older_half(serve):
     sent = server.bodies[-1]["messages"]
     assert sent[0]["content"].startswith("Task: t\n")
     assert sent[-1]["content"].endswith("newest")
-    assert completion.reread_tokens == 50
+    assert 0 < completion.reread_tokens < 50
     with pytest.raises(ContextOverflow):
         ask(serve(lambda body, n: (400, b"prompt is too long")), steps, "newest")
 
@@ -282,6 +442,105 @@ def test_conversations_stay_with_their_server_and_survive_its_loss(serve):
     for k in range(12):
         assert backend.complete(render(f"Task {k}\n", (), "o"), Decoding(), 0).text == "Action: go"
     assert sum(seen["b"].values()) == 3 * 12 - sum(seen["a"].values()) + 12
+
+
+def test_a_conversation_keeps_its_server_from_the_first_step_on(serve):
+    servers = [serve(counting), serve(counting)]
+    backend = ServerBackend(ServerConfig(url=tuple(s.url for s in servers), model="m", pause=0.0))
+    used = set()
+    for task in range(16):
+        steps, before = [], [len(s.bodies) for s in servers]
+        for k in range(3):
+            completion = backend.complete(render(f"Task: {task}\n", steps, f"o{k}"), Decoding(), 0)
+            steps.append(Step(f"o{k}", parse(completion.text, completion)))
+        asked = [len(s.bodies) - b for s, b in zip(servers, before, strict=True)]
+        assert sorted(asked) == [0, 3]
+        used.add(asked[0])
+    assert used == {0, 3}
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_a_gateway_without_a_server_behind_it_is_left_for_another(serve, status):
+    down, up = serve(lambda body, n: (status, b"")), serve(lambda body, n: chat("Action: go"))
+    backend = ServerBackend(ServerConfig(url=(down.url, up.url), model="m", pause=0.0, retries=1))
+    for k in range(12):
+        assert backend.complete(render(f"Task {k}\n", (), "o"), Decoding(), 0).text == "Action: go"
+    assert len(down.bodies) == 1
+    assert len(up.bodies) == 12
+
+
+def test_a_server_that_drips_and_one_that_never_works_are_given_up_in_time(serve):
+    def drip(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(40):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+                time.sleep(0.1)
+
+    server = serve(lambda body, n: drip)
+    began = time.perf_counter()
+    with pytest.raises(BackendError, match=r"in 1 tries.*Timeout"):
+        ask(server, timeout=0.5, retries=0)
+    assert time.perf_counter() - began < 2
+    began = time.perf_counter()
+    with pytest.raises(BackendError, match="HTTP 500"):
+        ask(serve(lambda body, n: (500, b"")), pause=0.2, retries=99, deadline=1.0)
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize(("status", "before"), [(200, 60), (200, 75), (401, 488), (401, 495)])
+def test_a_key_is_hidden_before_a_message_is_cut(serve, monkeypatch, status, before):
+    monkeypatch.setenv("TEST_KEY", KEY)
+    server = serve(lambda body, n: (status, b"x" * before + KEY.encode()))
+    with pytest.raises(BackendError) as caught:
+        ask(server, key_env="TEST_KEY", retries=0)
+    assert "sk-" not in str(caught.value)
+
+
+def test_the_key_is_the_variables_and_no_files(serve, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password other\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("TEST_KEY", f"{KEY}\n")
+    server = serve(lambda body, n: chat("Action: go"))
+    ask(server, key_env="TEST_KEY")
+    ask(server)
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert "Authorization" not in server.headers[1]
+    for bad in (" \n", "sk-\nX: y", "sk-\u00e9"):
+        monkeypatch.setenv("TEST_KEY", bad)
+        with pytest.raises(ConfigError, match="TEST_KEY"):
+            ask(server, key_env="TEST_KEY")
+
+
+def test_a_redirect_is_named_and_not_followed(serve):
+    other = serve(lambda body, n: chat("Action: go"))
+    server = serve(lambda body, n: (301, b"", {"Location": other.url}))
+    with pytest.raises(BackendError, match="moved to http"):
+        ask(server)
+    assert not other.bodies
+
+
+def test_one_connection_serves_a_conversation(serve):
+    server = serve(lambda body, n: chat("Action: go"))
+    backend = ServerBackend(ServerConfig(url=server.url, model="m"))
+    for k in range(4):
+        backend.complete(render(f"Task {k}\n", (), "o"), Decoding(), 0)
+    assert len(server.clients) == 1
+
+
+def test_the_servers_wishes_win_over_the_fields_of_the_backend(serve):
+    server = serve(lambda body, n: chat("Action: go"))
+    ask(server, extra={"max_completion_tokens": 5, "max_tokens": None, "top_p": 0.5})
+    assert "max_tokens" not in server.bodies[0]
+    assert server.bodies[0]["max_completion_tokens"] == 5
+    assert server.bodies[0]["top_p"] == 0.5
+    ask(server, omit=("max_tokens", "stop"))
+    assert not {"max_tokens", "stop"} & set(server.bodies[1])
 
 
 def test_a_run_over_a_dying_server_keeps_its_faults_apart_and_resumes(serve, tmp_path, monkeypatch):
@@ -342,5 +601,11 @@ def test_config_errors_say_what_to_do(monkeypatch):
         ReActPolicy(backend="server", server={**server, "url": "localhost:8000"})
     with pytest.raises(ConfigError, match="key_env"):
         ReActPolicy(backend="server", server={**server, "url": "http://me:pw@localhost/v1"})
+    for url in ("http://h/v1?api-key=SECRET", "http://h/v1#k"):
+        with pytest.raises(ConfigError, match="key_env") as caught:
+            ReActPolicy(backend="server", server={**server, "url": url})
+        assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConfigError, match="url is empty"):
+        ReActPolicy(backend="server", server={**server, "url": []})
     with pytest.raises(ConfigError, match="checkpoint"):
         registry.build_policy(AgentConfig(name="x", policy="react"))

@@ -63,6 +63,7 @@ class ReActPolicy:
         device: str | None = None,
         batch_size: int = 32,
         prefix_mb: int = 1024,
+        batch_mb: int | None = None,
         revision: str | None = None,
         download: bool = False,
         needs: str = "",
@@ -113,6 +114,7 @@ class ReActPolicy:
                 window=window,
                 batch_size=batch_size,
                 prefix_mb=prefix_mb,
+                batch_mb=batch_mb,
             )
         self.backend = backend
 

@@ -38,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PASS_TOKENS, SHARED = 8192, 64
 #: Seconds to wait for another episode's request before a batch that is not full starts.
 LINGER = 0.003
-#: Share of the batch that has to wait before it is let in: reading together costs one pass.
+#: Who waits is let in when that many of who plays: reading together costs one pass.
 JOIN = 1 / 8
 ACTED = Segment(Kind.ACT_FORMAT, "\n")
 
@@ -57,7 +57,14 @@ class Request:
         self.ids: list[int] = []
         self.read = 0  # tokens whose keys and values are stored
         self.continues = -1  # number of the stored prefix this conversation continues
+        self.cached = 0
+        self.asked = time.perf_counter()
         self.started = 0.0
+
+    @property
+    def room(self) -> int:
+        """Tokens that prompt and reply may fill."""
+        return len(self.prompt) + self.decoding.max_new_tokens
 
     @property
     def last(self) -> int:
@@ -69,7 +76,9 @@ class HFBackend:
 
     ``window`` is in tokens, prompt and reply together (default: the checkpoint's, else the
     model's, at most 2,048). ``prefix_mb`` bounds the memory for conversations between their steps
-    (0 reads every prompt anew). Raises ConfigError for a folder that cannot be played.
+    (0 reads every prompt anew); ``batch_mb`` that of the batch itself, whose rows are all as long
+    as the longest: who does not fit waits (default: as much as ``batch_size`` rows of a whole
+    window need). Raises ConfigError for a folder that cannot be played.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class HFBackend:
         window: int | None = None,
         batch_size: int = 32,
         prefix_mb: int = 1024,
+        batch_mb: int | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(unknown("dtype", dtype, DTYPES))
@@ -110,6 +120,14 @@ class HFBackend:
                     f"{checkpoint.name}: {kind} keeps a cache this backend can't batch."
                 )
             self._slots = slots
+            self._most = batch_size * self.window * slots.token_bytes
+            if batch_mb is not None:
+                self._most = min(self._most, batch_mb << 20)
+            if self._most < self.window * slots.token_bytes:
+                raise ConfigError(
+                    f"{checkpoint.name}: 'batch_mb' {batch_mb} is less than one row of a window of "
+                    f"{self.window} tokens needs: {-(-self.window * slots.token_bytes >> 20)}."
+                )
             self._self_test()
         self._prefixes = Prefixes(prefix_mb << 20)
         self._waiting: deque[Request] = deque()
@@ -203,30 +221,43 @@ class HFBackend:
     def _serve(self) -> None:
         rows: list[Request] = []  # places 0 .. len - 1 of the slots
         while True:
-            joining = self._admit(len(rows))
+            joining = self._admit(rows)
             if self._closed:
                 self._fail([*rows, *joining, *self._waiting], BackendError, "it was closed")
                 return
             try:
                 with torch.inference_mode():
                     if joining:
-                        rows += self._read_prompts(joining, len(rows))
+                        rows += self._read_prompts(joining, rows)
+            except Exception as error:  # of who joins alone: the places of who plays are untouched
+                self._fail(joining, type(error), str(error))
+            if not rows:
+                continue
+            try:
+                with torch.inference_mode():
                     self._advance(rows)
             except Exception as error:  # reaches every caller in the batch, see _fail
-                self._slots.data = self._slots.data[:, :, :0]
-                self._fail([*rows, *joining], type(error), str(error))
+                self._slots.clear()
+                self._fail(rows, type(error), str(error))
                 rows = []
 
-    def _admit(self, playing: int) -> list[Request]:
+    def _admit(self, rows: Sequence[Request]) -> list[Request]:
         """Who joins the batch now. With nobody in it, waits for somebody."""
         with self._changed:
-            if not playing:
+            if not rows:
                 while not self._waiting and not self._closed:
                     self._changed.wait()
                 while len(self._waiting) < self.batch_size and self._changed.wait(LINGER):
                     pass
-            free = min(self.batch_size - playing, len(self._waiting))
-            if playing and free < JOIN * self.batch_size:
+            free = min(self.batch_size - len(rows), len(self._waiting))
+            # Rows are as long as the longest: the memory for so many of its length must be there.
+            room = max((row.room for row in rows), default=0)
+            for joining in range(free):
+                room = max(room, self._waiting[joining].room)
+                if (len(rows) + joining + 1) * room * self._slots.token_bytes > self._most:
+                    free = joining
+                    break
+            if free < JOIN * len(rows):
                 return []
             return [self._waiting.popleft() for _ in range(free)]
 
@@ -278,29 +309,31 @@ class HFBackend:
             use_cache=True,
         )
 
-    def _read_prompts(self, batch: list[Request], base: int = 0) -> list[Request]:
-        """Read all but each prompt's last token into the places from ``base`` on; returns the rows
+    def _read_prompts(self, batch: list[Request], playing: Sequence[Request] = ()) -> list[Request]:
+        """Read all but each prompt's last token into the places behind who plays; returns the rows
         in their order there."""
+        base = len(playing)
         started = time.perf_counter()
         shared = common([request.prompt for request in batch]) if len(batch) > 1 else 0
         prompts = [request.prompt[:-1] for request in batch]
         matches = [self._prefixes.match(prompt) for prompt in prompts]
+        room = max(row.room for row in [*playing, *batch])
         if shared >= SHARED and sum(match[0] < shared - SHARED for match in matches) > 1:
             one = Request(batch[0].prompt[: shared + 1], 0, batch[0].decoding, 0)
-            self._read_prompts([one], base)
-            self._prefixes.put(one.prompt[:shared], shared, self._slots.save(base, shared))
-            matches = [self._prefixes.match(prompt) for prompt in prompts]
+            self._read_prompts([one], playing)
+            saved = self._slots.save(base, shared)
+            self._prefixes.put(one.prompt[:shared], shared, saved)
+            matches = [m if m[0] >= shared else (shared, saved, -1) for m in matches]
         order = sorted(range(len(batch)), key=lambda i: len(prompts[i]) - matches[i][0])
-        room = max(len(p) for p in prompts) + max(r.decoding.max_new_tokens for r in batch)
-        # a pass's padding may reach past its shorter rows' own end
-        room += max(len(prompts[i]) - matches[i][0] for i in order)
-        self._slots.reserve(base + len(batch), room, keep=base)
+        self._slots.reserve(base + len(batch), room, keep=base, most=self._most)
+        columns = self._slots.room[1]
         rows = [batch[i] for i in order]
         for place, i in enumerate(order, base):
-            length, saved, number = matches[i]
-            if saved is not None:
-                self._slots.load(place, saved, length)
+            length, stored, number = matches[i]
+            if stored is not None:
+                self._slots.load(place, stored, length)
             batch[i].read, batch[i].continues, batch[i].started = length, number, started
+            batch[i].cached = length
         for first, stop in passes([len(row.prompt) - 1 - row.read for row in rows]):
             group = rows[first:stop]
             longest = len(group[-1].prompt) - 1 - group[-1].read
@@ -309,6 +342,8 @@ class HFBackend:
                 new = row.prompt[row.read : -1]
                 line[: len(new)] = new
             at = torch.tensor([row.read for row in group])[:, None] + torch.arange(longest)
+            # Padding may reach past the room; its column is written again before it is read.
+            at.clamp_(max=columns - 1)
             tokens, width = torch.from_numpy(ids).to(self.device), int(at.max()) + 1
             self._pass(self.model.base_model, base + first, tokens, at.to(self.device), width)
             for row in group:
@@ -342,9 +377,11 @@ class HFBackend:
                 reasoning_tokens=count_tokens(segments, length, Kind.REASON),
                 action_tokens=count_tokens(segments, length, Kind.ACT),
                 ids=tuple(row.ids),
+                cached_tokens=row.cached,
                 reread_tokens=row.reread,
                 stop=stop,
                 seconds=round(time.perf_counter() - row.started, 6),
+                waited=round(row.started - row.asked, 6),
             )
         )
 

@@ -3,38 +3,43 @@
     blocks -> prompt text (``completions``) or messages (``chat``) -> POST -> Completion
 
 Any number of episodes call at once, each from its own thread. Lost connections, time-outs, 429 and
-5xx are tried again with growing pauses; other refusals are not. What stays broken is a
-BackendError: an error beside the score, which ``--retry-errors`` plays again.
+5xx are tried again with growing pauses, at another server where there is one; other refusals are
+not. What stays broken is a BackendError: an error beside the score, which ``--retry-errors`` plays
+again.
 
-A thinking model's hidden thought (``reasoning_content``, or ``<think>`` in the text) becomes the
-decision's reasoning and is not shown to it again, as its chat template would have it. A native
-tool call is read as an action.
+A thinking model's hidden thought becomes the decision's reasoning and is not shown to it again, as
+its chat template would have it. A native tool call is read as an action (see ``answers``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
-import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain, count, repeat
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 import requests
+from urllib3.exceptions import HTTPError
 
 from harness.errors import BackendError, ConfigError
 from harness.policy import ContextOverflow, Decoding
-from harness.transcript import Kind, Segment, join, split_reply
+from harness.transcript import Segment, join, window_start
 from harness.types import Completion
+from harness_agents.backends.answers import OddAnswer, read, too_long
 
-_THINK = re.compile(r"\A\s*<think>(?P<thought>.*?)(?:</think>|\Z)\s*", re.DOTALL)
-_TOO_LONG = re.compile(r"context.{0,20}(length|window|size)|too long|maximum.{0,20}tokens", re.I)
-#: Seconds a server that dropped a connection is left alone while others answer.
+#: Seconds a server that dropped a connection, or has none behind it, is left alone while others
+#: answer.
 _REST = 30.0
+_GONE = (502, 503, 504)
+#: By how much a refused prompt is above what will be sent next, refusal after refusal.
+_SHRINK = (15 / 16, 3 / 4)
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,31 +51,53 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api: Literal["completions", "chat"] = "chat"
     #: Name of the environment variable that holds the key; the key itself is written nowhere.
     key_env: str | None = None
+    #: Seconds for one try, and for a reply with all its tries and pauses (below --step-seconds).
     timeout: float = 120.0
+    deadline: float = 480.0
     retries: int = 5
     #: First pause between tries in seconds; doubled each time, at most 60.
     pause: float = 1.0
-    #: Further fields of the request, as the server wants them.
+    #: Further fields of the request, as the server wants them; they win over the backend's own.
     extra: dict[str, Any] = {}
+    #: Fields of the backend's own that the server does not take, such as "max_tokens" or "stop".
+    #: None in ``extra`` does the same.
+    omit: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.urls:
+            raise ConfigError("[server] url is empty: name at least one address.")
         for url in self.urls:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.netloc:
                 raise ConfigError(f"[server] url: '{url}' is no http address.")
             if parts.username or parts.password:
                 raise ConfigError("[server] url holds a password: name a variable in key_env.")
-        if self.retries < 0 or self.timeout <= 0 or self.pause < 0:
-            raise ConfigError("[server] retries and pause are 0 or more, timeout is above 0.")
+            if parts.query or parts.fragment:
+                raise ConfigError(
+                    "[server] url ends before '?': a key is named by key_env, fields go to extra."
+                )
+        if self.retries < 0 or self.timeout <= 0 or self.pause < 0 or self.deadline <= 0:
+            raise ConfigError(
+                "[server] retries and pause are 0 or more, timeout and deadline are above 0."
+            )
 
     @property
     def urls(self) -> tuple[str, ...]:
         return (self.url,) if isinstance(self.url, str) else self.url
 
+    @property
+    def key(self) -> str | None:
+        """The key, without the blanks and the newline that a file or a shell put round it."""
+        return (os.environ.get(self.key_env, "").strip() or None) if self.key_env else None
+
     def missing_key(self) -> str | None:
-        """Why the server cannot be asked: its key is not set."""
-        if self.key_env and not os.environ.get(self.key_env):
+        """Why the server cannot be asked: its key is not set, or nothing a header can hold."""
+        if self.key_env and self.key is None:
             return f"the environment variable {self.key_env} (the server's key) is not set"
+        if self.key and not all("!" <= c <= "~" for c in self.key):
+            return (
+                f"the environment variable {self.key_env} is no key: it holds blanks or non-ASCII"
+            )
         return None
 
 
@@ -81,27 +108,42 @@ class ServerBackend:
         if why := config.missing_key():
             raise ConfigError(f"Model '{config.model}': {why}.")
         self.config = config
-        self._key = os.environ.get(config.key_env) if config.key_env else None
+        self._key = config.key
         self._local = threading.local()
         self._down: dict[str, float] = {}
+        #: Conversation -> characters its prompt may have, where the server has refused more.
+        self._limits: dict[bytes, int] = {}
         self._closed = threading.Event()
 
     def complete(
         self, blocks: Sequence[Sequence[Segment]], decoding: Decoding, seed: int
     ) -> Completion:
-        began = time.perf_counter()
+        began = time.monotonic()
+        until = began + self.config.deadline
         header, steps = blocks[0], list(blocks[1:])
-        opening = hashlib.sha256(join([*header, *(steps[0] if steps else ())]).encode()).digest()
-        dropped = False
+        # Header and first observation: what stays the same from a conversation's first step on.
+        opening = join(header) + (steps[0][0].text if steps else "")
+        key = hashlib.sha256(opening.encode("utf-8", "surrogatepass")).digest()
+        head, sizes = len(join(header)), [len(join(block)) for block in steps]
+        limit, before = self._limits.get(key), 0
+        if limit is not None and len(steps) > 1:
+            before = _start(head, [*sizes[:-2], len(steps[-2][0].text)], limit)
+        # The window is the server's to know: what it has refused bounds what is sent.
+        shrink = chain(_SHRINK, repeat(1 / 2))
         while True:
-            answer = self._ask(header, steps, decoding, seed, opening)
-            if answer is not None:
+            start = _start(head, sizes, limit)
+            reply = self._ask(header, steps[start:], decoding, seed, key, until)
+            if reply is not None:
                 break
-            if len(steps) < 2:
+            if start >= len(steps) - 1:
                 raise ContextOverflow(f"'{self.config.model}' refused header and newest step")
-            # The window is the server's to know: drop the older half and send what is left.
-            steps, dropped = steps[(len(steps) + 1) // 2 :], True
-        return _completion(answer, self.config.api, dropped, time.perf_counter() - began)
+            limit = self._limits[key] = int((head + sum(sizes[start:])) * next(shrink))
+        reread: int | None = 0
+        if start != before:
+            share = sum(sizes[start:-1]) / max(1, head + sum(sizes[start:]))
+            reread = None if reply.prompt_tokens is None else round(reply.prompt_tokens * share)
+        waited = round(max(0.0, time.monotonic() - began - reply.seconds), 6)
+        return msgspec.structs.replace(reply, reread_tokens=reread, waited=waited)
 
     def describe(self) -> dict[str, Any]:
         hosts = [urlsplit(url).netloc for url in self.config.urls]
@@ -111,6 +153,7 @@ class ServerBackend:
             "api": self.config.api,
             "servers": hosts,
             "extra": self.config.extra,
+            "omit": self.config.omit,
         }
 
     def close(self) -> None:
@@ -124,10 +167,38 @@ class ServerBackend:
         steps: Sequence[Sequence[Segment]],
         decoding: Decoding,
         seed: int,
-        opening: bytes,
-    ) -> dict[str, Any] | None:
-        """The server's answer, decoded; None: the prompt is too long for it."""
-        chat = self.config.api == "chat"
+        conversation: bytes,
+        until: float,
+    ) -> Completion | None:
+        """The server's reply; None: the prompt is too long for it."""
+        body = self._request(header, steps, decoding, seed)
+        for tries in count(1):
+            if self._closed.is_set():
+                raise BackendError(f"'{self.config.model}': stopped.")
+            url = self._server(conversation)
+            wait = min(60.0, self.config.pause * 2 ** (tries - 1)) * random.uniform(0.75, 1.25)
+            seconds = min(self.config.timeout, until - time.monotonic())
+            try:
+                return self._try(url, body, seconds, decoding.max_new_tokens)
+            except _Passing as error:
+                trouble, wait = str(error), max(wait, error.wait)
+                if error.gone:
+                    self._down[url] = time.monotonic()
+            if tries > self.config.retries or time.monotonic() + wait >= until:
+                break
+            self._closed.wait(wait)
+        raise BackendError(
+            f"'{self.config.model}' gave no answer in {tries} tries; the last: {trouble}. "
+            "The episode is an error, not a score; play it again with --retry-errors."
+        )
+
+    def _request(
+        self,
+        header: Sequence[Segment],
+        steps: Sequence[Sequence[Segment]],
+        decoding: Decoding,
+        seed: int,
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.config.model,
             "temperature": decoding.temperature,
@@ -135,81 +206,107 @@ class ServerBackend:
             "max_tokens": decoding.max_new_tokens,
             "seed": seed % (1 << 31),
             "stop": ["\nObservation:"],
-            **self.config.extra,
         }
-        if chat:
+        body = {k: v for k, v in body.items() if k not in self.config.omit} | self.config.extra
+        if self.config.api == "chat":
             body["messages"] = messages(header, steps)
         else:
             body["prompt"] = join(header) + "".join(join(block) for block in steps)
+        return {key: value for key, value in body.items() if value is not None}
+
+    def _try(
+        self, url: str, body: dict[str, Any], seconds: float, reply_tokens: int
+    ) -> Completion | None:
+        """One request: the reply, or None where the prompt is too long. Raises _Passing for what
+        may pass, BackendError for what will not."""
+        host, chat = urlsplit(url).netloc, self.config.api == "chat"
         path = "/chat/completions" if chat else "/completions"
-        trouble = ""
-        for attempt in range(self.config.retries + 1):
-            if self._closed.is_set():
-                raise BackendError(f"'{self.config.model}': stopped.")
-            url = self._server(opening)
-            pause = min(60.0, self.config.pause * 2**attempt) * random.uniform(0.75, 1.25)
-            try:
-                reply = self._session().post(
-                    url.rstrip("/") + path, json=body, timeout=(10.0, self.config.timeout)
-                )
-            except requests.RequestException as error:
-                self._down[url] = time.monotonic()
-                trouble = f"{urlsplit(url).netloc}: {type(error).__name__}"
-            else:
-                answer, found, wait = self._read(reply, url)
-                if answer is not None or found is None:
-                    return answer
-                trouble, pause = found, max(pause, wait)
-            if attempt < self.config.retries:
-                self._closed.wait(pause)
-        raise BackendError(
-            f"'{self.config.model}' gave no answer in {self.config.retries + 1} tries; the last: "
-            f"{trouble}. The episode is an error, not a score; play it again with --retry-errors."
-        )
-
-    def _read(
-        self, reply: requests.Response, url: str
-    ) -> tuple[dict[str, Any] | None, str | None, float]:
-        """(answer, trouble, seconds the server asks to wait). (None, None, 0): too long."""
-        host = urlsplit(url).netloc
-        if reply.status_code == 429 or reply.status_code >= 500:
-            return None, f"{host}: HTTP {reply.status_code}", _retry_after(reply)
-        if reply.status_code >= 400:
-            text = self._redact(reply.text[:500])
-            if reply.status_code in (400, 413, 422) and _TOO_LONG.search(text):
-                return None, None, 0.0
-            raise BackendError(
-                f"'{self.config.model}' at {host} refuses: HTTP {reply.status_code}: {text}"
-            )
+        began = time.monotonic()
         try:
-            answer = msgspec.json.decode(reply.content)
+            reply, raw = self._post(url.rstrip("/") + path, body, seconds)
+        except (requests.RequestException, HTTPError) as error:
+            raise _Passing(f"{host}: {type(error).__name__}", gone=True) from None
+        text = self._redact(raw.decode("utf-8", "replace"))
+        status = reply.status_code
+        if status == 429 or status >= 500:
+            wait = _retry_after(reply)
+            raise _Passing(f"{host}: HTTP {status}", wait, gone=status in _GONE)
+        if status in (400, 413, 422) and too_long(text, reply_tokens):
+            return None
+        if status >= 300:
+            what = f"HTTP {status}: {text[:500]}"
+            if "Location" in reply.headers:
+                what = f"HTTP {status}: it has moved to {self._redact(reply.headers['Location'])}"
+            raise BackendError(f"'{self.config.model}' at {host} refuses: {what}")
+        try:
+            answer = msgspec.json.decode(raw)
             choice = answer["choices"][0]
-            if not isinstance(choice["message" if self.config.api == "chat" else "text"],
-                              dict if self.config.api == "chat" else str):  # fmt: skip
+            if not isinstance(choice["message" if chat else "text"], dict if chat else str):
                 raise TypeError("wrong type")
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, IndexError, TypeError):
-            return None, f"{host}: an answer without choices: {self._redact(reply.text[:80])!r}", 0
-        return answer, None, 0.0
+        except (
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            KeyError,
+            IndexError,
+            TypeError,
+            RecursionError,
+        ):
+            raise _Passing(f"{host}: an answer without choices: {text[:80]!r}") from None
+        try:
+            found = read(choice, answer.get("usage"), self.config.api)
+        except OddAnswer as error:
+            raise BackendError(f"'{self.config.model}' at {host}: odd answer: {error}.") from None
+        return msgspec.structs.replace(found, seconds=round(time.monotonic() - began, 6))
 
-    def _server(self, opening: bytes) -> str:
-        """The conversation's own server, or the next one while it rests from a lost connection."""
+    def _post(
+        self, url: str, body: dict[str, Any], seconds: float
+    ) -> tuple[requests.Response, bytes]:
+        """Response and body, read within about ``seconds``; a limit of requests' is for each read,
+        and a server that drips would hold an episode for ever."""
+        until = time.monotonic() + seconds
+        limits = (min(10.0, seconds), seconds)
+        parts = []
+        with self._session().post(
+            url, json=body, timeout=limits, stream=True, allow_redirects=False
+        ) as reply:
+            while part := reply.raw.read1(1 << 16, decode_content=True):
+                parts.append(part)
+                if time.monotonic() > until:
+                    raise requests.Timeout
+        return reply, b"".join(parts)
+
+    def _server(self, conversation: bytes) -> str:
+        """The conversation's own server, or the next one while it rests; of resting ones the one
+        that has rested longest."""
         urls = self.config.urls
-        first = int.from_bytes(opening[:8], "big")
+        first = int.from_bytes(conversation[:8], "big")
         order = [urls[(first + i) % len(urls)] for i in range(len(urls))]
-        now = time.monotonic()
-        up = [u for u in order if now - self._down.get(u, -_REST) >= _REST]
-        return (up or order)[0]
+        now, down = time.monotonic(), self._down
+        up = [u for u in order if now - down.get(u, -math.inf) >= _REST]
+        return up[0] if up else min(order, key=lambda u: down[u])
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
-            if self._key:
-                session.headers["Authorization"] = f"Bearer {self._key}"
+            session.auth = self._authorize  # set even without a key: else ~/.netrc sends its own
         return session
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
 
     def _redact(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
+
+
+class _Passing(Exception):
+    """A trouble that may pass after ``wait`` seconds; ``gone``: another server comes first."""
+
+    def __init__(self, what: str, wait: float = 0.0, gone: bool = False) -> None:
+        super().__init__(what)
+        self.wait, self.gone = wait, gone
 
 
 def messages(header: Sequence[Segment], steps: Sequence[Sequence[Segment]]) -> list[dict[str, str]]:
@@ -231,58 +328,11 @@ def messages(header: Sequence[Segment], steps: Sequence[Sequence[Segment]]) -> l
     return found
 
 
-def _completion(answer: Mapping[str, Any], api: str, dropped: bool, seconds: float) -> Completion:
-    choice = answer["choices"][0]
-    hidden = ""
-    if api == "chat":
-        message = choice["message"]
-        text = message.get("content") or ""
-        hidden = message.get("reasoning_content") or message.get("reasoning") or ""
-        text += _tool_call(message, text)
-    else:
-        text = choice["text"]
-    if thought := _THINK.match(text):
-        hidden, text = hidden or thought["thought"].strip(), text[thought.end() :]
-    segments = split_reply(text)
-    usage = answer.get("usage") or {}
-    total = int(usage.get("completion_tokens") or 0)
-    details = usage.get("completion_tokens_details") or {}
-    thinking = int(details.get("reasoning_tokens") or 0)
-    # A server tells one count for the reply: it is shared out by characters.
-    shares = {k: sum(len(s.text) for s in segments if s.kind is k) for k in Kind}
-    length = max(1, len(text))
-    visible = max(0, total - thinking)
-    reasoning = thinking + round(visible * shares[Kind.REASON] / length)
-    prompt = int(usage.get("prompt_tokens") or 0)
-    return Completion(
-        text=join(segments),
-        prompt_tokens=prompt,
-        reasoning_tokens=reasoning,
-        action_tokens=round(visible * shares[Kind.ACT] / length),
-        reread_tokens=prompt if dropped else 0,
-        stop="length" if choice.get("finish_reason") == "length" else "stop",
-        seconds=round(seconds, 6),
-        hidden=hidden.strip(),
-    )
-
-
-def _tool_call(message: Mapping[str, Any], text: str) -> str:
-    """A native tool call as an action line, where the text has none."""
-    calls = message.get("tool_calls") or []
-    if not calls or any(s.kind is Kind.ACT for s in split_reply(text)):
-        return ""
-    function = calls[0].get("function") or {}
-    try:
-        arguments = msgspec.json.decode(function.get("arguments") or "{}")
-    except msgspec.DecodeError:
-        arguments = {"": function["arguments"]}
-    values = list(arguments.values()) if isinstance(arguments, dict) else [arguments]
-    action = (
-        str(arguments["action"])
-        if isinstance(arguments, dict) and "action" in arguments
-        else f"{function.get('name', '')}[{', '.join(map(str, values))}]"
-    )
-    return ("\n" if text and not text.endswith("\n") else "") + f"Action: {action}"
+def _start(head: int, sizes: Sequence[int], limit: int | None) -> int:
+    """First step to send. The newest always is: only the server can say that it does not fit."""
+    if limit is None or not sizes:
+        return 0
+    return min(window_start(head, sizes, limit), len(sizes) - 1)
 
 
 def _retry_after(reply: requests.Response) -> float:

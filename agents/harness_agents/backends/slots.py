@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+#: Columns to reserve at least, where there is memory for them.
+SPARE = 512
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Slots(Cache):  # type: ignore[misc]
-    """One tensor ``[layer, key|value, row, head, column, dim]`` behind transformers' interface.
+    """A tensor ``[key|value, row, head, column, dim]`` a layer behind transformers' interface.
 
     ``aim`` says where the next forward pass writes; ``update`` is called by the model.
     """
@@ -28,7 +30,9 @@ class Slots(Cache):  # type: ignore[misc]
     def __init__(self, layers: int, heads: int, dim: int, like: torch.Tensor) -> None:
         super().__init__(layers=[DynamicLayer() for _ in range(layers)])
         self.shape = (layers, heads, dim)
-        self.data = like.new_zeros((layers, 2, 0, heads, 0, dim))
+        self.data = [like.new_zeros((2, 0, heads, 0, dim)) for _ in range(layers)]
+        #: Bytes of one token of one row.
+        self.token_bytes = layers * 2 * heads * dim * like.element_size()
 
     @classmethod
     def of(cls, model: Any) -> Slots | None:
@@ -42,23 +46,42 @@ class Slots(Cache):  # type: ignore[misc]
         ((_, heads, _, dim),) = shapes
         return cls(len(probe.layers), heads, dim, probe.layers[0].keys)
 
-    def reserve(self, rows: int, columns: int, keep: int = 0) -> None:
+    @property
+    def room(self) -> tuple[int, int]:
+        """(rows, columns) there is memory for."""
+        return self.data[0].shape[1], self.data[0].shape[3]
+
+    def reserve(self, rows: int, columns: int, keep: int = 0, most: int | None = None) -> None:
         """Make room; of the content only the first ``keep`` rows are sure to stay. Unwritten room
-        is zero, never NaN."""
-        have_rows, have_columns = self.data.shape[2], self.data.shape[4]
+        is zero, never NaN. Room to spare is taken while all of it is at most ``most`` bytes.
+
+        Grows layer by layer: beside the old room there is never more than one layer of the new.
+        With nothing to keep, room four times too large is given back.
+        """
+        have_rows, have_columns = self.room
         if rows <= have_rows and columns <= have_columns:
-            return
-        layers, heads, dim = self.shape
+            if keep or have_rows * have_columns <= 4 * rows * max(columns, SPARE):
+                return
+            have_rows = have_columns = 0
+        wide = have_columns
         if columns > have_columns:
-            columns = max(columns, have_columns * 3 // 2, 512)  # seldom, as prompts grow a little
-        else:
-            columns = have_columns
-        old = self.data[:, :, :keep]
+            wide = max(columns, have_columns * 3 // 2, SPARE)  # seldom, as prompts grow a little
+        if most is None or max(rows, have_rows) * wide * self.token_bytes <= most:
+            rows, columns = max(rows, have_rows), wide
+        _, heads, dim = self.shape
         if not keep:
-            old = old.clone()
-            self.data = old  # free the old room first
-        self.data = old.new_zeros((layers, 2, max(rows, have_rows), heads, columns, dim))
-        self.data[:, :, :keep, :, :have_columns] = old
+            self.clear()  # free the old room first
+        for layer, old in enumerate(self.data):
+            new = old.new_zeros((2, rows, heads, columns, dim))
+            if keep:
+                width = min(columns, old.shape[3])
+                new[:, :keep, :, :width] = old[:, :keep, :, :width]
+            self.data[layer] = new
+
+    def clear(self) -> None:
+        """Give all room back."""
+        _, heads, dim = self.shape
+        self.data = [old.new_zeros((2, 0, heads, 0, dim)) for old in self.data]
 
     def aim(self, first: int, columns: torch.Tensor, width: int) -> None:
         """Next pass: rows from ``first`` on, at ``columns`` [rows, tokens], reading ``width``."""
@@ -83,13 +106,15 @@ class Slots(Cache):  # type: ignore[misc]
         return 0  # positions and mask are always given; nothing may be derived from this
 
     def save(self, row: int, length: int) -> torch.Tensor:
-        return self.data[:, :, row, :, :length].clone()
+        return torch.stack([layer[:, row, :, :length] for layer in self.data])
 
     def load(self, row: int, saved: torch.Tensor, length: int) -> None:
-        self.data[:, :, row, :, :length] = saved[..., :length, :]
+        for layer, part in zip(self.data, saved, strict=True):
+            layer[:, row, :, :length] = part[:, :, :length]
 
     def move(self, source: int, target: int, length: int) -> None:
-        self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
+        for layer in self.data:
+            layer[:, target, :, :length] = layer[:, source, :, :length]
 
 
 def _pair(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
