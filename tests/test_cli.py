@@ -228,10 +228,16 @@ def test_a_reference_that_is_scored_against_is_recorded(folder):
     assert json.loads((run / "run.json").read_text())["reference"] == before
 
 
+def heeds_interrupts():
+    """A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_server_stops_with_a_word(folder):
     process = subprocess.Popen(
-        [*HARNESS, "view", "random", "--serve"], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
+        [*HARNESS, "view", "random", "--serve"], cwd=folder, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heeds_interrupts,
+    )  # fmt: skip
     assert process.stderr is not None
     line = process.stderr.readline()
     assert "/run/alfworld/random/" in line
@@ -245,6 +251,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         [*HARNESS, "run", "-a", "random", "-e", "alfworld", "-t", "builtin-train"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=heeds_interrupts,
     )  # fmt: skip
     assert process.stderr is not None
     assert "starting" in process.stderr.readline()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness_agents.errors import WithErrors, slips
-from harness_agents.expert import EXPERTS, ExpertPolicy, expert_for
+from harness_agents.expert import ExpertPolicy, expert_for
 from harness_agents.expert.webshop import BUDGET, decide
 from harness_agents.expert.webshop_belief import believe
 from harness_agents.expert.webshop_pages import read_page, read_price
@@ -232,11 +232,11 @@ def test_expert_has_an_answer_to_any_history(wish: str, turns: list[tuple[str, s
 
 
 def test_expert_knows_its_environment() -> None:
-    assert expert_for(START) is EXPERTS[-1]
-    assert expert_for(START).name == "webshop"  # type: ignore[union-attr]
+    assert expert_for(START).name == "webshop"
     rich = "WebShop\nInstruction: \nFind me soap\n[button] Search [button_]\n"
-    assert expert_for(rich) is EXPERTS[-1]
-    assert expert_for("Question: who?") is None
+    assert expert_for(rich) is expert_for(START)
+    assert expert_for("Question: who?") is not expert_for(START)
+    assert expert_for("Nobody's first page") is None
 
 
 def test_expert_after_a_reply_without_action() -> None:
