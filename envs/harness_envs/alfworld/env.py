@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from harness import official
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, EnvError, unknown
 from harness.protocol import Protocol
@@ -190,15 +190,5 @@ class ALFWorldEnv(Environment):
 
 
 def locate(data: str) -> str:
-    """``"official"`` -> the folder that the environment variables name; others unchanged."""
-    if data != "official":
-        return data
-    if os.environ.get("ALFWORLD_DATA"):
-        return os.environ["ALFWORLD_DATA"]
-    if os.environ.get("HARNESS_DATA"):
-        return str(Path(os.environ["HARNESS_DATA"]) / "alfworld")
-    raise DataError(
-        "ALFWorld data='official' needs the environment variable ALFWORLD_DATA (a folder of games) "
-        "or HARNESS_DATA (a folder with 'alfworld' in it).\n"
-        "  Get the games with: harness fetch alfworld"
-    )
+    """``data`` as a folder (``harness.official.locate``)."""
+    return official.locate(data, "alfworld", "games")

@@ -5,17 +5,13 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-import requests
-from rich.console import Console
-from rich.progress import Progress
-
 from harness.errors import DataError
+from harness.official import download, make_folder
 from harness_envs.alfworld.games import GAME_FILE, RELEASE, content_hash, from_json
 from harness_envs.alfworld.tasksets import official_games
 
 #: Release 2.1.2 of the text games, the address that alfworld's own download script uses.
 ADDRESS = "https://github.com/alfworld/alfworld/releases/download/0.4.0/json_2.1.2_tw-pddl.zip"
-TIMEOUT = (10.0, 60.0)
 
 
 def fetch(target: Path, *, address: str = ADDRESS) -> None:
@@ -24,51 +20,12 @@ def fetch(target: Path, *, address: str = ADDRESS) -> None:
     The release's authors publish no checksum of the archive, so each of the 4,027 games is checked
     against the sha256 that the task sets hold. Raises DataError, which names address and remedy.
     """
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written: {error}. Choose another --out.") from None
+    make_folder(target)
     archive = target / address.rpartition("/")[2]
     if not archive.is_file():
-        _download(address, archive)
+        download(address, archive)
     _unpack(archive, target)
     _check(target)
-
-
-def _download(address: str, archive: Path) -> None:
-    part = archive.with_name(archive.name + ".part")
-    have = part.stat().st_size if part.is_file() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    try:
-        with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-            if answer.status_code == 416:  # nothing is left to send
-                part.replace(archive)
-                return
-            answer.raise_for_status()
-            if answer.status_code != 206:  # the server starts over
-                have = 0
-            rest = int(answer.headers.get("Content-Length", 0))
-            console = Console(stderr=True)
-            with (
-                part.open("ab" if have else "wb") as file,
-                Progress(console=console, transient=True) as progress,
-            ):
-                bar = progress.add_task(archive.name, total=(have + rest) or None, completed=have)
-                for chunk in answer.iter_content(1 << 16):
-                    file.write(chunk)
-                    progress.advance(bar, len(chunk))
-    except requests.RequestException as error:
-        raise DataError(
-            f"ALFWorld's games could not be downloaded from {address}\n  {error}\n"
-            f"  Without a connection: download that file elsewhere, put it at {archive}, and run "
-            "the command again (it goes on where it stopped)."
-        ) from None
-    if rest and part.stat().st_size < have + rest:
-        raise DataError(
-            f"The download of {address} broke off at {part.stat().st_size} of {have + rest} bytes. "
-            "Run the command again: it goes on where it stopped."
-        )
-    part.replace(archive)
 
 
 def _unpack(archive: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 import typing
@@ -12,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from harness import official
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, EnvError, unknown
 from harness.protocol import Protocol
@@ -334,14 +334,5 @@ def _playable_once(data: str, split: str, corpus: Corpus, own: bool) -> Sequence
 
 
 def locate(data: str) -> str:
-    """``"official"`` -> the folder that the environment variables name; others unchanged."""
-    if data != "official":
-        return data
-    if os.environ.get("HOTPOTQA_DATA"):
-        return os.environ["HOTPOTQA_DATA"]
-    if os.environ.get("HARNESS_DATA"):
-        return str(Path(os.environ["HARNESS_DATA"]) / "hotpotqa")
-    raise DataError(
-        "HotPotQA data='official' needs the environment variable HOTPOTQA_DATA (a folder of "
-        f"questions) or HARNESS_DATA (a folder with 'hotpotqa' in it).\n  {sources.REMEDY}"
-    )
+    """``data`` as a folder (``harness.official.locate``)."""
+    return official.locate(data, "hotpotqa", "question files")

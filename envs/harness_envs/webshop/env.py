@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from harness import official
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, EnvError, unknown
 from harness.protocol import Protocol
@@ -260,18 +260,8 @@ def _instruction(site: Site) -> str:
 
 
 def locate(data: str) -> str:
-    """``"official"`` -> the folder that the environment variables name; others unchanged."""
-    if data != "official":
-        return data
-    if os.environ.get("WEBSHOP_DATA"):
-        return os.environ["WEBSHOP_DATA"]
-    if os.environ.get("HARNESS_DATA"):
-        return str(Path(os.environ["HARNESS_DATA"]) / "webshop")
-    raise DataError(
-        "WebShop data='official' needs the environment variable WEBSHOP_DATA (a folder of the "
-        "official files) or HARNESS_DATA (a folder with 'webshop' in it).\n"
-        "  Get the files with: harness fetch webshop"
-    )
+    """``data`` as a folder (``harness.official.locate``)."""
+    return official.locate(data, "webshop", "the official product files")
 
 
 def solve(shop: Shop, goal: Goal, view: str = "original") -> list[str]:
