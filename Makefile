@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(shell find harness envs agents distill -name '*.py' -o -name '*.toml' -o -name '*.json' \
              -o -name '*.txt' -o -name '*.xz' -o -name '*.safetensors' 2>/dev/null)
-DEMO_TASKS ?= builtin-valid[:60]
+DEMO_TASKS ?= builtin-valid[:40]
 DEMO_OUT ?= results/demo
 
 .PHONY: demo test lint wheel dev clean

@@ -12,7 +12,7 @@ from harness.comparison import Comparison, Part
 from harness.plain import plain
 
 #: Most differing tasks that are named.
-_NAMED = 8
+_NAMED = 3
 
 
 def sentences(c: Comparison) -> list[str]:

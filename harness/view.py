@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
-from harness.plain import plain as plain
+from harness.plain import plain
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Outcome, Step
@@ -194,8 +194,9 @@ def _step(step: Step) -> Text:
     if decision.injected:
         notes.append("the protocol's action" if step.forced else "slip put in on purpose")
     if c := decision.completion:
-        notes.append(f"{c.prompt_tokens} prompt, {c.reasoning_tokens} reasoning, "
-                     f"{c.action_tokens} action tokens")  # fmt: skip
+        counts = (c.prompt_tokens, c.reasoning_tokens, c.action_tokens)
+        told = ["-" if n is None else str(n) for n in counts]
+        notes.append("{} prompt, {} reasoning, {} action tokens".format(*told))
     if step.policy_seconds >= 0.001:
         notes.append(f"{step.policy_seconds:.3f} s")
     if notes:

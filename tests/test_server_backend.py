@@ -59,12 +59,13 @@ class Server:
                     return
                 status, reply, *more = found
                 raw = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-                self.send_response(status)
-                for key, value in (more[0] if more else {}).items():
-                    self.send_header(key, value)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
+                with contextlib.suppress(ConnectionError):  # the client may have given up
+                    self.send_response(status)
+                    for key, value in (more[0] if more else {}).items():
+                        self.send_header(key, value)
+                    self.send_header("Content-Length", str(len(raw)))
+                    self.end_headers()
+                    self.wfile.write(raw)
 
             def log_message(self, *args):
                 pass

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.pages import document, escape
+from harness.plain import plain
 from harness.transcript import Kind
-from harness.view import plain
 
 if TYPE_CHECKING:
     from harness_distillation.inspect import Findings, Lengths

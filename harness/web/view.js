@@ -97,7 +97,10 @@ function stepNode(step, number, parts) {
   if (step.bad) facts.push("invalid");
   if (step.slip) facts.push(step.forced ? "the protocol's action" : "slip put in on purpose");
   if (step.reward) facts.push("reward " + step.reward);
-  if (step.t) facts.push(step.t[0] + " prompt, " + step.t[1] + " reasoning, " + step.t[2] + " action tokens");
+  if (step.t) {
+    const [prompt, reasoning, action] = step.t.map((n) => n === null ? "-" : n);
+    facts.push(prompt + " prompt, " + reasoning + " reasoning, " + action + " action tokens");
+  }
   if (step.s[0] >= 0.001) facts.push(step.s[0].toFixed(3) + " s model");
   if (step.s[1] >= 0.001) facts.push(step.s[1].toFixed(3) + " s environment");
   node.append(make("div", "facts", facts.join(" · ")));
