@@ -380,12 +380,10 @@ def test_a_student_can_start_from_some_layers(tmp_path, run, teacher):
     out = tmp_path / "out"
     assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
     assert models.load(out).config.num_hidden_layers == 1
-    for wrong, message in (
-        ({"start_layers": (5,)}, "layers 0..1"),
-        ({"window": 4096}, "positions"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            models.build(msgspec.structs.replace(student, **wrong), tokenizer.load(teacher), 0)
+    with pytest.raises(ConfigError, match=r"layers 0\.\.1"):
+        models.build(
+            msgspec.structs.replace(student, start_layers=(5,)), tokenizer.load(teacher), 0
+        )
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "opt"])
@@ -405,6 +403,37 @@ def test_layers_of_every_architecture(tmp_path, teacher, arch):
                 assert torch.equal(value, big[name.replace(f".{mine}.", f".{theirs}.", 1)])
     assert small.config.num_hidden_layers == 2
     assert models.check_isolation(small) < 1e-4
+    with pytest.raises(ConfigError, match="over the 64 positions"):
+        models.build(msgspec.structs.replace(student, window=128), tok, 0)
+
+
+def test_a_start_learns_new_words(tmp_path, run, teacher):
+    """What it knew is as it was; a new word begins as the mean of its pieces."""
+    path = recipe(tmp_path, steps=2)
+    text = path.read_text().replace("[student]", f"[student]\nstart = '{teacher}'")
+    path.write_text(text.replace("[tokenizer]", f"[tokenizer]\nextend = '{teacher}'"))
+    shop = tmp_path / "shop" / "episodes.jsonl"
+    shop.parent.mkdir()
+    shop.write_bytes(run.read_bytes().replace(b"mug", b"lavender"))
+    out = tmp_path / "out"
+    assert cli.main([str(path), "--data", str(shop), "--out", str(out), "--quiet"]) == 0
+    old, new = tokenizer.load(teacher), tokenizer.load(out)
+    assert new.tokenize(" lavender") == ["Ġlavender"]
+    assert models.load(out).config.vocab_size == models.padded_vocab(len(new))
+    student = recipes.load(str(path)).student
+    start, grown = models.load(teacher), models.build(student, new, 0)
+    ids = torch.tensor([old.encode("You see a mug 1.", add_special_tokens=False)])
+    assert torch.equal(grown(ids).logits[..., : len(old)], start(ids).logits[..., : len(old)])
+    table = grown.get_input_embeddings().weight
+    word = max(new.get_vocab().items(), key=lambda item: item[1])
+    pieces = [p.id for p in old.backend_tokenizer.model.tokenize(word[0])]
+    assert len(pieces) > 1
+    assert torch.equal(table[word[1]], table[pieces].mean(0))
+    other = tokenizer.train([episode(i) for i in range(5)], "Goal: {instruction}\n", 300)
+    with pytest.raises(ConfigError, match="nor an extension"):
+        models.build(student, other, 0)
+    longer = msgspec.structs.replace(student, window=4096)
+    assert models.build(longer, new, 0).config.max_position_embeddings == 4096
 
 
 def test_a_start_takes_the_recipes_dropout(teacher):

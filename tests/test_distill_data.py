@@ -126,6 +126,41 @@ def test_tokenizer_round_trips(tok, text):
     assert tok.decode(tok.encode(text, add_special_tokens=False)) == text
 
 
+def test_an_extended_tokenizer_keeps_its_entries_and_reads_new_words_whole(tok, tmp_path):
+    words = [f"Lavender soap {i} [SEP] B09XY" for i in range(40)]
+    shop = [
+        msgspec.structs.replace(
+            episode(i), steps=tuple(msgspec.structs.replace(s, observation=w) for s in e.steps)
+        )
+        for (i, e), w in zip(enumerate(EPISODES), words, strict=False)
+    ]
+    more = tokenizer.extend(tok, shop, HEADER, 600)
+    old, new = tok.get_vocab(), more.get_vocab()
+    assert {entry: new[entry] for entry in old} == old
+    assert len(tok) < len(more) <= 600
+    assert sorted(new.values()) == list(range(len(more)))
+    assert more.tokenize(" Lavender soap 7") == ["ĠLavender", "Ġsoap", "Ġ7"]
+    for text in (*TEXTS, words[3]):
+        ids = more.encode(text, add_special_tokens=False)
+        assert more.decode(ids) == text
+        assert len(ids) <= len(tok.encode(text, add_special_tokens=False))
+    more.save_pretrained(tmp_path)
+    assert tokenizer.fingerprint(tokenizer.load(tmp_path)) == tokenizer.fingerprint(more)
+    again = tokenizer.extend(tok, shop, HEADER, 600)
+    assert again.backend_tokenizer.to_str() == more.backend_tokenizer.to_str()
+    assert tokenizer.extend(tok, shop, HEADER, 100).get_vocab() == old
+
+
+def test_merges_learned_here_are_those_of_the_library():
+    """From bytes alone: as many entries, and the texts as short (ties may be broken otherwise)."""
+    theirs = tokenizer.train(EPISODES, HEADER, 420)
+    ours = tokenizer.extend(tokenizer.train(EPISODES, HEADER, 258), EPISODES, HEADER, 420)
+    assert len(ours) == len(theirs)
+    texts = list(tokenizer.texts(EPISODES, HEADER))
+    lengths = [sum(len(t.tokenize(text)) for text in texts) for t in (ours, theirs)]
+    assert abs(lengths[0] - lengths[1]) <= 0.002 * lengths[1]
+
+
 def test_tokenizer_loads_with_transformers(tok, tmp_path):
     tok.save_pretrained(tmp_path)
     again = tokenizer.load(tmp_path)
@@ -623,6 +658,7 @@ def test_arms_share_start_size_and_optimizer(name):
         ("[objective]\njsd_beta = 1.0", "jsd_beta"),
         ("[objective]\nname = 'sft'\ndivergence = 'jsd'", r"Add \[teacher\]"),
         ("base = 3", "base is the name"),
+        ("[tokenizer]\nstart = 'a'\nextend = 'b'", "give one of them"),
         ("x = [", "not valid TOML"),
     ],
 )
@@ -698,6 +734,7 @@ def test_every_key_that_decides_a_student_is_in_its_hash(tmp_path):
     hashes = {recipes.recipe_hash(base)}
     changes = {
         "student": {"start_layers": (0,)},
+        "tokenizer": {"extend": "models/teacher-tiny"},
         "data": {"samples": "step", "paper_truncate": 512},
         "objective": {
             "obs_weight": 0.1, "masks": "random_span", "jsd_beta": 0.1, "skew_alpha": 0.2,

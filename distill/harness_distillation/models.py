@@ -26,6 +26,7 @@ from harness.registry import require
 from harness_distillation.attention import DOCUMENTS, register_document_attention
 from harness_distillation.hub import locate
 from harness_distillation.recipe import Student
+from harness_distillation.tokenizer import load as load_tokenizer
 
 #: Logits may differ by so much (fp32 sums in another order) between packed and alone.
 ISOLATION_TOLERANCE = 1e-3
@@ -38,7 +39,7 @@ OBSERVATIONS = "observations"
 def build(student: Student, tokenizer: Any, seed: int) -> Any:
     """The student before its first step: fresh weights (drawn from ``seed``) or ``start``'s."""
     if student.start is not None:
-        return _start(student)
+        return _start(student, tokenizer)
     transformers = require("transformers", "models", "Training")
     tokens = {
         "vocab_size": padded_vocab(len(tokenizer)),
@@ -90,12 +91,14 @@ def build(student: Student, tokenizer: Any, seed: int) -> Any:
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def _start(student: Student) -> Any:
-    """``start`` with the recipe's dropout, whole or some of its layers."""
+def _start(student: Student, tokenizer: Any) -> Any:
+    """``start`` with the recipe's dropout, window and vocabulary, whole or some of its layers."""
     transformers = quiet_transformers()
     source = locate(student.start or "")
     config = transformers.AutoConfig.from_pretrained(source)
-    if config.max_position_embeddings < student.window:
+    if getattr(config, "rope_parameters", None):  # no weights of positions: a window can grow
+        config.max_position_embeddings = max(config.max_position_embeddings, student.window)
+    elif config.max_position_embeddings < student.window:
         raise ConfigError(
             f"[student] window {student.window} is over the {config.max_position_embeddings} "
             f"positions of {student.start}."
@@ -104,6 +107,7 @@ def _start(student: Student) -> Any:
         if hasattr(config, name):
             setattr(config, name, student.dropout)
     model = _pretrained(source, config)
+    _grow(model, student.start or "", tokenizer)
     if not student.start_layers:
         return model
     count = config.num_hidden_layers
@@ -116,6 +120,33 @@ def _start(student: Student) -> Any:
         {name: weights[_layer_of_start(name, student.start_layers)] for name in small.state_dict()}
     )
     return small
+
+
+def _grow(model: Any, start: str, tokenizer: Any) -> None:
+    """Embeddings for the entries that ``tokenizer`` has over the start's own: the mean of their
+    pieces'. Refuses a tokenizer that is not the start's, nor an extension of it."""
+    own = load_tokenizer(start)
+    before, after = own.get_vocab(), tokenizer.get_vocab()
+    if any(after.get(entry) != place for entry, place in before.items()):
+        raise ConfigError(
+            f"The tokenizer is neither that of [student] start {start} nor an extension of it: "
+            "the model would read other words than it has learned.\n"
+            "  Leave [tokenizer] out, or add to it with [tokenizer] extend."
+        )
+    new = sorted(after.keys() - before.keys(), key=after.__getitem__)
+    if not new:
+        return
+    rows = max(padded_vocab(len(tokenizer)), model.get_input_embeddings().num_embeddings)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    bpe = own.backend_tokenizer.model
+    tables = {
+        layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    with torch.no_grad():
+        for entry in new:
+            pieces = [piece.id for piece in bpe.tokenize(entry)]
+            for table in tables:
+                table[after[entry]] = table[pieces].mean(0)
 
 
 def _layer_of_start(name: str, layers: tuple[int, ...]) -> str:

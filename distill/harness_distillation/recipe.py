@@ -62,6 +62,9 @@ class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     vocab: int = 1024
     start: str | None = None
+    #: A checkpoint folder whose entries keep their ids; words of this text join them, up to
+    #: ``vocab``. A student that starts from it gets their embeddings from their pieces'.
+    extend: str | None = None
 
 
 class Collect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,6 +218,7 @@ _ALIASES: dict[str, Name] = {"token": "kd", "no_segmentation": "kd", "ours": "sa
 #: Values at which a key is no part of a hash: what was trained before it existed keeps its name.
 _NEUTRAL: dict[str, dict[str, Any]] = {
     "student": {"start_layers": ()},
+    "tokenizer": {"extend": None},
     "data": {"samples": "episode", "paper_truncate": None},
     "objective": {
         "obs_weight": 0.0, "masks": "spans", "jsd_beta": 0.5, "skew_alpha": 0.1,
@@ -372,6 +376,10 @@ def _faults(recipe: Recipe) -> list[tuple[bool, str]]:
         (
             bool(student.start_layers) and student.start is None,
             "start_layers are layers of a start: name it.",
+        ),
+        (
+            recipe.tokenizer.start is not None and recipe.tokenizer.extend is not None,
+            "[tokenizer] start takes a tokenizer as it is, extend adds to one: give one of them.",
         ),
         (
             objective.contrastive < 0,

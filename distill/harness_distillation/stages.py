@@ -166,7 +166,7 @@ def prepare(
     key = _hash(
         [traces.file_sha256(traces.episodes_file(run)) for run in runs],
         {**plain(recipe)["data"], "runs": [], "collect": []},
-        recipe.tokenizer,
+        plain(recipe)["tokenizer"],
         tokenizer.fingerprint(tokenizer.load(origin)) if origin else None,
         [recipe.student.window, recipe.max_new_tokens, recipe.seed],
         *([observations] if observations else []),
@@ -187,13 +187,14 @@ def prepare(
         exclude=recipe.data.exclude,
     )
     learn, held = traces.split_heldout(found.episodes, recipe.data.heldout, recipe.seed)
-    tok = (
-        tokenizer.load(origin)
-        if origin
-        else tokenizer.train(
-            [found.episodes[i] for i in learn], recipe.data.header, recipe.tokenizer.vocab
+    tok = tokenizer.load(origin) if origin else None
+    if tok is None or recipe.tokenizer.extend:
+        own, header = [found.episodes[i] for i in learn], recipe.data.header
+        tok = (
+            tokenizer.extend(tok, own, header, recipe.tokenizer.vocab)
+            if tok
+            else tokenizer.train(own, header, recipe.tokenizer.vocab)
         )
-    )
     shutil.rmtree(place.data, ignore_errors=True)
     place.data.mkdir(parents=True)
     tok.save_pretrained(place.data / "tokenizer")
@@ -268,9 +269,9 @@ def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray
 
 
 def _tokenizer_origin(recipe: Recipe) -> str | None:
-    """Folder whose tokenizer is used; None: train one."""
-    if recipe.tokenizer.start is not None:
-        return recipe.tokenizer.start
+    """Folder whose tokenizer is used or extended; None: train one."""
+    if recipe.tokenizer.start or recipe.tokenizer.extend:
+        return recipe.tokenizer.start or recipe.tokenizer.extend
     if recipe.student.start is not None:
         return recipe.student.start
     return recipe.teacher.checkpoint if recipe.teacher is not None else None

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -115,6 +117,67 @@ def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
         pad_token=PAD,
         clean_up_tokenization_spaces=False,
     )
+
+
+def extend(tokenizer: Any, episodes: Sequence[Episode], header: str, vocab: int) -> Any:
+    """A byte-level BPE tokenizer that has learned further merges from the segments.
+
+    Its entries keep their ids and its merges their order; the new ones stand behind, up to
+    ``vocab`` entries or as long as a pair occurs twice. Returns a ``PreTrainedTokenizerFast``.
+    """
+    tokenizers = require("tokenizers", "models", "Extending a tokenizer")
+    transformers = require("transformers", "models", "Extending a tokenizer")
+    backend = tokenizer.backend_tokenizer
+    if not isinstance(backend.model, tokenizers.models.BPE):
+        raise ConfigError("[tokenizer] extend: only byte-pair encodings can be added to.")
+    words: Counter[str] = Counter()
+    for text, times in Counter(texts(episodes, header)).items():
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(text):
+            words[word] += times
+    pieces = {word: [t.value for t in backend.model.tokenize(word)] for word in words}
+    described = json.loads(backend.to_str())
+    entries, merges = described["model"]["vocab"], described["model"]["merges"]
+    following = len(tokenizer)
+    for left, right in islice(_merges(pieces, words), max(0, vocab - following)):
+        merges.append([left, right])
+        # What two ways of merging spell alike is one entry.
+        if entries.setdefault(left + right, following) == following:
+            following += 1
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(described)),
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _merges(words: dict[str, list[str]], times: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Most frequent pair of neighbours, joined everywhere, again and again; ties by spelling."""
+    counts: Counter[tuple[str, str]] = Counter()
+    places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for word, pieces in words.items():
+        for pair in pairwise(pieces):
+            counts[pair] += times[word]
+            places[pair].add(word)
+    while counts:
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        if counts[best] < 2:
+            return
+        yield best
+        for word in sorted(places.pop(best)):
+            old = words[word]
+            new: list[str] = []
+            for piece in old:
+                if new and (new[-1], piece) == best:
+                    new[-1] += piece
+                else:
+                    new.append(piece)
+            words[word] = new
+            counts.subtract({pair: n * times[word] for pair, n in Counter(pairwise(old)).items()})
+            for pair in pairwise(new):
+                counts[pair] += times[word]
+                places[pair].add(word)
+        counts += Counter()  # drops what is at zero
 
 
 def load(folder: str | Path) -> Any:
