@@ -180,8 +180,9 @@ def _check(name: str, folder: Path) -> Checkpoint:
             f"{folder}: no tokenizer. Put the tokenizer.json the model was trained with beside "
             "its weights (tokenizer.save_pretrained(folder))."
         )
-    if gguf and importlib.util.find_spec("gguf") is None:
-        raise MissingDependency("gguf", "gguf", f"{folder / gguf}")
+    for needed in ("gguf", "accelerate") if gguf else ():
+        if importlib.util.find_spec(needed) is None:
+            raise MissingDependency(needed, "gguf", f"{folder / gguf}")
     return Checkpoint(name, folder, gguf, _settings(folder / "harness.json"))
 
 

@@ -245,9 +245,11 @@ def pack(
 ) -> Iterator[list[int]]:
     """Rows of sample indices, filled to at least MIN_FILL wherever the lengths allow.
 
-    Best-fit decreasing over PACK_ROWS rows' worth of the order; a row that stays emptier is taken
-    apart and joins the next lot, so no sample is lost, repeated or favoured for its length. An
-    order that ends gives its remaining samples in rows as full as they get.
+    Best fit over PACK_ROWS rows' worth of the order; a row that stays emptier is taken apart and
+    joins the next lot, so no sample is lost, repeated or favoured for its length. Samples are
+    placed as they come: longest first would fill a little better, but make rows of like lengths,
+    which in a corpus of several environments is a step of one of them. An order that ends gives
+    its remaining samples in rows as full as they get.
     """
     waiting: list[int] = []
     lot = 0
@@ -275,12 +277,12 @@ def pack(
 
 
 def _best_fit(lengths: Sequence[int], room: int) -> tuple[list[list[int]], list[int]]:
-    """Places in ``lengths`` row by row, longest first into the fullest row with room, and the room
-    that each row has left."""
+    """Places in ``lengths`` row by row, each in the fullest row with room, and the room that each
+    row has left."""
     rows: list[list[int]] = []
     rooms: list[int] = []
-    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
-        fits = [i for i, left in enumerate(rooms) if left >= lengths[at]]
+    for at, length in enumerate(lengths):
+        fits = [i for i, left in enumerate(rooms) if left >= length]
         if fits:
             best = min(fits, key=lambda i: rooms[i])
             rows[best].append(at)
