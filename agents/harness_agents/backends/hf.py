@@ -28,7 +28,15 @@ from transformers.utils import logging as transformers_logging
 from harness.errors import BackendError, ConfigError, unknown
 from harness.loop import clean
 from harness.policy import ContextOverflow, Decoding
-from harness.transcript import Kind, Segment, count_tokens, join, split_reply, window_start
+from harness.transcript import (
+    ACTED,
+    Kind,
+    Segment,
+    count_tokens,
+    join,
+    split_reply,
+    window_start,
+)
 from harness.types import Completion
 from harness_agents.backends.slots import Ids, Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
@@ -40,7 +48,6 @@ PASS_TOKENS, SHARED = 8192, 64
 LINGER = 0.003
 #: Who waits is let in when that many of who plays: reading together costs one pass.
 JOIN = 1 / 8
-ACTED = Segment(Kind.ACT_FORMAT, "\n")
 
 
 class Request:
