@@ -87,6 +87,7 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
         cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens"),
         stop="length" if cut and segments[-1:] != [ACTED] else "stop",
         hidden=hidden,
+        sampled_tokens=total,
     )
 
 
