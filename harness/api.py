@@ -65,6 +65,7 @@ def plan(
     attempts: int = 1,
     reference: str | None = None,
     workers: int | None = None,
+    decode: str | None = None,
     error_rate: float = 0.0,
     errors_from: str | None = None,
     parents: Sequence[str] = (),
@@ -73,10 +74,17 @@ def plan(
 
     ``protocol`` names rules of play that the environment knows from its literature; ``max_steps``,
     ``max_tokens`` and ``repeat_limit`` (see ``Protocol``) change limits of it, and so the task set.
+    ``decode`` plays a language model in another way than its config ("admissible": only actions
+    that the environment admits), as an agent of its own name.
     ``env_options`` are constructor keywords of the environment; those a task set names as
     deciding a score make another task set, the rest (``data``, ``engine``) say where and how.
     """
     config = registry.agent_config(agent) if isinstance(agent, str) else agent
+    if decode not in (None, config.options.get("decode", "free")):
+        # Another agent, under a name of its own.
+        config = msgspec.structs.replace(
+            config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
+        )
     cls = registry.env_class(env)
     task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
     if task_set.env != env:

@@ -45,6 +45,10 @@ RepeatLimit = Annotated[
     int | None,
     typer.Option("--repeat-limit", help="End after N identical invalid actions (another set!)."),
 ]
+Decode = Annotated[
+    str | None,
+    typer.Option("--decode", help="'admissible': only admissible actions, as NAME+admissible."),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", help="Environment keyword, e.g. engine=textworld; repeatable."),
@@ -73,6 +77,7 @@ def run(
     max_steps: MaxSteps = None,
     max_tokens: MaxTokens = None,
     repeat_limit: RepeatLimit = None,
+    decode: Decode = None,
     option: Options = None,
     reference: Reference = None,
     step_seconds: StepSeconds = 600.0,
@@ -93,7 +98,7 @@ def run(
     _play(
         "run", env, agent, tasks, data, out, option, limits, dry_run,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
-        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit,
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         reference=reference,
     )  # fmt: skip
 
@@ -112,6 +117,7 @@ def collect(
     max_steps: MaxSteps = None,
     max_tokens: MaxTokens = None,
     repeat_limit: RepeatLimit = None,
+    decode: Decode = None,
     option: Options = None,
     error_rate: Annotated[
         float, typer.Option("--error-rate", help="Share of steps replaced by marked slips.")
@@ -134,7 +140,7 @@ def collect(
     _play(
         "collect", env, agent, tasks, data, out, option, limits, dry_run,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
-        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit,
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         error_rate=error_rate, errors_from=errors_from,
     )  # fmt: skip
 

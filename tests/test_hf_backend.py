@@ -20,7 +20,7 @@ from harness.errors import BackendError, ConfigError, MissingDependency
 from harness.loop import play_episode
 from harness.policy import ContextOverflow, Decoding
 from harness.protocol import Protocol
-from harness.transcript import Segment, parse, render, window_start
+from harness.transcript import Kind, Segment, parse, render, window_start
 from harness.types import Completion, Outcome, Step, Task
 
 pytest.importorskip("torch", reason="needs the extra 'models'")
@@ -570,3 +570,64 @@ def test_smollm2_replies() -> None:
         assert reply.ids
     finally:
         backend.close()
+
+
+def test_admissible_decoding_says_only_what_is_admitted(
+    untrained: Path, trained: Path, open_backend: Any
+) -> None:
+    """Random weights hardly ever reach the label, so their replies are begun for them."""
+    backend = open_backend(untrained, batch_size=8)
+    lists = [["go to desk 1", "go to desk 12", "look"], ["take a: b", "x"], ["look"], []]
+    asked = prompts(8, steps=3)
+    begun = [[*b[:-1], [*b[-1], Segment(Kind.REASON, "Reasoning: so.\n")]] for b in asked]
+
+    def ask(number: int, temperature: float = 1.5) -> Completion:
+        actions = lists[number % len(lists)]
+        decoding = Decoding(temperature, max_new_tokens=24)
+        return backend.complete(begun[number], decoding, number, actions)
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, range(8)))
+    for number, reply in enumerate(together):
+        assert reply.ids == ask(number).ids
+        said = parse(reply.text).action
+        if lists[number % len(lists)] and said is not None and "Action" in reply.text:
+            assert said in lists[number % len(lists)]
+    backend = open_backend(trained)
+    blocks = render(opening("fig"), [], "Say fig.")
+    free = backend.complete(blocks, Decoding(), 0)
+    same = backend.complete(blocks, Decoding(), 0, [f"say {w}" for w in WORDS])
+    assert (free.ids, free.text) == (same.ids, same.text)
+    for seed in range(6):
+        other = backend.complete(
+            blocks, Decoding(1.0), seed, ["wave", "say figs", "", "say plum\n"]
+        )
+        assert parse(other.text).action in ("wave", "say figs")
+        assert other.stop == "stop"
+    # The cap bounds the thought; an action that has begun is said to its end.
+    label = len(free.ids) - len(backend.encode(" say fig")) - 1
+    short = backend.complete(
+        blocks, Decoding(max_new_tokens=label), 0, ["say fig", "say fig and fig and fig"]
+    )
+    assert parse(short.text).action in ("say fig", "say fig and fig and fig")
+    assert len(short.ids) > label
+
+
+def test_admissible_decoding_plays_and_needs_the_local_backend(trained: Path) -> None:
+    policy = ReActPolicy(checkpoint=str(trained), decode="admissible", temperature=3.0)
+    try:
+        assert policy.describe()["decode"] == "admissible"
+        for seed in range(3):
+            task = Task("echo", "valid", "valid/plum", seed)
+            episode = play_episode(policy, Echo(), task, agent="a", protocol=Protocol(6))
+            for step in episode.steps:
+                if step.decision.action:
+                    assert step.decision.action in [f"say {w}" for w in WORDS]
+    finally:
+        policy.close()
+    with pytest.raises(ConfigError, match="ServerBackend can't, the local backend 'hf' can"):
+        ReActPolicy(
+            backend="server", server={"url": "http://h/v1", "model": "m"}, decode="admissible"
+        )
+    with pytest.raises(ConfigError, match="Did you mean 'admissible'"):
+        ReActPolicy(checkpoint=str(trained), decode="admissable")

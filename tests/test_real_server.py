@@ -47,7 +47,8 @@ from tiny import HEADER, WORDS, Echo, decision, fit, make_tokenizer, opening, tr
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Tokens of a reply at most.
+#: Seconds that a server may take to start on a busy machine; tokens of a reply at most.
+START = 600
 MOST = 72
 TEACHER = locate("package:teacher-tiny").folder
 
@@ -88,7 +89,7 @@ class Serve:
         offline = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=offline)
-        until = time.monotonic() + 120
+        until = time.monotonic() + START
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -97,7 +98,7 @@ class Serve:
             except requests.ConnectionError:
                 time.sleep(0.2)
         self.kill()
-        raise AssertionError(f"no server after 120 s:\n{self.log.read_text()}")
+        raise AssertionError(f"no server after {START} s:\n{self.log.read_text()}")
 
     def kill(self) -> None:
         self.process.kill()

@@ -318,15 +318,16 @@ def messages(header: Sequence[Segment], steps: Sequence[Sequence[Segment]]) -> l
     """
     found: list[dict[str, str]] = []
     pending = join(header)
-    for block in steps:
+    *before, newest = steps
+    for block in before:
         pending += block[0].text
         decision = join(block[1:])
         if decision:
             found.append({"role": "user", "content": pending.rstrip("\n")})
             found.append({"role": "assistant", "content": decision.rstrip("\n")})
             pending = ""
-    if pending:
-        found.append({"role": "user", "content": pending.rstrip("\n")})
+    pending += join(newest)
+    found.append({"role": "user", "content": pending.rstrip("\n")})
     return found
 
 
