@@ -424,6 +424,68 @@ def test_a_full_cache_lets_episodes_wait_and_changes_no_reply(
     assert max(reply.waited for reply in found) > min(reply.waited for reply in found)
 
 
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_any_arrivals_lengths_evictions_and_windows_change_no_reply(
+    untrained: Path, data: st.DataObject
+) -> None:
+    """Conversations come and go as they like; the bounds on memory hold at every pass."""
+    draw = data.draw
+    window = draw(st.sampled_from([160, 300, 512]), label="window")
+    backend = HFBackend(
+        locate(str(untrained)),
+        window=window,
+        batch_size=draw(st.integers(1, 8), label="batch_size"),
+        batch_mb=1,
+    )
+    try:
+        # Bounds in rows of a window; a store of less than one row keeps nothing.
+        row = window * backend._slots.token_bytes
+        backend._most = min(backend._most, row * draw(st.integers(1, 6), label="rows"))
+        backend._prefixes.budget = int(row * draw(st.sampled_from([0.5, 2.0, 9.0]), label="store"))
+        used: list[tuple[int, int]] = []
+        backend.model.base_model.register_forward_pre_hook(
+            lambda *_: used.append(
+                (sum(layer.nbytes for layer in backend._slots.data), backend._prefixes._used)
+            )
+        )
+        talks = draw(
+            st.lists(
+                st.lists(
+                    st.tuples(
+                        st.integers(1, 25),  # words of the observation
+                        st.integers(1, 24),  # tokens of the reply
+                        st.sampled_from([0.0, 0.0, 0.01, 0.05]),  # seconds before it is asked for
+                    ),
+                    min_size=1, max_size=4,
+                ),
+                min_size=1, max_size=10,
+            ),
+            label="talks",
+        )  # fmt: skip
+
+        def talk(number: int) -> list[tuple[list[int], int, Completion]]:
+            said, steps = [], []
+            for words, count, pause in talks[number]:
+                time.sleep(pause)
+                observation = " ".join(WORDS[(number + i) % 6] for i in range(words))
+                blocks = render(f"Task: {number}.\n", steps, observation)
+                reply = backend.complete(blocks, Decoding(max_new_tokens=count), 0)
+                said.append((backend.prompt(blocks, count)[0], count, reply))
+                steps.append(Step(observation, parse(reply.text, reply)))
+            return said
+
+        with ThreadPoolExecutor(len(talks)) as pool:
+            found = [turn for turns in pool.map(talk, range(len(talks))) for turn in turns]
+        assert max(slots for slots, _ in used) <= backend._most
+        assert max(store for _, store in used) <= backend._prefixes.budget
+        for ids, count, reply in found:
+            assert reply.prompt_tokens == len(ids) <= window - count
+            assert same_until_tie(reply.ids, *generated(backend.model, ids, count))
+    finally:
+        backend.close()
+
+
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 1500), st.integers(0, 9)), max_size=8),

@@ -43,7 +43,7 @@ from harness_agents.backends.answers import read  # noqa: E402
 from harness_agents.backends.server import ServerBackend, ServerConfig, messages  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
-from tiny import HEADER, WORDS, Echo, decision, fit, make_tokenizer, opening, transcript  # noqa: E402
+from tiny import HEADER, TEMPLATES, WORDS, Echo, decision, fit, make_tokenizer, opening, transcript  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,24 +51,6 @@ ROOT = Path(__file__).resolve().parent.parent
 START = 600
 MOST = 72
 TEACHER = locate("package:teacher-tiny").folder
-
-#: Chat templates as models have them. "strips" shows of an earlier reply what follows </think>,
-#: as thinking models do; "opens" begins the thought itself, so that a reply lacks the tag.
-_TURNS = (
-    "{%% for m in messages %%}[{{ m.role }}]\n"
-    "{%% if m.role == 'assistant' %%}{{ %s }}{%% else %%}{{ m.content }}{%% endif %%}\n"
-    "{%% endfor %%}{%% if add_generation_prompt %%}[assistant]\n%s{%% endif %%}"
-)
-_SAID = "m.content.split('</think>')[-1].lstrip()"
-TEMPLATES = {
-    "keeps": _TURNS % ("m.content", ""),
-    "strips": _TURNS % (_SAID, ""),
-    "opens": _TURNS % (_SAID, "<think>\n"),
-    "alternates": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
-    + _TURNS
-    % ("m.content", ""),
-}
 
 
 class Serve:

@@ -25,6 +25,24 @@ HEADER = "Task: {instruction}\n"
 #: Tokens that each sequence of ``fit`` may have.
 WINDOW = 512
 
+#: Chat templates as models have them. "strips" shows of an earlier reply what follows </think>,
+#: as thinking models do; "opens" begins the thought itself, so that a reply lacks the tag.
+_TURNS = (
+    "{%% for m in messages %%}[{{ m.role }}]\n"
+    "{%% if m.role == 'assistant' %%}{{ %s }}{%% else %%}{{ m.content }}{%% endif %%}\n"
+    "{%% endfor %%}{%% if add_generation_prompt %%}[assistant]\n%s{%% endif %%}"
+)
+_SAID = "m.content.split('</think>')[-1].lstrip()"
+TEMPLATES = {
+    "keeps": _TURNS % ("m.content", ""),
+    "strips": _TURNS % (_SAID, ""),
+    "opens": _TURNS % (_SAID, "<think>\n"),
+    "alternates": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
+    + _TURNS
+    % ("m.content", ""),
+}
+
 
 class Echo(harness.env.Environment):
     """Say the word you are asked for, twice; the toy everything here plays."""
