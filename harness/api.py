@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 
 from harness import registry, remote
 from harness.config import AgentConfig
+from harness.cost import Cost, cost_of, total
 from harness.env import Environment
 from harness.errors import ConfigError, DataError
 from harness.metrics import EpisodeMetrics, measure
@@ -57,21 +59,32 @@ def plan(
     env_options: dict[str, Any] | None = None,
     protocol: str | None = None,
     max_steps: int | None = None,
+    max_tokens: int | None = None,
+    repeat_limit: int | None = None,
     seeds: Sequence[int] = (0,),
     attempts: int = 1,
     reference: str | None = None,
     workers: int | None = None,
+    decode: str | None = None,
     error_rate: float = 0.0,
     errors_from: str | None = None,
     parents: Sequence[str] = (),
 ) -> RunMeta:
     """Resolve everything a run depends on, and refuse what cannot be, before anything is played.
 
-    ``protocol`` names rules of play that the environment knows from its literature.
+    ``protocol`` names rules of play that the environment knows from its literature; ``max_steps``,
+    ``max_tokens`` and ``repeat_limit`` (see ``Protocol``) change limits of it, and so the task set.
+    ``decode`` plays a language model in another way than its config ("admissible": only actions
+    that the environment admits), as an agent of its own name.
     ``env_options`` are constructor keywords of the environment; those a task set names as
     deciding a score make another task set, the rest (``data``, ``engine``) say where and how.
     """
     config = registry.agent_config(agent) if isinstance(agent, str) else agent
+    if decode not in (None, config.options.get("decode", "free")):
+        # Another agent, under a name of its own.
+        config = msgspec.structs.replace(
+            config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
+        )
     cls = registry.env_class(env)
     task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
     if task_set.env != env:
@@ -84,7 +97,9 @@ def plan(
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
     if protocol is not None:
         task_set = task_set.under(protocol, registry.protocol(cls, env, protocol))
-    task_set = task_set.varied(max_steps=max_steps, options=scoring)
+    task_set = task_set.varied(
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
+    )
     plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
     meta = RunMeta(
         run_id="",
@@ -169,18 +184,26 @@ def _execute(
             meta = msgspec.structs.replace(meta, policy=described, status="running")
             write_meta(folder, meta)
             jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
-            for episode in play_all(
-                jobs,
-                playing,
-                make_env,
-                agent=meta.agent.name,
-                protocol=meta.task_set.protocol,
-                workers=meta.workers,
-                limits=limits,
-            ):
-                recorder.write(episode)
-                if on_episode is not None:
-                    on_episode(episode, meta.n_episodes)
+            costs = [meta.cost or Cost()]
+            began = time.perf_counter()
+            try:
+                for episode in play_all(
+                    jobs,
+                    playing,
+                    make_env,
+                    agent=meta.agent.name,
+                    protocol=meta.task_set.protocol,
+                    workers=meta.workers,
+                    limits=limits,
+                ):
+                    recorder.write(episode)
+                    costs.append(cost_of(episode))
+                    if on_episode is not None:
+                        on_episode(episode, meta.n_episodes)
+            finally:
+                costs.append(Cost(wall_seconds=time.perf_counter() - began))
+                meta = msgspec.structs.replace(meta, cost=total(costs))
+                write_meta(folder, meta)
     finally:
         if own and hasattr(policy, "close"):
             policy.close()

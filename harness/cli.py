@@ -38,6 +38,17 @@ Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Episodes p
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds 0 .. N-1, each over all tasks.")]
 Attempts = Annotated[int, typer.Option("--attempts", help="Episodes per task and seed.")]
 MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Step budget (another set!).")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", help="Tokens an episode may sample (another set!).")
+]
+RepeatLimit = Annotated[
+    int | None,
+    typer.Option("--repeat-limit", help="End after N identical invalid actions (another set!)."),
+]
+Decode = Annotated[
+    str | None,
+    typer.Option("--decode", help="'admissible': only admissible actions, as NAME+admissible."),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", help="Environment keyword, e.g. engine=textworld; repeatable."),
@@ -64,6 +75,9 @@ def run(
     attempts: Attempts = 1,
     protocol: ProtocolName = None,
     max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
+    repeat_limit: RepeatLimit = None,
+    decode: Decode = None,
     option: Options = None,
     reference: Reference = None,
     step_seconds: StepSeconds = 600.0,
@@ -84,7 +98,7 @@ def run(
     _play(
         "run", env, agent, tasks, data, out, option, limits, dry_run,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
-        max_steps=max_steps,
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         reference=reference,
     )  # fmt: skip
 
@@ -101,6 +115,9 @@ def collect(
     attempts: Attempts = 1,
     protocol: ProtocolName = None,
     max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
+    repeat_limit: RepeatLimit = None,
+    decode: Decode = None,
     option: Options = None,
     error_rate: Annotated[
         float, typer.Option("--error-rate", help="Share of steps replaced by marked slips.")
@@ -123,7 +140,7 @@ def collect(
     _play(
         "collect", env, agent, tasks, data, out, option, limits, dry_run,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
-        max_steps=max_steps,
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         error_rate=error_rate, errors_from=errors_from,
     )  # fmt: skip
 
@@ -184,7 +201,7 @@ def verify(
 
     run = api.load(path)
     checked = different = broken = 0
-    with Progress(f"verify {run.meta.agent.name}") as progress:
+    with Progress(f"verify {run.meta.agent.name}", sampling=False) as progress:
         for episode, difference in check_run(run):
             checked += 1
             if episode is not None:
@@ -354,10 +371,13 @@ def _stoppable() -> Iterator[None]:
 
 def _report(run: Run) -> None:
     from harness import leaderboard as boards
+    from harness.cost import told
 
     meta = run.meta
     row = boards.Row(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary)
     stdout().print(boards.table(boards.board(meta, [row])))
+    if meta.cost is not None:
+        say(told(meta.cost))
     if run.summary.errors:
         first = next(e for e in run.episodes() if e.error is not None)
         assert first.error is not None

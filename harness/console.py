@@ -32,11 +32,17 @@ def warn(error: Exception) -> None:
 
 
 class Progress:
-    """A bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+    """A bar with rates and remaining time on a terminal, a line now and then elsewhere.
 
-    def __init__(self, label: str, done: int = 0) -> None:
+    ``sampling`` False: the episodes are recorded ones, whose tokens nobody samples now.
+    """
+
+    def __init__(self, label: str, done: int = 0, *, sampling: bool = True) -> None:
         import time
 
+        from harness.cost import sampled
+
+        self._sampled, self._tokens = (sampled if sampling else None), 0
         self._now = time.monotonic
         self._label, self._done, self._wins, self._errors = label, done, 0, 0
         self._first = done
@@ -73,21 +79,22 @@ class Progress:
         self._wins += bool(episode.success)
         self._errors += episode.error is not None
         played = self._done - self._first
-        rate = played / max(self._now() - self._start, 1e-9)
+        elapsed = max(self._now() - self._start, 1e-9)
+        rate = played / elapsed
         note = f"{100 * self._wins / played:.0f} % won"
         if self._errors:
             note += f", {self._errors} errors"
+        note += f", {60 * rate:.0f} episodes/min"
+        if self._sampled is not None:
+            self._tokens += self._sampled(episode.steps) or 0
+        if self._tokens:
+            note += f", {self._tokens / elapsed:.0f} tokens/s"
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self._done, total=total, note=f"{note}, {rate:.1f}/s"
-            )
+            self._bar.update(self._task, completed=self._done, total=total, note=note)
         elif self._now() - self._told > 10 or self._done == total:
             self._told = self._now()
             remaining = (total - self._done) / rate
-            say(
-                f"{self._label}: {self._done}/{total} episodes, {note}, "
-                f"{rate:.1f}/s, {remaining:.0f} s left"
-            )
+            say(f"{self._label}: {self._done}/{total} episodes, {note}, {remaining:.0f} s left")
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 
 import msgspec
 
+from harness.cost import sampled
 from harness.env import Environment
-from harness.errors import AgentError, EnvError, EpisodeError, boundary
+from harness.errors import AgentError, BackendError, EnvError, EpisodeError, boundary
 from harness.policy import ContextOverflow, Policy, call
 from harness.protocol import Protocol
 from harness.types import Decision, Episode, Fault, Info, Outcome, Step, Task
@@ -104,6 +106,8 @@ def _play(
     lasting |= {key: info[key] for key in ("solution",) if key in info}
     unreadable = 0
     for number in range(protocol.max_steps):
+        if _spent(clock.steps, protocol):
+            break
         info |= lasting
         info["sampling_seed"] = sampling_seed(task, attempt, number)
         asked = clock.enter("policy.act")
@@ -147,6 +151,26 @@ def _play(
     if protocol.last_action is not None:
         info = _act_for_the_agent(env, task, protocol.last_action, clock)
     return Outcome.TRUNCATED, info
+
+
+def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:
+    """Whether the protocol ends an episode though it has steps left."""
+    if protocol.max_tokens is not None:
+        used = sampled(steps)
+        if used is None:
+            raise BackendError(
+                "A limit of tokens needs their number, which this server does not tell: play "
+                "without --max-tokens."
+            )
+        if used >= protocol.max_tokens:
+            return True
+    limit = protocol.repeat_limit
+    if limit is None or len(steps) < limit:
+        return False
+    action = steps[-1].decision.action
+    return action is not None and all(
+        s.invalid and s.decision.action == action for s in steps[-limit:]
+    )
 
 
 def _act_for_the_agent(env: Environment, task: Task, action: str, clock: Clock) -> Info:

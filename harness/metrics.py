@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from harness.cost import completions
 from harness.protocol import Protocol
 from harness.types import Completion, Decision, Episode, Outcome
 
@@ -51,6 +52,13 @@ class EpisodeMetrics(msgspec.Struct, frozen=True):
     policy_seconds: float
     env_seconds: float
     extra: dict[str, float | None] = {}
+    #: Everything sampled; prompt tokens that were stored, and read again as the window moved.
+    sampled_tokens: int | None = None
+    cached_tokens: int | None = None
+    reread_tokens: int | None = None
+    #: Seconds of the model and of waiting for it; together less than ``policy_seconds``.
+    model_seconds: float | None = None
+    waiting_seconds: float | None = None
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -75,6 +83,7 @@ def measure(
         for s in steps
         if (c := s.decision.completion) is not None
     ]
+    asked = completions(steps)
     return EpisodeMetrics(
         task_id=episode.task.id,
         seed=episode.task.seed,
@@ -95,6 +104,11 @@ def measure(
         policy_seconds=round(sum(s.policy_seconds for s in steps), 6),
         env_seconds=round(sum(s.env_seconds for s in steps), 6),
         extra={**({} if broken else episode.measures), **(extra or {})},
+        sampled_tokens=_known([c.sampled for c in asked]),
+        cached_tokens=_known([c.cached_tokens for c in asked]),
+        reread_tokens=_known([c.reread_tokens for c in asked]),
+        model_seconds=round(sum(c.seconds for c in asked), 6) if asked else None,
+        waiting_seconds=round(sum(c.waited for c in asked), 6) if asked else None,
     )
 
 

@@ -36,7 +36,11 @@ class Decoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Backend(Protocol):
     """A language model that completes transcripts. Thread-safe: calls come from many episodes at
-    once and may be answered together."""
+    once and may be answered together.
+
+    A backend whose ``complete`` names a fourth parameter, ``actions``, can hold a reply's action to
+    one of them.
+    """
 
     def complete(
         self, blocks: Sequence[Sequence[Segment]], decoding: Decoding, seed: int

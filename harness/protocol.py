@@ -24,6 +24,10 @@ class Protocol(msgspec.Struct, frozen=True):
     max_steps: int
     #: So many replies in a row without an action end an episode (outcome ``format``).
     format_limit: int = 3
+    #: No reply is asked for once an episode has sampled so many tokens (outcome ``truncated``).
+    max_tokens: int | None = None
+    #: So many identical invalid actions in a row end an episode (outcome ``truncated``).
+    repeat_limit: int | None = None
     #: Answer to an action ``think: ...`` or ``think[...]``, which costs a step and never reaches
     #: the environment. None: such an action is the environment's to judge.
     think: str | None = None
@@ -35,6 +39,10 @@ class Protocol(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.max_steps < 1:
             raise ConfigError(f"A step budget is at least 1, not {self.max_steps}.")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"A token budget is at least 1, not {self.max_tokens}.")
+        if self.repeat_limit is not None and self.repeat_limit < 1:
+            raise ConfigError(f"A limit of repetitions is at least 1, not {self.repeat_limit}.")
 
     def is_thought(self, action: str) -> bool:
         """Whether an action is one that the protocol answers itself."""

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from harness.config import AgentConfig
+from harness.cost import Cost
 from harness.errors import ConfigError, HarnessError, TraceError
 from harness.metrics import EpisodeMetrics, Summary, summarise
 from harness.recorder import EPISODES, read_episodes
@@ -58,6 +59,8 @@ class RunMeta(msgspec.Struct, frozen=True):
     packages: dict[str, str] = {}
     host: dict[str, Any] = {}
     parents: tuple[str, ...] = ()
+    #: Of the episodes played by sessions that came to an end; what a kill cut short is in no sum.
+    cost: Cost | None = None
     started: str = ""
     finished: str | None = None
     status: str = "running"

@@ -14,6 +14,10 @@ from harness.protocol import Protocol
 from harness.types import Task
 
 _PART = re.compile(r"\[(\d*):(\d*)\]")
+#: What a limit of the protocol is called in a varied set's name.
+_LIMITS = {"max_steps": "steps", "max_tokens": "tokens", "repeat_limit": "repeats"}
+#: Rules that are no part of a hash while they are not used: runs older than them keep theirs.
+_NEUTRAL = ("max_tokens", "repeat_limit")
 _SLICE = re.compile(r"\A(?P<name>.*?)\[(?P<start>\d*):(?P<stop>\d*)\]\Z")
 
 
@@ -72,7 +76,11 @@ class TaskSet(msgspec.Struct, frozen=True):
     @property
     def hash(self) -> str:
         """16 hex digits over everything but the name."""
-        body = msgspec.json.encode(msgspec.structs.replace(self, name=""), order="sorted")
+        raw = msgspec.to_builtins(msgspec.structs.replace(self, name=""))
+        for key in _NEUTRAL:
+            if raw["protocol"][key] is None:
+                del raw["protocol"][key]
+        body = msgspec.json.encode(raw, order="sorted")
         return hashlib.sha256(body).hexdigest()[:16]
 
     def under(self, name: str, protocol: Protocol) -> TaskSet:
@@ -84,13 +92,20 @@ class TaskSet(msgspec.Struct, frozen=True):
         )
 
     def varied(
-        self, *, max_steps: int | None = None, options: Mapping[str, Any] | None = None
+        self,
+        *,
+        max_steps: int | None = None,
+        max_tokens: int | None = None,
+        repeat_limit: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> TaskSet:
-        """The same tasks with another budget or other options, and a name that tells."""
+        """The same tasks with other limits or options, and a name that tells."""
         protocol, name, chosen = self.protocol, self.name, dict(self.options)
-        if max_steps is not None and max_steps != protocol.max_steps:
-            protocol = msgspec.structs.replace(protocol, max_steps=max_steps)
-            name += f"+{max_steps}steps"
+        limits = {"max_steps": max_steps, "max_tokens": max_tokens, "repeat_limit": repeat_limit}
+        for key, limit in limits.items():
+            if limit is not None and limit != getattr(protocol, key):
+                protocol = msgspec.structs.replace(protocol, **{key: limit})
+                name += f"+{limit}{_LIMITS[key]}"
         for key, value in (options or {}).items():
             if chosen.get(key) != value:
                 chosen[key] = value

@@ -41,6 +41,9 @@ class Segment(NamedTuple):
     text: str
 
 
+#: The last segment of a reply whose action line ended.
+ACTED = Segment(Kind.ACT_FORMAT, "\n")
+
 # A label opens a line; blanks may stand around it, a newline may not (an empty "Action:" stays
 # empty instead of capturing the next line). "Answer:" is the paper's Table 6 for HotPotQA.
 _LABEL = re.compile(r"^[ \t]*(Reasoning|Action|Answer)[ \t]*:", re.MULTILINE)

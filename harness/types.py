@@ -22,7 +22,7 @@ class Outcome(StrEnum):
     DONE = "done"
     """The environment terminated it (won or lost)."""
     TRUNCATED = "truncated"
-    """The step budget, or the episode's time limit as protocol, was used up."""
+    """The protocol ended it: its steps or tokens were used up, or it repeated itself."""
     FORMAT = "format"
     """The agent gave several replies in a row that name no action."""
     CONTEXT = "context"
@@ -61,6 +61,13 @@ class Completion(msgspec.Struct, frozen=True, omit_defaults=True):
     #: Seconds of the model, and before it: in a queue, in tries that failed, in pauses.
     seconds: float = 0.0
     waited: float = 0.0
+    #: Number of sampled tokens, where a server tells it and not their ids.
+    sampled_tokens: int | None = None
+
+    @property
+    def sampled(self) -> int | None:
+        """Tokens sampled, format tokens included; None where they are not told."""
+        return len(self.ids) or self.sampled_tokens
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):

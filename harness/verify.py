@@ -22,8 +22,12 @@ from harness.recorder import EPISODES
 from harness.runs import METRICS, Run, RunMeta, read_metrics
 from harness.types import Decision, Episode, Outcome, Step
 
-#: What a metrics row holds beside the play: times, and what takes another trace or package.
-_NOT_PLAYED = frozenset({"seconds", "policy_seconds", "env_seconds", "cot_overlap", "extra"})
+#: What a metrics row holds beside the play: times, what the model's cache did (older rows lack it),
+#: and what takes another trace or package.
+_NOT_PLAYED = frozenset({
+    "seconds", "policy_seconds", "env_seconds", "model_seconds", "waiting_seconds",
+    "sampled_tokens", "cached_tokens", "reread_tokens", "cot_overlap", "extra",
+})  # fmt: skip
 
 Key = tuple[str, int, int]
 

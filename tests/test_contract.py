@@ -12,7 +12,7 @@ from harness import registry, testing
 
 ENVIRONMENTS = sorted(registry.names("envs"))
 #: Agents that need nothing but the package.
-AGENTS = ("random", "oracle", "expert")
+AGENTS = ("random", "oracle", "expert", pytest.param("ours-tiny", marks=pytest.mark.models))
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

@@ -16,13 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import harness.env
 from harness.errors import BackendError, ConfigError, MissingDependency
 from harness.loop import play_episode
 from harness.policy import ContextOverflow, Decoding
 from harness.protocol import Protocol
-from harness.transcript import Segment, parse, render, window_start
-from harness.types import Completion, Decision, Outcome, Step, Task
+from harness.transcript import Kind, Segment, parse, render, window_start
+from harness.types import Completion, Outcome, Step, Task
 
 pytest.importorskip("torch", reason="needs the extra 'models'")
 pytest.importorskip("transformers", reason="needs the extra 'models'")
@@ -34,96 +33,21 @@ from harness_agents.backends.slots import Slots  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    OPTConfig,
-    PreTrainedTokenizerFast,
+from tiny import (  # noqa: E402
+    HEADER,
+    WORDS,
+    Echo,
+    config,
+    decision,
+    fit,
+    make_tokenizer,
+    opening,
+    save,
+    transcript,
 )
+from transformers import AutoModelForCausalLM  # noqa: E402
 
-WORDS = ("apple", "pear", "plum", "cherry", "fig", "melon")
-HEADER = "Task: {instruction}\n"
 Blocks = list[list[Segment]]
-
-
-class Echo(harness.env.Environment):
-    """Say the word you are asked for, twice; the toy everything here plays."""
-
-    max_steps = 6
-
-    def task_ids(self, split: str) -> list[str]:
-        return [f"{split}/{word}" for word in WORDS]
-
-    def start(self, task_id: str) -> tuple[str, dict[str, Any]]:
-        self.word, self.said = task_id.split("/")[1], 0
-        return f"Say {self.word}.", {"instruction": f"say {self.word} twice"}
-
-    def play(self, action: str) -> tuple[str, float, bool, dict[str, Any]]:
-        right = action == f"say {self.word}"
-        self.said += right
-        won = self.said == 2
-        return "Once more." if right else "No.", float(won), won, {"success": won}
-
-
-def decision(word: str, nth: int) -> Decision:
-    return Decision(f"I have said it {nth} times, so I say {word}.", f"say {word}")
-
-
-def transcript(word: str) -> list[Step]:
-    return [
-        Step(f"Say {word}.", decision(word, 0)),
-        Step("Once more.", decision(word, 1)),
-    ]
-
-
-def texts() -> list[str]:
-    return [
-        "".join(
-            s.text
-            for block in render(HEADER.replace("{instruction}", f"say {w} twice"), transcript(w))
-            for s in block
-        )
-        for w in WORDS
-    ]
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=360,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts(), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>")
-
-
-def config(architecture: str) -> Any:
-    ids = dict(vocab_size=360, bos_token_id=0, eos_token_id=0, pad_token_id=0)
-    if architecture == "llama":
-        return LlamaConfig(
-            hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3, **ids,
-        )  # fmt: skip
-    if architecture == "gpt2":
-        return GPT2Config(
-            n_embd=48, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3, **ids
-        )
-    return OPTConfig(
-        hidden_size=48, word_embed_proj_dim=32, ffn_dim=96, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=512, init_std=0.3, **ids,
-    )  # fmt: skip
-
-
-def save(folder: Path, model: Any) -> Path:
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -144,30 +68,18 @@ def untrained(request: Any, tmp_path_factory: Any) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: Any) -> Path:
     """A tiny Llama that has learned to play Echo: a real model that stops by itself."""
-    folder = tmp_path_factory.mktemp("trained")
-    torch.manual_seed(0)
-    settings = config("llama")
-    settings.initializer_range = 0.05
-    model = AutoModelForCausalLM.from_config(settings)
-    save(folder, model)
     tokenizer = make_tokenizer().backend_tokenizer
-    rows = []
-    for word in WORDS:
-        blocks = render(HEADER.replace("{instruction}", f"say {word} twice"), transcript(word))
-        rows.append(
-            [i for b in blocks for s in b for i in tokenizer.encode(s.text).ids] + [0]  # then EOS
-        )
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(120):
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.1
-    model.save_pretrained(folder)
+    rows = [
+        [
+            i
+            for b in render(opening(w), transcript(w))
+            for s in b
+            for i in tokenizer.encode(s.text).ids
+        ]
+        + [0]  # then EOS
+        for w in WORDS
+    ]
+    folder = fit(tmp_path_factory.mktemp("trained"), rows)
     (folder / "harness.json").write_text(
         json.dumps({"header": HEADER, "window": 400, "max_new_tokens": 48, "recipe": "x"})
     )
@@ -303,18 +215,18 @@ def test_sampling_follows_the_probabilities(trained: Path, open_backend: Any) ->
 
 def test_stops(trained: Path, open_backend: Any) -> None:
     backend = open_backend(trained)
-    header = HEADER.replace("{instruction}", "say plum twice")
-    reply = backend.complete(render(header, [], "Say plum."), Decoding(), 0)
+    plum = opening("plum")
+    reply = backend.complete(render(plum, [], "Say plum."), Decoding(), 0)
     assert reply.stop == "stop"
     assert reply.text == "Reasoning: I have said it 0 times, so I say plum.\nAction: say plum\n"
     assert reply.action_tokens == len(backend.encode(" say plum"))
     assert reply.reasoning_tokens == len(backend.encode(" I have said it 0 times, so I say plum."))
     assert parse(reply.text).action == "say plum"
-    short = backend.complete(render(header, [], "Say plum."), Decoding(max_new_tokens=5), 0)
+    short = backend.complete(render(plum, [], "Say plum."), Decoding(max_new_tokens=5), 0)
     assert (short.stop, short.ids) == ("length", reply.ids[:5])
     # the whole transcript was trained to end in EOS: the prompt that continues it ends at once
     ended = backend.complete(
-        [[Segment(0, header)], *render("", transcript("plum"))[1:]], Decoding(), 0
+        [[Segment(0, plum)], *render("", transcript("plum"))[1:]], Decoding(), 0
     )  # type: ignore[arg-type]
     assert (ended.stop, ended.text, ended.ids) == ("eos", "", (0,))
 
@@ -512,6 +424,68 @@ def test_a_full_cache_lets_episodes_wait_and_changes_no_reply(
     assert max(reply.waited for reply in found) > min(reply.waited for reply in found)
 
 
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_any_arrivals_lengths_evictions_and_windows_change_no_reply(
+    untrained: Path, data: st.DataObject
+) -> None:
+    """Conversations come and go as they like; the bounds on memory hold at every pass."""
+    draw = data.draw
+    window = draw(st.sampled_from([160, 300, 512]), label="window")
+    backend = HFBackend(
+        locate(str(untrained)),
+        window=window,
+        batch_size=draw(st.integers(1, 8), label="batch_size"),
+        batch_mb=1,
+    )
+    try:
+        # Bounds in rows of a window; a store of less than one row keeps nothing.
+        row = window * backend._slots.token_bytes
+        backend._most = min(backend._most, row * draw(st.integers(1, 6), label="rows"))
+        backend._prefixes.budget = int(row * draw(st.sampled_from([0.5, 2.0, 9.0]), label="store"))
+        used: list[tuple[int, int]] = []
+        backend.model.base_model.register_forward_pre_hook(
+            lambda *_: used.append(
+                (sum(layer.nbytes for layer in backend._slots.data), backend._prefixes._used)
+            )
+        )
+        talks = draw(
+            st.lists(
+                st.lists(
+                    st.tuples(
+                        st.integers(1, 25),  # words of the observation
+                        st.integers(1, 24),  # tokens of the reply
+                        st.sampled_from([0.0, 0.0, 0.01, 0.05]),  # seconds before it is asked for
+                    ),
+                    min_size=1, max_size=4,
+                ),
+                min_size=1, max_size=10,
+            ),
+            label="talks",
+        )  # fmt: skip
+
+        def talk(number: int) -> list[tuple[list[int], int, Completion]]:
+            said, steps = [], []
+            for words, count, pause in talks[number]:
+                time.sleep(pause)
+                observation = " ".join(WORDS[(number + i) % 6] for i in range(words))
+                blocks = render(f"Task: {number}.\n", steps, observation)
+                reply = backend.complete(blocks, Decoding(max_new_tokens=count), 0)
+                said.append((backend.prompt(blocks, count)[0], count, reply))
+                steps.append(Step(observation, parse(reply.text, reply)))
+            return said
+
+        with ThreadPoolExecutor(len(talks)) as pool:
+            found = [turn for turns in pool.map(talk, range(len(talks))) for turn in turns]
+        assert max(slots for slots, _ in used) <= backend._most
+        assert max(store for _, store in used) <= backend._prefixes.budget
+        for ids, count, reply in found:
+            assert reply.prompt_tokens == len(ids) <= window - count
+            assert same_until_tie(reply.ids, *generated(backend.model, ids, count))
+    finally:
+        backend.close()
+
+
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 1500), st.integers(0, 9)), max_size=8),
@@ -658,3 +632,64 @@ def test_smollm2_replies() -> None:
         assert reply.ids
     finally:
         backend.close()
+
+
+def test_admissible_decoding_says_only_what_is_admitted(
+    untrained: Path, trained: Path, open_backend: Any
+) -> None:
+    """Random weights hardly ever reach the label, so their replies are begun for them."""
+    backend = open_backend(untrained, batch_size=8)
+    lists = [["go to desk 1", "go to desk 12", "look"], ["take a: b", "x"], ["look"], []]
+    asked = prompts(8, steps=3)
+    begun = [[*b[:-1], [*b[-1], Segment(Kind.REASON, "Reasoning: so.\n")]] for b in asked]
+
+    def ask(number: int, temperature: float = 1.5) -> Completion:
+        actions = lists[number % len(lists)]
+        decoding = Decoding(temperature, max_new_tokens=24)
+        return backend.complete(begun[number], decoding, number, actions)
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, range(8)))
+    for number, reply in enumerate(together):
+        assert reply.ids == ask(number).ids
+        said = parse(reply.text).action
+        if lists[number % len(lists)] and said is not None and "Action" in reply.text:
+            assert said in lists[number % len(lists)]
+    backend = open_backend(trained)
+    blocks = render(opening("fig"), [], "Say fig.")
+    free = backend.complete(blocks, Decoding(), 0)
+    same = backend.complete(blocks, Decoding(), 0, [f"say {w}" for w in WORDS])
+    assert (free.ids, free.text) == (same.ids, same.text)
+    for seed in range(6):
+        other = backend.complete(
+            blocks, Decoding(1.0), seed, ["wave", "say figs", "", "say plum\n"]
+        )
+        assert parse(other.text).action in ("wave", "say figs")
+        assert other.stop == "stop"
+    # The cap bounds the thought; an action that has begun is said to its end.
+    label = len(free.ids) - len(backend.encode(" say fig")) - 1
+    short = backend.complete(
+        blocks, Decoding(max_new_tokens=label), 0, ["say fig", "say fig and fig and fig"]
+    )
+    assert parse(short.text).action in ("say fig", "say fig and fig and fig")
+    assert len(short.ids) > label
+
+
+def test_admissible_decoding_plays_and_needs_the_local_backend(trained: Path) -> None:
+    policy = ReActPolicy(checkpoint=str(trained), decode="admissible", temperature=3.0)
+    try:
+        assert policy.describe()["decode"] == "admissible"
+        for seed in range(3):
+            task = Task("echo", "valid", "valid/plum", seed)
+            episode = play_episode(policy, Echo(), task, agent="a", protocol=Protocol(6))
+            for step in episode.steps:
+                if step.decision.action:
+                    assert step.decision.action in [f"say {w}" for w in WORDS]
+    finally:
+        policy.close()
+    with pytest.raises(ConfigError, match="ServerBackend can't, the local backend 'hf' can"):
+        ReActPolicy(
+            backend="server", server={"url": "http://h/v1", "model": "m"}, decode="admissible"
+        )
+    with pytest.raises(ConfigError, match="Did you mean 'admissible'"):
+        ReActPolicy(checkpoint=str(trained), decode="admissable")

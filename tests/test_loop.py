@@ -14,7 +14,7 @@ from harness.metrics import measure
 from harness.policy import ContextOverflow
 from harness.protocol import Protocol
 from harness.runner import Job, Limits, play_all
-from harness.types import Decision, Episode, Outcome, Task
+from harness.types import Completion, Decision, Episode, Outcome, Task
 
 TASK = Task("count", "valid", "valid/4")
 
@@ -216,3 +216,48 @@ def test_a_protocol_acts_last_and_the_record_tells():
     assert (episode.outcome, episode.score) == (Outcome.TRUNCATED, 0.75)
     assert measure(episode).n_steps == 2
     assert not any(s.forced for s in play(Counter(), protocol=Protocol(9, last_action="3")).steps)
+
+
+# Limits of the protocol -----------------------------------------------------------------------
+
+
+class Repeats(Counter):
+    """Counts to two, then says the same wrong number for ever, each reply of 7 tokens."""
+
+    def act(self, instruction, history, observation):
+        right = super().act(instruction, history, observation).action
+        action = right if len(history) < 2 else "9"
+        return Decision("so", action, Completion("", ids=(1,) * 7, prompt_tokens=len(history)))
+
+
+def test_identical_invalid_actions_end_an_episode_where_the_protocol_says_so():
+    for limit in (1, 2, 4):
+        episode = play(Repeats(), protocol=Protocol(12, repeat_limit=limit))
+        assert (episode.outcome, len(episode.steps)) == (Outcome.TRUNCATED, 2 + limit)
+        assert (episode.score, episode.error) == (0.5, None)
+    assert len(play(Repeats()).steps) == 12
+
+
+def test_only_repeated_invalid_actions_count():
+    class Alternates(Counter):
+        def act(self, instruction, history, observation):
+            return Decision("", "98" if len(history) % 2 else "99")
+
+    assert len(play(Alternates(), protocol=Protocol(12, repeat_limit=2)).steps) == 12
+    nothing = play(Says(Decision("hm", None)), protocol=Protocol(12, repeat_limit=2))
+    assert nothing.outcome is Outcome.FORMAT
+
+
+def test_tokens_used_up_end_an_episode_and_the_protocol_acts_last():
+    for limit, steps in ((1, 1), (7, 1), (8, 2), (21, 3)):
+        episode = play(Repeats(), protocol=Protocol(12, max_tokens=limit, last_action="0"))
+        *own, last = episode.steps
+        assert (len(own), last.forced, episode.outcome) == (steps, True, Outcome.TRUNCATED)
+    assert play(Counter(), protocol=Protocol(12, max_tokens=1)).success  # no model, no tokens
+
+
+def test_tokens_that_nobody_tells_cannot_be_limited():
+    untold = Says(Decision("", "1", Completion("", reasoning_tokens=None)))
+    episode = play(untold, protocol=Protocol(12, max_tokens=50))
+    assert (episode.outcome, episode.error.kind) == (Outcome.ERROR, "BackendError")
+    assert "--max-tokens" in episode.error.message

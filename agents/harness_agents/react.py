@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from harness import registry
 from harness.config import convert
 from harness.errors import AgentError, ConfigError, HarnessError, MissingDependency, unknown
 from harness.policy import Backend, Decoding
-from harness.transcript import parse, render
+from harness.transcript import Kind, Segment, parse, render
 from harness.types import Decision, Info, Step
 from harness_agents.checkpoints import Checkpoint, check_header, locate
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from harness_agents.backends.server import ServerConfig
 
 BACKENDS = ("hf", "server")
+DECODES = ("free", "admissible")
 MODULES = ("torch", "transformers")
 
 
@@ -40,6 +42,8 @@ class ReActPolicy:
     ``{instruction}``), else ``prompt``: "zero-shot", "few-shot", a text file, or a folder with one
     text per environment; else the checkpoint's own header. Decoding is greedy unless told.
     ``needs`` says what training the weights takes, for the error when they are missing.
+    ``decode`` "admissible" holds each action to those that the environment admits, where it names
+    any; ``show_actions`` lists them behind the newest observation.
     ``backend`` "hf" is a local model; "server" one behind an OpenAI-compatible server, described
     by ``server`` (see ``backends.server.ServerConfig``). It may also be a
     ``harness.policy.Backend``, which then brings its own model.
@@ -58,6 +62,8 @@ class ReActPolicy:
         temperature: float = 0.0,
         top_p: float = 1.0,
         max_new_tokens: int | None = None,
+        decode: str = "free",
+        show_actions: bool = False,
         window: int | None = None,
         dtype: str = "float32",
         device: str | None = None,
@@ -117,6 +123,15 @@ class ReActPolicy:
                 batch_mb=batch_mb,
             )
         self.backend = backend
+        if decode not in DECODES:
+            raise ConfigError(unknown("way to decode", decode, DECODES))
+        if decode == "admissible" and "actions" not in signature(backend.complete).parameters:
+            name = type(backend).__name__
+            raise ConfigError(
+                f"decode = 'admissible' needs a backend that can hold a reply to given actions; "
+                f"{name} can't, the local backend 'hf' can."
+            )
+        self.decode, self.show_actions = decode, show_actions
 
     def act(
         self, instruction: str, history: Sequence[Step], observation: str, info: Info
@@ -124,7 +139,14 @@ class ReActPolicy:
         header = self._header(info.get("env", "")).replace("{instruction}", instruction)
         blocks = render(header, history, observation)
         seed = info.get("sampling_seed", 0)
-        completion = self.backend.complete(blocks, self.decoding, seed)
+        actions = info.get("admissible_actions", ())
+        if self.show_actions and actions:
+            shown = f"Admissible actions: {', '.join(actions)}\n"
+            blocks[-1].append(Segment(Kind.CONTEXT, shown))
+        if self.decode == "admissible":
+            completion = self.backend.complete(blocks, self.decoding, seed, actions)  # type: ignore[call-arg]
+        else:
+            completion = self.backend.complete(blocks, self.decoding, seed)
         return parse(completion.text, completion)
 
     def _header(self, env: str) -> str:
@@ -143,6 +165,8 @@ class ReActPolicy:
             "prompt": self.prompt,
             "prompt_sha256": _hash(self.headers),
             "decoding": msgspec.to_builtins(self.decoding),
+            "decode": self.decode,
+            "show_actions": self.show_actions,
             **self.backend.describe(),
         }
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import msgspec
 
-from harness.transcript import Kind, join, split_reply
+from harness.transcript import ACTED, Kind, join, split_reply
 from harness.types import Completion
 
+#: Where a reply ends at the latest: a model that goes on writes its own observations.
+STOP = "\nObservation:"
 #: Refusals of a prompt for its length, as OpenAI, vLLM and SGLang, Anthropic, llama.cpp and
 #: llama-cpp-python word them.
 _TOO_LONG = re.compile(
@@ -59,9 +61,12 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
         text += _tool_call(message, text)
     else:
         text = choice["text"]
-    thought, text = _uncover(text)
+    thought, said = _uncover(text)
     hidden = "\n".join(t.strip() for t in (hidden, thought) if t.strip())
-    segments = split_reply(text)
+    # Some servers leave the stop string in the reply, and some know none.
+    before, stopped, _ = said.partition(STOP)
+    segments = split_reply(before + stopped[:1])
+    cut = choice.get("finish_reason") == "length"
     total = _count(usage, "completion_tokens")
     reasoning = action = None
     if total is not None:
@@ -69,8 +74,8 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
         # thought's share too unless the server counts it apart.
         thinking = _count(_get(usage, "completion_tokens_details"), "reasoning_tokens")
         if not thinking:
-            thinking = round(total * len(hidden) / max(1, len(hidden) + len(text)))
-        visible = max(0, total - thinking) / max(1, len(text))
+            thinking = round(total * len(hidden) / max(1, len(hidden) + len(said)))
+        visible = max(0, total - thinking) / max(1, len(said))
         shares = {k: sum(len(s.text) for s in segments if s.kind is k) for k in Kind}
         reasoning = thinking + round(visible * shares[Kind.REASON])
         action = round(visible * shares[Kind.ACT])
@@ -80,8 +85,9 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
         reasoning_tokens=reasoning,
         action_tokens=action,
         cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens"),
-        stop="length" if choice.get("finish_reason") == "length" else "stop",
+        stop="length" if cut and segments[-1:] != [ACTED] else "stop",
         hidden=hidden,
+        sampled_tokens=total,
     )
 
 

@@ -28,8 +28,17 @@ from transformers.utils import logging as transformers_logging
 from harness.errors import BackendError, ConfigError, unknown
 from harness.loop import clean
 from harness.policy import ContextOverflow, Decoding
-from harness.transcript import Kind, Segment, count_tokens, join, split_reply, window_start
+from harness.transcript import (
+    ACTED,
+    Kind,
+    Segment,
+    count_tokens,
+    join,
+    split_reply,
+    window_start,
+)
 from harness.types import Completion
+from harness_agents.backends.choices import Choices, usable
 from harness_agents.backends.slots import Ids, Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
 
@@ -40,18 +49,23 @@ PASS_TOKENS, SHARED = 8192, 64
 LINGER = 0.003
 #: Who waits is let in when that many of who plays: reading together costs one pass.
 JOIN = 1 / 8
-ACTED = Segment(Kind.ACT_FORMAT, "\n")
 
 
 class Request:
     """One reply being sampled: a row of the batch."""
 
     def __init__(
-        self, prompt: Sequence[int] | Ids, reread: int, decoding: Decoding, seed: int
+        self,
+        prompt: Sequence[int] | Ids,
+        reread: int,
+        decoding: Decoding,
+        seed: int,
+        choices: Choices | None = None,
     ) -> None:
         self.prompt = np.array(prompt, dtype=np.int64)
         self.reread = reread
         self.decoding = decoding
+        self.choices = choices
         self.random = np.random.default_rng(seed)
         self.future: Future[Completion] = Future()
         self.ids: list[int] = []
@@ -64,7 +78,8 @@ class Request:
     @property
     def room(self) -> int:
         """Tokens that prompt and reply may fill."""
-        return len(self.prompt) + self.decoding.max_new_tokens
+        more = self.choices.longest if self.choices else 0
+        return len(self.prompt) + self.decoding.max_new_tokens + more
 
     @property
     def last(self) -> int:
@@ -111,7 +126,10 @@ class HFBackend:
             )
         self._positions = self.window if positions is None else positions
         self._eos = _eos_ids(self.model, self.tokenizer)
-        self._breaks = self._ids_with_newline()
+        texts = self._texts()
+        self._breaks = frozenset(i for i, text in enumerate(texts) if "\n" in text)
+        self._colons = frozenset(i for i, text in enumerate(texts) if text.endswith(":"))
+        self._barred = [i for i, text in enumerate(texts) if ":" in text[:-1]]
         with torch.inference_mode():
             slots = Slots.of(self.model)
             if slots is None:
@@ -139,11 +157,21 @@ class HFBackend:
     # What episodes call -------------------------------------------------------------------
 
     def complete(
-        self, blocks: Sequence[Sequence[Segment]], decoding: Decoding, seed: int
+        self,
+        blocks: Sequence[Sequence[Segment]],
+        decoding: Decoding,
+        seed: int,
+        actions: Sequence[str] = (),
     ) -> Completion:
-        """Sample one reply (see ``harness.policy.Backend``). Blocks until it is there."""
-        prompt, reread = self.prompt(blocks, decoding.max_new_tokens)
-        request = Request(prompt, reread, decoding, seed)
+        """Sample one reply (see ``harness.policy.Backend``). Blocks until it is there.
+
+        With ``actions``, what stands behind the label ``Action:`` is one of them; such a line may
+        exceed the reply's cap. A reply without the label, or with ``Answer:``, stays as it is.
+        """
+        choices = self._choices(actions)
+        longest = choices.longest if choices else 0
+        prompt, reread = self.prompt(blocks, decoding.max_new_tokens + longest)
+        request = Request(prompt, reread, decoding, seed, choices)
         with self._changed:
             if self._closed:
                 raise BackendError(f"{self.checkpoint.name}: the backend is closed.")
@@ -211,10 +239,17 @@ class HFBackend:
         whole = self.tokenizer.decode([last, *ids], skip_special_tokens=False)
         return str(whole[len(self.tokenizer.decode([last], skip_special_tokens=False)) :])
 
-    def _ids_with_newline(self) -> frozenset[int]:
-        size = self.tokenizer.get_vocab_size()
-        texts = self.tokenizer.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
-        return frozenset(i for i, text in enumerate(texts) if "\n" in text)
+    def _texts(self) -> list[str]:
+        """The text of each token id."""
+        ids = [[i] for i in range(self.tokenizer.get_vocab_size())]
+        texts: list[str] = self.tokenizer.decode_batch(ids, skip_special_tokens=False)
+        return texts
+
+    def _choices(self, actions: Sequence[str]) -> Choices | None:
+        lines = usable(actions)
+        if not lines:
+            return None
+        return Choices(([*self.encode(f" {a}"), *self.encode("\n")] for a in lines), self._barred)
 
     # The model's thread -------------------------------------------------------------------
 
@@ -272,9 +307,16 @@ class HFBackend:
     def _advance(self, rows: list[Request]) -> None:
         """One token a row; rows that are done leave the list."""
         logits = self._forward(rows)
+        for line, row in zip(logits, rows, strict=True):
+            if row.choices is not None:
+                row.choices.restrict(line)
         for row, token in zip(rows, choose(logits, rows), strict=True):
             row.read += 1
             row.ids.append(token)
+            if row.choices is not None:
+                row.choices.follow(token)
+                if token in self._colons and not row.choices.acting and self._labelled(row):
+                    row.choices.act()
         for i in reversed(range(len(rows))):
             stop = self._stopped(rows[i])
             if stop:
@@ -358,7 +400,14 @@ class HFBackend:
             segments = split_reply(self._decode(row))
             if segments and segments[-1] == ACTED:
                 return "stop"
+        if row.choices is not None and row.choices.acting:
+            return ""
         return "length" if len(row.ids) >= row.decoding.max_new_tokens else ""
+
+    def _labelled(self, row: Request) -> bool:
+        """Whether the reply so far ends in the label of an action."""
+        last = split_reply(self._decode(row))[-1]
+        return last.kind is Kind.ACT_FORMAT and "Action" in last.text
 
     def _finish(self, row: Request, place: int, stop: str) -> None:
         ids = np.concatenate([row.prompt, np.array(row.ids[:-1], dtype=np.int64)])

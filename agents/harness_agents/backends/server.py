@@ -32,7 +32,7 @@ from harness.errors import BackendError, ConfigError
 from harness.policy import ContextOverflow, Decoding
 from harness.transcript import Segment, join, window_start
 from harness.types import Completion
-from harness_agents.backends.answers import OddAnswer, read, too_long
+from harness_agents.backends.answers import STOP, OddAnswer, read, too_long
 
 #: Seconds a server that dropped a connection, or has none behind it, is left alone while others
 #: answer.
@@ -205,7 +205,7 @@ class ServerBackend:
             "top_p": decoding.top_p,
             "max_tokens": decoding.max_new_tokens,
             "seed": seed % (1 << 31),
-            "stop": ["\nObservation:"],
+            "stop": [STOP],
         }
         body = {k: v for k, v in body.items() if k not in self.config.omit} | self.config.extra
         if self.config.api == "chat":
@@ -229,8 +229,10 @@ class ServerBackend:
         text = self._redact(raw.decode("utf-8", "replace"))
         status = reply.status_code
         if status == 429 or status >= 500:
-            wait = _retry_after(reply)
-            raise _Passing(f"{host}: HTTP {status}", wait, gone=status in _GONE)
+            # After a fault many servers close the connection without a word.
+            self._session().close()
+            what = f"{host}: HTTP {status} {' '.join(text[:200].split())}".rstrip()
+            raise _Passing(what, _retry_after(reply), gone=status in _GONE)
         if status in (400, 413, 422) and too_long(text, reply_tokens):
             return None
         if status >= 300:
@@ -316,15 +318,16 @@ def messages(header: Sequence[Segment], steps: Sequence[Sequence[Segment]]) -> l
     """
     found: list[dict[str, str]] = []
     pending = join(header)
-    for block in steps:
+    *before, newest = steps
+    for block in before:
         pending += block[0].text
         decision = join(block[1:])
         if decision:
             found.append({"role": "user", "content": pending.rstrip("\n")})
             found.append({"role": "assistant", "content": decision.rstrip("\n")})
             pending = ""
-    if pending:
-        found.append({"role": "user", "content": pending.rstrip("\n")})
+    pending += join(newest)
+    found.append({"role": "user", "content": pending.rstrip("\n")})
     return found
 
 
