@@ -144,6 +144,7 @@ def distill(context: typer.Context) -> None:
 app.command()(cli_look.leaderboard)
 app.command()(cli_look.compare)
 app.command()(cli_look.view)
+app.command(rich_help_panel="More")(cli_look.plot)
 app.command("list")(cli_look.list_)
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 import msgspec
 
 from harness.errors import ConfigError
-from harness.leaderboard import Board, Row, title
+from harness.leaderboard import Board, Row, front, title
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Step
@@ -184,7 +184,8 @@ def _step(step: Step) -> dict[str, Any]:
 
 def _table(board: Board) -> str:
     head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated", "invalid/ep",
-            "steps", "words/step", "tokens/step", "CoT overlap")  # fmt: skip
+            "steps", "words/step", "tokens/step", "CoT overlap",
+            *(("of teacher",) if board.teacher is not None else ()))  # fmt: skip
     lines = []
     above: Row | None = None
     for row in board.rows:
@@ -197,6 +198,7 @@ def _table(board: Board) -> str:
             str(s.n), str(s.errors), str(s.truncated), _number(s.invalid_actions, 2),
             _number(s.steps, 1), _number(s.reasoning_words_per_step, 1),
             _number(s.reasoning_tokens_per_step, 1), _share(s.cot_overlap),
+            *((_share(row.retention),) if board.teacher is not None else ()),
         ]  # fmt: skip
         mark = ' class="tied-above"' if tied else ""
         lines.append(f"<tr{mark}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
@@ -256,15 +258,6 @@ def _scatter(board: Board) -> str:
                    f'cy="{py(y):.1f}" r="4"/><text x="{px(x) + 8:.1f}" y="{py(y) + 4:.1f}">'
                    f"{escape(agent)}</text>")  # fmt: skip
     return "".join(out) + "</svg>"
-
-
-def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Pareto front: points that no other beats with as few words and as much success."""
-    kept: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not kept or y > kept[-1][1]:
-            kept.append((x, y))
-    return kept
 
 
 def _share(value: float | None) -> str:
