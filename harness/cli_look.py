@@ -266,12 +266,23 @@ def _lines(given: Sequence[str], agents: set[str]) -> dict[str, str]:
 
 def list_(
     what: Annotated[str, typer.Argument(help="envs, agents, tasks, protocols or runs")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="tasks: a set, a frozen file or a run, to see its tasks; two, to see what differs."
+        ),
+    ] = None,
     out: Out = RESULTS,
     everything: Annotated[
         bool, typer.Option("--all", help="Also agents that cannot run here, and why.")
     ] = False,
+    env: OnlyEnv = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="tasks SET: freeze it in this .json, for `run --tasks FILE`."),
+    ] = None,
 ) -> None:
-    """List environments, agents, task sets, protocols or runs."""
+    """List environments, agents, task sets (or one's tasks), protocols or runs."""
     from harness import listing
 
     listings: dict[str, Callable[[], Any]] = {
@@ -283,7 +294,24 @@ def list_(
     }
     if what not in listings:
         raise ConfigError(unknown("list", what, listings))
-    stdout().print(listings[what]())
+    if not sets:
+        if to is not None or env is not None:
+            raise ConfigError("--to and --env go with `harness list tasks SET`.")
+        stdout().print(listings[what]())
+        return
+    if what != "tasks" or len(sets) > 2 or (to is not None and len(sets) > 1):
+        raise ConfigError("`harness list tasks` takes a set, or two to compare; --to takes one.")
+    from harness.sides import find_set
+    from harness.tasksets import freeze
+
+    found = [find_set(name, env) for name in sets]
+    if to is not None:
+        freeze(found[0], to)
+        print(to)
+    elif len(found) == 1:
+        stdout().print(listing.task_set(found[0]))
+    else:
+        stdout().print(listing.task_differences(*found))
 
 
 def _at_most_one(given: dict[str, bool]) -> None:
