@@ -301,7 +301,8 @@ def find_log(path: Path) -> Path:
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """Lines of a training's log. A torn last line is passed over; other damage raises TraceError."""
+    """Lines of a training's log. A torn last line is passed over, other damage raises
+    TraceError."""
     lines = []
     for number, raw in enumerate(file.read_bytes().splitlines(keepends=True), 1):
         if not raw.endswith(b"\n"):

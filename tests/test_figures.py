@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -22,7 +22,13 @@ from harness.runs import Run, find_runs, write_meta, write_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
-HOSTILE = ["$\\frac{a}{$", "</text><script>alert(1)</script>", "\x1b[2J\x07", "\uffff & <b>", "名前"]
+HOSTILE = [
+    "$\\frac{a}{$",
+    "</text><script>alert(1)</script>",
+    "\x1b[2J\x07",
+    "\uffff & <b>",
+    "名前",
+]
 LOG = [
     {"step": i, "loss": 3.0 / i, "reason": 2.0 / i, "n_reason": 9, "act": 1.0 / i, "n_act": 3}
     | ({"heldout": {"reason": 1.5 / i}} if i % 10 == 0 else {})
@@ -172,6 +178,7 @@ def test_logs_that_cannot_be_drawn_are_refused(tmp_path):
         figures.training([write_log(tmp_path / "bad", LOG[:3], b'{"loss": 1}\n')])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=200), st.integers(1, 50))
 def test_stretches_keep_every_point_once(values, most):
     points = [(float(i), v) for i, v in enumerate(values)]

@@ -6,7 +6,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.metrics import EpisodeMetrics, Tally, cot_overlap, measure, summarise, wilson, words
@@ -137,6 +137,7 @@ rows_ = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(rows_, st.integers(1, 7))
 def test_a_summary_is_the_rows_means_in_whatever_parts_they_come(rows, size):
     tally = Tally()

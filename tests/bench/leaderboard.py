@@ -39,7 +39,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         size = record(out, given.runs, given.tasks, given.seeds)
-        command = [sys.executable, "-m", "harness", "leaderboard", "--json", "--out", str(out)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "harness",
+            "leaderboard",
+            "--json",
+            "--out",
+            str(out),
+        ]
         start = time.perf_counter()
         found = subprocess.run(command, check=True, capture_output=True, text=True)
         wall = time.perf_counter() - start
