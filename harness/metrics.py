@@ -169,6 +169,8 @@ class Summary(msgspec.Struct, frozen=True):
     cot_overlap: float | None
     cot_overlap_n: int
     seconds: float | None
+    #: By task type: scored episodes, and those won.
+    types: dict[str, tuple[int, int]] = {}
 
 
 class Tally:
@@ -178,6 +180,7 @@ class Tally:
         self.rows = 0
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._sums: dict[str, Any] = defaultdict(int)
+        self._types: Counter[tuple[str, bool]] = Counter()
 
     def add(self, rows: Sequence[EpisodeMetrics]) -> None:
         """Add episodes; those that broke are counted and enter no sum."""
@@ -189,6 +192,7 @@ class Tally:
         broken = Outcome.ERROR
         scored = [r for r in rows if r.outcome is not broken] if broken in outcomes else rows
         self._sum("successes", [bool(r.success) for r in scored])
+        self._types.update([(r.task_type, bool(r.success)) for r in scored])
         self._sum("score", [r.score or 0.0 for r in scored])
         self._sum("steps", [r.n_steps for r in scored])
         self._sum("invalid", [r.invalid_actions for r in scored])
@@ -232,6 +236,10 @@ class Tally:
             cot_overlap=_ratio(s["overlap"], s["overlaps"]),
             cot_overlap_n=s["overlaps"],
             seconds=_ratio(s["seconds"], n),
+            types={
+                name: (self._types[name, True] + self._types[name, False], self._types[name, True])
+                for name in sorted({name for name, _ in self._types})
+            },
         )
 
 

@@ -83,6 +83,7 @@ def leaderboard_page(boards: Sequence[Board], *, notes: Sequence[str] = (), belo
     for board in boards:
         parts.append(f"<h2>{escape(title(board))}</h2>")
         parts.append(_table(board))
+        parts.append(_by_type(board))
         parts.append(_scatter(board))
     if not boards:
         parts.append('<p class="quiet">No complete runs.</p>')
@@ -205,6 +206,28 @@ def _table(board: Board) -> str:
         above = row
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)
     return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _by_type(board: Board) -> str:
+    """Success by task type, folded away; nothing where all tasks are of one."""
+    types = sorted({t for row in board.rows for t in row.summary.types})
+    if len(types) < 2:
+        return ""
+    heads = "".join(f'<th scope="col">{escape(t or "-")}</th>' for t in types)
+    lines = "".join(
+        f"<tr><td>{escape(row.agent)}</td>"
+        + "".join(f"<td>{_won(*row.summary.types.get(t, (0, 0)))}</td>" for t in types)
+        + "</tr>"
+        for row in board.rows
+    )
+    return (
+        '<details><summary>Success by task type</summary><div class="scroll"><table><tr>'
+        f'<th scope="col">agent</th>{heads}</tr>{lines}</table></div></details>'
+    )
+
+
+def _won(n: int, won: int) -> str:
+    return f"{100 * won / n:.1f} % of {n}" if n else "-"
 
 
 def _bar(value: float | None, low: float, high: float) -> str:

@@ -128,7 +128,7 @@ count = st.one_of(st.none(), st.integers(0, 500))
 share = st.one_of(st.none(), st.floats(0, 1))
 rows_ = st.lists(
     st.builds(
-        EpisodeMetrics, st.text(), st.integers(0, 9), st.integers(0, 9), st.just("t"),
+        EpisodeMetrics, st.text(), st.integers(0, 9), st.integers(0, 9), st.sampled_from(["t", "u"]),
         st.sampled_from(Outcome), st.booleans(), share, st.integers(0, 40), st.integers(0, 9),
         st.integers(0, 999), st.integers(0, 99), count, count, count, share, st.floats(0, 9),
         st.just(0.0), st.just(0.0),
@@ -163,3 +163,8 @@ def test_a_summary_is_the_rows_means_in_whatever_parts_they_come(rows, size):
     assert found.cot_overlap == ratio(sum(overlaps), len(overlaps))
     assert found.cot_overlap_n == len(overlaps)
     assert (found.success_low, found.success_high) == wilson(found.successes, found.n)
+    assert found.types == {
+        t: (len(own), sum(r.success for r in own))
+        for t in {r.task_type for r in scored}
+        for own in [[r for r in scored if r.task_type == t]]
+    }
