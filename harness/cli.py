@@ -321,8 +321,8 @@ def _play(
         seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         n = len(meta.task_set.tasks)
         say(
-            f"{meta.n_episodes} episodes, nothing played. {_estimate(meta, out)} A paired comparison of one run each on "
-            f"these {n} tasks shows differences from about {seen:.1f} points on (80 % power, near "
+            f"{meta.n_episodes} episodes, nothing played. {_estimate(meta, out)} "
+            f"A paired comparison of one run each on these {n} tasks shows differences from about {seen:.1f} points on (80 % power, near "
             "50 % success); evaluation seeds and attempts repeat tasks and add none."
         )
         return

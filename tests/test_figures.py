@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 import harness
 from harness import drawing, figures, leaderboard
 from harness.cli import app
-from harness.errors import ConfigError, TraceError
+from harness.errors import ConfigError, MissingDependency, TraceError
 from harness.figures import Mark, Panel, Series, Strip
 from harness.runs import Run, find_runs, write_meta, write_metrics
 
@@ -188,6 +189,13 @@ def test_stretches_keep_every_point_once(values, most):
     weights = [min(size, len(points) - i * size) for i in range(len(found))]
     total = sum(w * y for w, (_, y) in zip(weights, found, strict=True))
     assert total == pytest.approx(sum(values), abs=1e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is not None, reason="it is installed")
+def test_without_matplotlib_the_error_names_the_extra(boards, tmp_path):
+    with pytest.raises(MissingDependency, match=r"distill-harness\[plots\]"):
+        drawing.write(figures.tradeoff(boards), tmp_path / "t.svg")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.plots
