@@ -321,9 +321,10 @@ def _play(
         seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         n = len(meta.task_set.tasks)
         say(
-            f"{meta.n_episodes} episodes, nothing played. {_estimate(meta, out)} "
-            f"A paired comparison of one run each on these {n} tasks shows differences from about {seen:.1f} points on (80 % power, near "
-            "50 % success); evaluation seeds and attempts repeat tasks and add none."
+            f"{meta.n_episodes} episodes, nothing played. {_estimate(meta, out)} A paired "
+            f"comparison of one run each on these {n} tasks shows differences from about "
+            f"{seen:.1f} points on (80 % power, near 50 % success); evaluation seeds and attempts "
+            "repeat tasks and add none."
         )
         return
     with _stoppable(), Progress(f"{config.name} on {tasks or env}") as progress:
@@ -349,8 +350,9 @@ def _estimate(meta: RunMeta, out: Path) -> str:
             warn(error)
             continue
         if each is not None:
-            minutes = each * meta.n_episodes / was.workers / 60
-            return f"About {minutes:.1f} min, judged by {run.path} ({was.workers} workers)."
+            at_once = min(was.workers, was.n_episodes)
+            minutes = each * meta.n_episodes / at_once / 60
+            return f"About {minutes:.1f} min, judged by {run.path} ({at_once} at once)."
     return "No earlier run of this agent tells how long they take."
 
 

@@ -178,7 +178,7 @@ def _sizes(ax: Any, marks: Sequence[Mark]) -> None:
 def size_text(parameters: float) -> str:
     """A number of parameters as it is called: 124M, 1.56B."""
     for unit, sign in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if parameters >= unit:
+        if parameters >= 0.9995 * unit:
             return f"{parameters / unit:.3g}{sign}"
     return f"{parameters:g}"
 

@@ -109,8 +109,7 @@ def scaling(
 
     Number and method are what run.json says of the policy (``parameters``, ``method``); ``lines``
     (agent -> line) puts agents on lines of other names. Reasoning is in tokens of each agent's own
-    tokenizer, or in ``words``. An agent without parameters is told to ``on_skip``.
-    Raises ConfigError where nothing is left to draw.
+    tokenizer, or in ``words``. An agent without parameters is told to ``on_skip``. Raises ConfigError where nothing is left to draw.
     """
     strips = []
     for board in boards:
@@ -122,9 +121,15 @@ def scaling(
                 drawn.append(agent)
             elif agent not in teachers and on_skip is not None:
                 on_skip(f"{agent.row.agent} on {board.task_set}: its run tells no parameters.")
-        if drawn:
-            panels = tuple(_against_size(m, drawn, teachers) for m in _measures(words))
-            strips.append(Strip(title(board), panels))
+        panels = []
+        for measure in _measures(words) if drawn else ():
+            panel = _against_size(measure, drawn, teachers)
+            if panel.series:
+                panels.append(panel)
+            elif on_skip is not None:
+                on_skip(f"{panel.name} ({panel.y}) on {board.task_set}: no run tells it.")
+        if panels:
+            strips.append(Strip(title(board), tuple(panels)))
     if not strips:
         raise ConfigError(
             "No agent with a known number of parameters: run.json tells it of local models "

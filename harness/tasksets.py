@@ -13,7 +13,7 @@ import msgspec
 
 from harness.errors import ConfigError, TraceError
 from harness.protocol import Protocol
-from harness.types import Task
+from harness.types import SCHEMA, Task
 
 #: How the name of a frozen set's file ends.
 SUFFIX = ".json"
@@ -111,6 +111,7 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hash: str
     env_version: str
     task_set: TaskSet
+    schema: int = SCHEMA
 
     def checked(self, where: Path) -> Frozen:
         """Itself. Raises TraceError where the set is not the one that was hashed."""

@@ -125,6 +125,25 @@ def test_lines_can_be_told_and_a_lone_agent_has_none(boards):
     assert [m.label for m in seen.panels[0].levels] == ["teacher-tiny"]
 
 
+def test_a_quantity_that_no_run_tells_makes_no_panel(family, tmp_path):
+    run = Run(family / "alfworld" / "sad-120m" / "r1")
+    folder = tmp_path / "alfworld" / "x" / "r1"
+    write_meta(folder, run.meta)
+    write_metrics(folder, [msgspec.structs.replace(r, cot_overlap=None) for r in run.metrics])
+    skipped = []
+    (strip,) = figures.scaling(leaderboard.boards(find_runs(tmp_path)), on_skip=skipped.append)
+    assert [p.name for p in strip.panels] == ["Success", "Reasoning", "Steps"]
+    assert [t.partition(" (")[0] for t in skipped] == ["CoT overlap"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [(776_832, "777k"), (999_600, "1M"), (124_439_808, "124M"), (1_557_611_200, "1.56B")],
+)
+def test_sizes_are_named_as_they_are_called(parameters, text):
+    assert drawing.size_text(parameters) == text
+
+
 def test_tradeoff_holds_agents_with_counted_reasoning_and_their_front(family):
     found = leaderboard.boards(find_runs(family))
     (strip,) = figures.tradeoff(found)

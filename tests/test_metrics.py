@@ -129,7 +129,8 @@ share = st.one_of(st.none(), st.floats(0, 1))
 rows_ = st.lists(
     st.builds(
         EpisodeMetrics, st.text(), st.integers(0, 9), st.integers(0, 9),
-        st.sampled_from(["t", "u"]), st.sampled_from(Outcome), st.booleans(), share, st.integers(0, 40), st.integers(0, 9),
+        st.sampled_from(["t", "u"]), st.sampled_from(Outcome), st.booleans(), share,
+        st.integers(0, 40), st.integers(0, 9),
         st.integers(0, 999), st.integers(0, 99), count, count, count, share, st.floats(0, 9),
         st.just(0.0), st.just(0.0),
     ),
