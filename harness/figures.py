@@ -109,7 +109,8 @@ def scaling(
 
     Number and method are what run.json says of the policy (``parameters``, ``method``); ``lines``
     (agent -> line) puts agents on lines of other names. Reasoning is in tokens of each agent's own
-    tokenizer, or in ``words``. An agent without parameters is told to ``on_skip``. Raises ConfigError where nothing is left to draw.
+    tokenizer, or in ``words``. An agent without parameters, and a quantity that no run tells, are
+    told to ``on_skip``. Raises ConfigError where nothing is left to draw.
     """
     strips = []
     for board in boards:
