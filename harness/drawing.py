@@ -91,7 +91,7 @@ def _strip(part: Any, strip: Strip, numbers: dict[str, int]) -> None:
     keys: dict[str, Any] = {}
     for ax, panel in zip(axes, strip.panels, strict=True):
         keys = _panel(ax, panel, numbers) | keys
-    if len(keys) > 1 or any(panel.levels for panel in strip.panels):
+    if keys:
         part.legend(
             list(keys.values()), [_text(name) for name in keys], loc="outside lower center",
             ncols=min(4, len(keys)),
