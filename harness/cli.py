@@ -12,12 +12,12 @@ import typer
 
 from harness import cli_look
 from harness.cli_look import RESULTS, Out
-from harness.console import Progress, say, stdout
+from harness.console import Progress, say, stdout, warn
 from harness.errors import ConfigError, HarnessError
 from harness.plain import plain
 
 if TYPE_CHECKING:
-    from harness.runs import Run
+    from harness.runs import Run, RunMeta
 
 app = typer.Typer(
     help="Evaluate language agents, compare them, and distil small students from their traces.",
@@ -161,6 +161,7 @@ def distill(context: typer.Context) -> None:
 app.command()(cli_look.leaderboard)
 app.command()(cli_look.compare)
 app.command()(cli_look.view)
+app.command(rich_help_panel="More")(cli_look.plot)
 app.command("list")(cli_look.list_)
 
 
@@ -337,9 +338,10 @@ def _play(
         seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         n = len(meta.task_set.tasks)
         say(
-            f"{meta.n_episodes} episodes, nothing played. A paired comparison of one run each on "
-            f"these {n} tasks shows differences from about {seen:.1f} points on (80 % power, near "
-            "50 % success); evaluation seeds and attempts repeat tasks and add none."
+            f"{meta.n_episodes} episodes, nothing played. {_estimate(meta, out)} A paired "
+            f"comparison of one run each on these {n} tasks shows differences from about "
+            f"{seen:.1f} points on (80 % power, near 50 % success); evaluation seeds and attempts "
+            "repeat tasks and add none."
         )
         return
     with _stoppable(), Progress(f"{config.name} on {tasks or env}") as progress:
@@ -347,6 +349,28 @@ def _play(
             config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
         )
     _report(run)
+
+
+def _estimate(meta: RunMeta, out: Path) -> str:
+    """How long a planned run takes, as the agent's newest complete run of this environment did."""
+    from harness.errors import TraceError
+    from harness.runs import find_runs
+
+    for run in reversed(find_runs(out, warn)):
+        was = run.meta
+        alike = was.agent == meta.agent and was.task_set.env == meta.task_set.env
+        if not alike or was.status != "complete":
+            continue
+        try:
+            each = run.summary.seconds
+        except TraceError as error:
+            warn(error)
+            continue
+        if each is not None:
+            at_once = min(was.workers, was.n_episodes)
+            minutes = each * meta.n_episodes / at_once / 60
+            return f"About {minutes:.1f} min, judged by {run.path} ({at_once} at once)."
+    return "No earlier run of this agent tells how long they take."
 
 
 def _resume(path: Path, limits: Any, retry_errors: bool) -> None:

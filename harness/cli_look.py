@@ -1,15 +1,18 @@
-"""Commands that look at what is recorded: leaderboard, compare, view, list."""
+"""Commands that look at what is recorded: leaderboard, compare, view, plot, list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.console import say, stdout, warn
-from harness.errors import ConfigError
+from harness.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from harness.leaderboard import Board
 
 RESULTS = Path("results")
 
@@ -19,6 +22,9 @@ OnlyTasks = Annotated[str | None, typer.Option("--tasks", "-t", help="Only this 
 Markdown = Annotated[bool, typer.Option("--markdown", help="Markdown to stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON to stdout.")]
 Page = Annotated[Path | None, typer.Option("--page", help="Write an HTML page.")]
+Teacher = Annotated[
+    str | None, typer.Option("--teacher", help="Agent that others' success is a share of.")
+]
 
 
 def leaderboard(
@@ -28,11 +34,10 @@ def leaderboard(
     markdown: Markdown = False,
     json: Json = False,
     page: Page = None,
+    teacher: Teacher = None,
 ) -> None:
     """Who is better: a table per task set, with Wilson intervals and errors beside them."""
     from harness import leaderboard as boards
-    from harness.runs import find_runs
-    from harness.tasksets import named
 
     _at_most_one({"--markdown": markdown, "--json": json, "--page": page is not None})
     damaged: list[str] = []
@@ -41,18 +46,11 @@ def leaderboard(
         damaged.append(str(error))
         warn(error)
 
-    runs = [
-        run
-        for run in find_runs(out, on_damage)
-        if env in (None, run.meta.task_set.env)
-        and (tasks is None or named(tasks, run.meta.task_set))
-    ]
-    found = boards.boards(runs, on_damage=on_damage)
+    found = _boards(out, env, tasks, teacher, on_damage)
     if json:
         print(boards.to_json(found))
         return
-    if not found:
-        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
+    _not_empty(found, out)
     if markdown:
         print(boards.markdown(found))
     elif page is not None:
@@ -173,14 +171,118 @@ def _serve(out: Path, runs: list[Any], port: int) -> None:
             say("harness: no longer serving.")
 
 
+def plot(
+    figure: Annotated[str, typer.Argument(help="scaling, tradeoff or training")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="training: students' folders, or their log.jsonl.")
+    ] = None,
+    out: Out = RESULTS,
+    env: OnlyEnv = None,
+    tasks: OnlyTasks = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="File .svg or .png (default: FIGURE.svg).")
+    ] = None,
+    line: Annotated[
+        list[str] | None,
+        typer.Option("--line", help="scaling: NAME=AGENT,AGENT: these on one line; repeatable."),
+    ] = None,
+    teacher: Teacher = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Reasoning in words, not in tokens of each model's own.")
+    ] = False,
+) -> None:
+    """Draw success and cost against model size (scaling), success against reasoning with the
+    Pareto front (tradeoff), or a training's losses (training)."""
+    from harness import drawing, figures
+
+    def skipped(text: str) -> None:
+        say(f"harness: left out: {text}")
+
+    if figure == "training":
+        strips = figures.training(paths or [])
+    elif figure in ("scaling", "tradeoff"):
+        if paths:
+            raise ConfigError(f"`harness plot {figure}` takes its runs from --out, no paths.")
+        found = _boards(out, env, tasks, teacher, warn)
+        _not_empty(found, out)
+        if figure == "scaling":
+            named = _lines(line or [], {row.agent for board in found for row in board.rows})
+            strips = figures.scaling(found, lines=named, words=words, on_skip=skipped)
+        else:
+            strips = figures.tradeoff(found, words=words, on_skip=skipped)
+    else:
+        raise ConfigError(unknown("figure", figure, ("scaling", "tradeoff", "training")))
+    path = to or Path(f"{figure}.svg")
+    drawing.write(strips, path)
+    print(path)
+
+
+def _boards(
+    out: Path,
+    env: str | None,
+    tasks: str | None,
+    teacher: str | None,
+    on_damage: Callable[[Exception], None],
+) -> list[Board]:
+    """The boards asked for. Raises ConfigError for a teacher that is on none of them."""
+    from harness import leaderboard
+    from harness.runs import find_runs
+    from harness.tasksets import named
+
+    runs = [
+        run
+        for run in find_runs(out, on_damage)
+        if env in (None, run.meta.task_set.env)
+        and (tasks is None or named(tasks, run.meta.task_set))
+    ]
+    found = leaderboard.boards(runs, teacher=teacher, on_damage=on_damage)
+    agents = {row.agent for board in found for row in board.rows}
+    if teacher is not None and teacher not in agents:
+        raise ConfigError(unknown("agent on these boards", teacher, agents))
+    return found
+
+
+def _not_empty(found: Sequence[Board], out: Path) -> None:
+    if not found:
+        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
+
+
+def _lines(given: Sequence[str], agents: set[str]) -> dict[str, str]:
+    """``NAME=AGENT,AGENT`` as agent -> name."""
+    lines: dict[str, str] = {}
+    for text in given:
+        name, _, rest = text.partition("=")
+        members = [member.strip() for member in rest.split(",") if member.strip()]
+        if not (name and members):
+            raise ConfigError(f"--line takes NAME=AGENT,AGENT, not '{text}'.")
+        for member in members:
+            if member not in agents:
+                raise ConfigError(unknown("agent on these boards", member, agents))
+            if member in lines:
+                raise ConfigError(f"--line: '{member}' is on two lines.")
+            lines[member] = name
+    return lines
+
+
 def list_(
     what: Annotated[str, typer.Argument(help="envs, agents, tasks, protocols or runs")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="tasks: a set, a frozen file or a run, to see its tasks; two, to see what differs."
+        ),
+    ] = None,
     out: Out = RESULTS,
     everything: Annotated[
         bool, typer.Option("--all", help="Also agents that cannot run here, and why.")
     ] = False,
+    env: OnlyEnv = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="tasks SET: freeze it in this .json, for `run --tasks FILE`."),
+    ] = None,
 ) -> None:
-    """List environments, agents, task sets, protocols or runs."""
+    """List environments, agents, task sets (or one's tasks), protocols or runs."""
     from harness import listing
 
     listings: dict[str, Callable[[], Any]] = {
@@ -191,10 +293,25 @@ def list_(
         "runs": lambda: listing.runs(out, warn),
     }
     if what not in listings:
-        from harness.errors import unknown
-
         raise ConfigError(unknown("list", what, listings))
-    stdout().print(listings[what]())
+    if not sets:
+        if to is not None or env is not None:
+            raise ConfigError("--to and --env go with `harness list tasks SET`.")
+        stdout().print(listings[what]())
+        return
+    if what != "tasks" or len(sets) > 2 or (to is not None and len(sets) > 1):
+        raise ConfigError("`harness list tasks` takes a set, or two to compare; --to takes one.")
+    from harness.sides import find_set
+    from harness.tasksets import freeze
+
+    found = [find_set(name, env) for name in sets]
+    if to is not None:
+        freeze(found[0], to)
+        print(to)
+    elif len(found) == 1:
+        stdout().print(listing.task_set(found[0]))
+    else:
+        stdout().print(listing.task_differences(*found))
 
 
 def _at_most_one(given: dict[str, bool]) -> None:

@@ -36,6 +36,7 @@ def diagnose(out: Path) -> Iterator[Finding]:
         "models": ("torch", "transformers", "tokenizers", "safetensors"),
         "gguf": ("gguf",),
         "textworld": ("textworld", "alfworld"),
+        "plots": ("matplotlib",),
     }
     for extra, packages in extras.items():
         absent = [p for p in packages if find_spec(p) is None]

@@ -16,13 +16,15 @@ from harness.runs import OnDamage, Run, RunMeta
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One agent on one task set: its newest complete run."""
+    """One agent on one task set: its newest complete run. ``retention`` is its success as a share
+    of the board's teacher's (None: there is no teacher, or it won nothing)."""
 
     agent: str
     role: str
     run: str
     started: str
     summary: Summary
+    retention: float | None = None
 
 
 class Board(msgspec.Struct, frozen=True):
@@ -34,15 +36,22 @@ class Board(msgspec.Struct, frozen=True):
     max_steps: int
     reference: str | None
     rows: tuple[Row, ...]
+    #: The agent whose success the others' retention is a share of.
+    teacher: str | None = None
 
 
 def boards(
-    runs: Iterable[Run], kinds: Sequence[str] = ("run",), *, on_damage: OnDamage | None = None
+    runs: Iterable[Run],
+    kinds: Sequence[str] = ("run",),
+    *,
+    teacher: str | None = None,
+    on_damage: OnDamage | None = None,
 ) -> list[Board]:
     """Group complete runs by task-set hash; of an agent's runs the newest counts.
 
     Runs under different hashes never meet in a table: they score different things. A run whose
     metrics cannot be read is told to ``on_damage`` and passed over (None: the error is raised).
+    A board's teacher is the agent named ``teacher``, else its only one with the role of a teacher.
     """
     groups: dict[str, dict[str, Run]] = {}
     for run in runs:
@@ -69,13 +78,17 @@ def boards(
             continue
         rows.sort(key=lambda r: (-(r.summary.success or 0.0), -(r.summary.score or 0.0), r.agent))
         meta = next(iter(newest.values())).meta
-        found.append(board(meta, rows))
+        found.append(board(meta, rows, teacher))
     return sorted(found, key=lambda b: (b.env, b.task_set))
 
 
-def board(meta: RunMeta, rows: Sequence[Row]) -> Board:
+def board(meta: RunMeta, rows: Sequence[Row], teacher: str | None = None) -> Board:
     """A board of given rows under the protocol of one run."""
     task_set = meta.task_set
+    teachers = [r for r in rows if (r.role == "teacher" if teacher is None else r.agent == teacher)]
+    known = teachers[0] if len(teachers) == 1 and len(rows) > 1 else None
+    if known is not None:
+        rows = [_retaining(row, known.summary.success) for row in rows]
     return Board(
         env=task_set.env,
         task_set=task_set.name,
@@ -83,7 +96,23 @@ def board(meta: RunMeta, rows: Sequence[Row]) -> Board:
         max_steps=task_set.protocol.max_steps,
         reference=meta.reference,
         rows=tuple(rows),
+        teacher=known.agent if known is not None else None,
     )
+
+
+def _retaining(row: Row, teacher: float | None) -> Row:
+    own = row.summary.success
+    share = own / teacher if own is not None and teacher else None
+    return msgspec.structs.replace(row, retention=share)
+
+
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Pareto front of (cost, gain): points that no other beats with as little and as much."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not kept or y > kept[-1][1]:
+            kept.append((x, y))
+    return kept
 
 
 #: Heading and cell of each column.
@@ -104,9 +133,15 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
 )
 
 
-def cells(row: Row) -> list[str]:
+def columns(board: Board) -> list[tuple[str, str]]:
+    """Headings and their sides; retention only where there is a teacher."""
+    return [*_COLUMNS, *([("of teacher", "right")] if board.teacher is not None else [])]
+
+
+def cells(board: Board, row: Row) -> list[str]:
     """The row as text; what does not apply is a dash."""
     s = row.summary
+    retention = [_percent(row.retention)] if board.teacher is not None else []
     return [
         row.agent,
         _percent(s.success),
@@ -121,6 +156,7 @@ def cells(row: Row) -> list[str]:
         _number(s.reasoning_tokens_per_step, 1),
         _percent(s.cot_overlap),
         _number(s.seconds, 2),
+        *retention,
     ]
 
 
@@ -132,10 +168,10 @@ def title(board: Board) -> str:
 def table(board: Board) -> Table:
     """A board for the terminal."""
     grid = Table(title=Text(plain(title(board))), title_justify="left", header_style="bold")
-    for heading, justify in _COLUMNS:
+    for heading, justify in columns(board):
         grid.add_column(heading, justify=justify, no_wrap=heading == "agent")  # type: ignore[arg-type]
     for row in board.rows:
-        grid.add_row(*(Text(plain(cell)) for cell in cells(row)))
+        grid.add_row(*(Text(plain(cell)) for cell in cells(board, row)))
     return grid
 
 
@@ -143,9 +179,9 @@ def markdown(found: Sequence[Board]) -> str:
     """All boards as Markdown."""
     parts = []
     for board in found:
-        head = [heading for heading, _ in _COLUMNS]
-        rule = [":---" if justify == "left" else "---:" for _, justify in _COLUMNS]
-        lines = [head, rule, *(cells(row) for row in board.rows)]
+        head = [heading for heading, _ in columns(board)]
+        rule = [":---" if justify == "left" else "---:" for _, justify in columns(board)]
+        lines = [head, rule, *(cells(board, row) for row in board.rows)]
         text = "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
         parts.append(f"### {_escape(title(board))}\n\n{text}\n")
     return "\n".join(parts)

@@ -1,9 +1,10 @@
-"""Tables of ``harness list``: environments, agents, task sets, runs."""
+"""Tables of ``harness list``: environments, agents, task sets and their tasks, runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +12,8 @@ from harness import registry
 from harness.errors import TraceError
 from harness.plain import plain
 from harness.runs import OnDamage, find_runs
+from harness.tasksets import Frozen, differences
+from harness.types import Task
 
 
 def _grid(*columns: str) -> Table:
@@ -65,6 +68,40 @@ def tasks() -> Table:
                 found.reference or "-",
             )  # fmt: skip
     return table
+
+
+def task_set(found: Frozen) -> Group:
+    """The tasks of a set, in order."""
+    s = found.task_set
+    table = _grid("task", "split", "seed", "data")
+    for task, content in zip(s.tasks, s.content, strict=True):
+        _add(table, task.id, task.split, str(task.seed), content)
+    told = (
+        f"{s.name}: {len(s.tasks)} tasks, {s.protocol.max_steps} steps, hash {found.hash}, "
+        f"version {found.env_version} of {s.env}"
+    )
+    return Group(Text(plain(told)), table)
+
+
+def task_differences(a: Frozen, b: Frozen) -> Group:
+    """What two sets do not share, rules first."""
+    d = differences(a, b)
+    table = _grid("", plain(a.task_set.name), plain(b.task_set.name))
+    for rule in d.rules:
+        _add(table, *rule)
+    for task in d.changed:
+        _add(table, _named(task), "its data", "other data")
+    for task in d.only_a:
+        _add(table, _named(task), "in it", "-")
+    for task in d.only_b:
+        _add(table, _named(task), "-", "in it")
+    same = a.hash == b.hash
+    told = f"{d.same} tasks in both; hash {a.hash}" + ("" if same else f" and {b.hash}")
+    return Group(Text(told), *([table] if table.row_count else []))
+
+
+def _named(task: Task) -> str:
+    return task.id + (f", seed {task.seed}" if task.seed else "")
 
 
 def protocols() -> Table:

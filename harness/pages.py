@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 import msgspec
 
 from harness.errors import ConfigError
-from harness.leaderboard import Board, Row, title
+from harness.leaderboard import Board, Row, front, title
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Step
@@ -83,6 +83,7 @@ def leaderboard_page(boards: Sequence[Board], *, notes: Sequence[str] = (), belo
     for board in boards:
         parts.append(f"<h2>{escape(title(board))}</h2>")
         parts.append(_table(board))
+        parts.append(_by_type(board))
         parts.append(_scatter(board))
     if not boards:
         parts.append('<p class="quiet">No complete runs.</p>')
@@ -184,7 +185,8 @@ def _step(step: Step) -> dict[str, Any]:
 
 def _table(board: Board) -> str:
     head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated", "invalid/ep",
-            "steps", "words/step", "tokens/step", "CoT overlap")  # fmt: skip
+            "steps", "words/step", "tokens/step", "CoT overlap",
+            *(("of teacher",) if board.teacher is not None else ()))  # fmt: skip
     lines = []
     above: Row | None = None
     for row in board.rows:
@@ -197,12 +199,35 @@ def _table(board: Board) -> str:
             str(s.n), str(s.errors), str(s.truncated), _number(s.invalid_actions, 2),
             _number(s.steps, 1), _number(s.reasoning_words_per_step, 1),
             _number(s.reasoning_tokens_per_step, 1), _share(s.cot_overlap),
+            *((_share(row.retention),) if board.teacher is not None else ()),
         ]  # fmt: skip
         mark = ' class="tied-above"' if tied else ""
         lines.append(f"<tr{mark}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
         above = row
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)
     return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _by_type(board: Board) -> str:
+    """Success by task type, folded away; nothing where all tasks are of one."""
+    types = sorted({t for row in board.rows for t in row.summary.types})
+    if len(types) < 2:
+        return ""
+    heads = "".join(f'<th scope="col">{escape(t or "-")}</th>' for t in types)
+    lines = "".join(
+        f"<tr><td>{escape(row.agent)}</td>"
+        + "".join(f"<td>{_won(*row.summary.types.get(t, (0, 0)))}</td>" for t in types)
+        + "</tr>"
+        for row in board.rows
+    )
+    return (
+        '<details><summary>Success by task type</summary><div class="scroll"><table><tr>'
+        f'<th scope="col">agent</th>{heads}</tr>{lines}</table></div></details>'
+    )
+
+
+def _won(n: int, won: int) -> str:
+    return f"{100 * won / n:.1f} % of {n}" if n else "-"
 
 
 def _bar(value: float | None, low: float, high: float) -> str:
@@ -256,15 +281,6 @@ def _scatter(board: Board) -> str:
                    f'cy="{py(y):.1f}" r="4"/><text x="{px(x) + 8:.1f}" y="{py(y) + 4:.1f}">'
                    f"{escape(agent)}</text>")  # fmt: skip
     return "".join(out) + "</svg>"
-
-
-def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Pareto front: points that no other beats with as few words and as much success."""
-    kept: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not kept or y > kept[-1][1]:
-            kept.append((x, y))
-    return kept
 
 
 def _share(value: float | None) -> str:

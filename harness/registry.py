@@ -21,10 +21,10 @@ from typing import Any
 from harness import registration
 from harness.config import AgentConfig, load_toml
 from harness.env import Environment
-from harness.errors import ConfigError, HarnessError, MissingDependency, unknown
+from harness.errors import ConfigError, DataError, HarnessError, MissingDependency, unknown
 from harness.policy import Policy
 from harness.protocol import Protocol
-from harness.tasksets import TaskSet, split_slice
+from harness.tasksets import SUFFIX, TaskSet, split_slice, thaw
 
 
 @cache
@@ -86,9 +86,19 @@ def task_set_names(env: str) -> list[str]:
 
 
 def task_set(env: str, name: str | None = None) -> TaskSet:
-    """A task set by name, sliced if asked (``"alfworld/builtin-valid[:20]"``); None: default."""
+    """A task set by name, sliced if asked (``"alfworld/builtin-valid[:20]"``), or a frozen one by
+    its file; None: default. Raises DataError for one frozen in another version."""
     known = _task_sets(env)
     base, part = split_slice(name or next(iter(known)))
+    if base.endswith(SUFFIX):
+        frozen, version = thaw(Path(base)), env_class(env).version
+        if frozen.task_set.env == env and frozen.env_version != version:
+            raise DataError(
+                f"{base} was frozen in version {frozen.env_version} of '{env}', which now is "
+                f"{version}: they score different things.\n  Install the package of that time, "
+                "or freeze the set again with `harness list tasks SET --to FILE`."
+            )
+        return frozen.part(part).task_set
     full = base if base in known else f"{env}/{base}"
     if full not in known:
         raise ConfigError(unknown(f"task set of '{env}'", base, known))

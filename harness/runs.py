@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import msgspec
 from harness.config import AgentConfig
 from harness.cost import Cost
 from harness.errors import ConfigError, HarnessError, TraceError
-from harness.metrics import EpisodeMetrics, Summary, summarise
+from harness.metrics import EpisodeMetrics, Summary, Tally, summarise
 from harness.recorder import EPISODES, read_episodes
 from harness.tasksets import TaskSet
 from harness.types import SCHEMA, Episode
@@ -87,26 +88,45 @@ class Run:
     def metrics(self) -> list[EpisodeMetrics]:
         """One row an episode, from metrics.jsonl. Raises TraceError where an episode has two, and
         where a complete run lacks some: what is missing is never left out in silence."""
+        file = self._scored()
+        rows = read_metrics(file)
+        if len({row.key for row in rows}) < len(rows):
+            raise TraceError(f"{file}: some episode has two rows. {self._remedy}")
+        self._check_number(len(rows))
+        return rows
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The metrics' summary, read in parts: memory does not grow with the run. Raises what
+        ``metrics`` raises."""
+        tally, keys = Tally(), set[int]()
+        for rows in metrics_parts(self._scored()):
+            tally.add(rows)
+            keys.update([hash((r.task_id, r.seed, r.attempt)) for r in rows])
+        if len(keys) < tally.rows:  # two rows of one episode, or two episodes of one hash
+            return summarise(self.metrics)
+        self._check_number(tally.rows)
+        return tally.summary()
+
+    def _scored(self) -> Path:
         file = self.path / METRICS
         if not file.exists():
             raise TraceError(
                 f"{file} is missing: the run was stopped before it was scored. "
                 f"Continue it with `harness run --resume {self.path}`."
             )
-        rows = read_metrics(file)
-        remedy = f"Score the run again with `harness score {self.path}`."
-        if len({row.key for row in rows}) < len(rows):
-            raise TraceError(f"{file}: some episode has two rows. {remedy}")
-        if self.meta.status == "complete" and len(rows) != self.meta.n_episodes:
+        return file
+
+    def _check_number(self, rows: int) -> None:
+        if self.meta.status == "complete" and rows != self.meta.n_episodes:
             raise TraceError(
-                f"{file}: {len(rows)} rows, but the run has {self.meta.n_episodes} episodes. "
-                f"{remedy}"
+                f"{self.path / METRICS}: {rows} rows, but the run has {self.meta.n_episodes} "
+                f"episodes. {self._remedy}"
             )
-        return rows
 
     @property
-    def summary(self) -> Summary:
-        return summarise(self.metrics)
+    def _remedy(self) -> str:
+        return f"Score the run again with `harness score {self.path}`."
 
     def __repr__(self) -> str:
         return f"Run({self.meta.agent.name!r} on {self.meta.task_set.name!r}, {str(self.path)!r})"
@@ -136,9 +156,16 @@ def write_meta(folder: Path, meta: RunMeta) -> None:
 
 def read_metrics(file: Path) -> list[EpisodeMetrics]:
     """Rows of metrics.jsonl; damage raises TraceError with file and line."""
+    return [row for part in metrics_parts(file) for row in part]
+
+
+def metrics_parts(file: Path, size: int = 5000) -> Iterator[list[EpisodeMetrics]]:
+    """Rows of metrics.jsonl, ``size`` at a time; damage raises TraceError with file and line."""
     try:
         with open(file, "rb") as lines:
-            return [_row(file, number, line) for number, line in enumerate(lines, 1)]
+            numbered = enumerate(lines, 1)
+            while part := [_row(file, n, line) for n, line in islice(numbered, size)]:
+                yield part
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
 

@@ -1,13 +1,14 @@
-"""Which runs the arguments of ``compare`` and ``view`` mean: folders, or agents by name."""
+"""Which runs and task sets the arguments of commands mean: folders and files, or names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import ConfigError
+from harness import registry
+from harness.errors import ConfigError, unknown
 from harness.runs import OnDamage, Run, find_runs, open_run
-from harness.tasksets import named
+from harness.tasksets import SUFFIX, Frozen, named, split_slice, thaw
 
 
 def find_side(
@@ -63,6 +64,28 @@ def _find(
 def _fits(run: Run, env: str | None, tasks: str | None) -> bool:
     task_set = run.meta.task_set
     return env in (None, task_set.env) and (tasks is None or named(tasks, task_set))
+
+
+def find_set(text: str, env: str | None = None) -> Frozen:
+    """A task set that an argument names: one of the environments', a part of it, a file of a frozen
+    one, or a run's folder (the set it was played on)."""
+    base, part = split_slice(text)
+    if Path(base).is_dir():
+        run = open_run(base)
+        meta = run.meta
+        frozen = Frozen(meta.task_set_hash, meta.env_version, meta.task_set)
+        return frozen.checked(run.path).part(part)
+    if base.endswith(SUFFIX):
+        return thaw(Path(base)).part(part)
+    envs = [env] if env is not None else sorted(registry.names("envs"))
+    sets = {name: e for e in envs for name in registry.task_set_names(e)}
+    fitting = [name for name in sets if base in (name, name.partition("/")[2])]
+    if not fitting:
+        raise ConfigError(unknown("task set", base, sets, "Or a run's folder, or a frozen *.json."))
+    if len(fitting) > 1:
+        raise ConfigError(f"'{base}' is {' and '.join(fitting)}: give the whole name, or --env.")
+    found = registry.task_set(sets[fitting[0]], text)
+    return Frozen(found.hash, registry.env_class(found.env).version, found)
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

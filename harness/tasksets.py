@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, TraceError
 from harness.protocol import Protocol
-from harness.types import Task
+from harness.types import SCHEMA, Task
 
+#: How the name of a frozen set's file ends.
+SUFFIX = ".json"
 _PART = re.compile(r"\[(\d*):(\d*)\]")
 #: What a limit of the protocol is called in a varied set's name.
 _LIMITS = {"max_steps": "steps", "max_tokens": "tokens", "repeat_limit": "repeats"}
@@ -111,6 +115,97 @@ class TaskSet(msgspec.Struct, frozen=True):
                 chosen[key] = value
                 name += f"+{key}={value}"
         return msgspec.structs.replace(self, name=name, protocol=protocol, options=chosen)
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task set as it was at one time: what a file holds that ``--tasks FILE`` plays.
+
+    ``env_version`` is that of the environment; each task's data are known by the set's own hashes.
+    """
+
+    hash: str
+    env_version: str
+    task_set: TaskSet
+    schema: int = SCHEMA
+
+    def checked(self, where: Path) -> Frozen:
+        """Itself. Raises TraceError where the set is not the one that was hashed."""
+        if self.task_set.hash != self.hash:
+            raise TraceError(
+                f"{where}: its task set hashes to {self.task_set.hash}, but it says {self.hash}: "
+                "it was changed since. Freeze the set again with `harness list tasks SET --to`."
+            )
+        return self
+
+    def part(self, part: slice | None) -> Frozen:
+        """Some of the tasks, as ``TaskSet.part``."""
+        if part is None:
+            return self
+        found = self.task_set.part(part)
+        return msgspec.structs.replace(self, hash=found.hash, task_set=found)
+
+
+def freeze(frozen: Frozen, path: Path) -> None:
+    """Write a set to a .json file, in one move. Raises ConfigError for another name."""
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"A frozen task set is a file *{SUFFIX}, not '{path}'.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(frozen), indent=1) + b"\n")
+    temporary.replace(path)
+
+
+def thaw(path: Path) -> Frozen:
+    """A frozen set. Raises ConfigError where there is none, TraceError for one that was damaged or
+    changed."""
+    try:
+        frozen = msgspec.json.decode(path.read_bytes(), type=Frozen)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TraceError(f"{path}: not a frozen task set: {error}") from None
+    return frozen.checked(path)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What two sets do not share: tasks of one alone, tasks whose data differ, other rules."""
+
+    same: int
+    only_a: tuple[Task, ...]
+    only_b: tuple[Task, ...]
+    changed: tuple[Task, ...]
+    #: Name of what decides a score, and both values.
+    rules: tuple[tuple[str, str, str], ...]
+
+
+def differences(a: Frozen, b: Frozen) -> Difference:
+    """Compare two sets task by task and rule by rule; names and order do not count."""
+    ours = dict(zip(a.task_set.tasks, a.task_set.content, strict=True))
+    theirs = dict(zip(b.task_set.tasks, b.task_set.content, strict=True))
+    shared = [task for task in ours if task in theirs]
+    changed = tuple(task for task in shared if ours[task] != theirs[task])
+    left, right = _rules(a), _rules(b)
+    return Difference(
+        same=len(shared) - len(changed),
+        only_a=tuple(task for task in ours if task not in theirs),
+        only_b=tuple(task for task in theirs if task not in ours),
+        changed=changed,
+        rules=tuple(
+            (name, left.get(name, "-"), right.get(name, "-"))
+            for name in sorted(left | right)
+            if left.get(name) != right.get(name)
+        ),
+    )
+
+
+def _rules(frozen: Frozen) -> dict[str, str]:
+    """All that decides a score besides the tasks, as text."""
+    s = frozen.task_set
+    told = {"environment": s.env, "version": frozen.env_version, "success": s.success}
+    told["CoT reference"] = s.reference or "-"
+    protocol = msgspec.to_builtins(s.protocol)
+    told |= {f"protocol {name}": str(value) for name, value in protocol.items()}
+    return told | {f"option {name}": str(value) for name, value in s.options.items()}
 
 
 def split_slice(name: str) -> tuple[str, slice | None]:

@@ -52,6 +52,11 @@ def test_dry_run_plays_nothing_and_prints_the_config(folder, tmp_path):
     found = harness("run", "-a", "expert", "-e", "alfworld", "--dry-run", cwd=tmp_path)
     assert json.loads(found.stdout)["task_set"]["name"] == "alfworld/builtin-valid"
     assert not list(tmp_path.iterdir())
+    assert "No earlier run of this agent" in found.stderr
+    words = ("run", "-a", "oracle", "-e", "alfworld", "-t", "builtin-dev[:9]", "--dry-run")
+    told = harness(*words, cwd=folder).stderr
+    assert "9 episodes, nothing played. About 0.0 min, judged by results/alfworld/oracle" in told
+    assert "points on (80 % power" in told
 
 
 def test_lists(folder):

@@ -22,6 +22,7 @@ from harness.types import Decision, Step
 
 pytestmark = pytest.mark.models
 HEADER = "Task: {instruction}\n"
+EMPTY = inspect.Lengths([], [], 0.0, 0.0, 0)
 EPISODES = [episode(i, sampled=True) for i in range(60)]
 HOSTILE = [
     "</div><script>document.title='pwned'</script>",
@@ -282,3 +283,20 @@ def test_what_is_neither_is_refused(tmp_path):
     record(Path(tmp_path) / "episodes.jsonl", 3)
     with pytest.raises(ConfigError, match="--n is at least 1"):
         cli.main(["inspect", str(tmp_path), "--n", "0"])
+
+
+@pytest.mark.plots
+def test_span_lengths_are_drawn_as_counted(tmp_path, subject, tok):
+    found = inspect.inspect(subject, {"own": tok}, n=3)
+    strip = overlay.figure(found)
+    for panel, of in zip(strip.panels, (found.reason, found.act), strict=True):
+        assert panel.bars.counts == tuple(of.counts)
+        assert panel.bars.labels == tuple(overlay.labels(of))
+    run = record(tmp_path / "run" / "episodes.jsonl", 8)
+    figure = tmp_path / "spans.svg"
+    assert cli.main(["inspect", str(run.parent), "--figure", str(figure)]) == 0
+    text = figure.read_text(encoding="utf-8")
+    assert ">spans</text>" in text
+    assert "reasoning: mean" in text
+    with pytest.raises(ConfigError, match="no span"):
+        overlay.figure(found._replace(reason=EMPTY, act=EMPTY))

@@ -6,8 +6,10 @@ import random
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from harness.metrics import cot_overlap, measure, summarise, wilson, words
+from harness.metrics import EpisodeMetrics, Tally, cot_overlap, measure, summarise, wilson, words
 from harness.protocol import Protocol
 from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
 
@@ -120,3 +122,50 @@ def test_what_the_environment_measured_stands_beside_the_metrics():
     assert measure(measured, extra={"own": 1.0}).extra == {"f1": 0.5, "own": 1.0}
     broken = msgspec.structs.replace(measured, outcome=Outcome.ERROR)
     assert measure(broken).extra == {}
+
+
+count = st.one_of(st.none(), st.integers(0, 500))
+share = st.one_of(st.none(), st.floats(0, 1))
+rows_ = st.lists(
+    st.builds(
+        EpisodeMetrics, st.text(), st.integers(0, 9), st.integers(0, 9),
+        st.sampled_from(["t", "u"]), st.sampled_from(Outcome), st.booleans(), share,
+        st.integers(0, 40), st.integers(0, 9),
+        st.integers(0, 999), st.integers(0, 99), count, count, count, share, st.floats(0, 9),
+        st.just(0.0), st.just(0.0),
+    ),
+    max_size=30,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(rows_, st.integers(1, 7))
+def test_a_summary_is_the_rows_means_in_whatever_parts_they_come(rows, size):
+    tally = Tally()
+    for i in range(0, len(rows), size):
+        tally.add(rows[i : i + size])
+    found = tally.summary()
+    scored = [r for r in rows if r.outcome != Outcome.ERROR]
+    known = [r for r in scored if r.reasoning_tokens is not None]
+
+    def ratio(total, n):
+        return pytest.approx(total / n) if n else None
+
+    assert (found.n, found.errors) == (len(scored), len(rows) - len(scored))
+    assert found.truncated == sum(r.outcome == Outcome.TRUNCATED for r in rows)
+    assert found.successes == sum(r.success for r in scored)
+    assert found.success == ratio(found.successes, found.n)
+    assert found.score == ratio(100 * sum(r.score or 0 for r in scored), found.n)
+    assert found.steps == ratio(sum(r.n_steps for r in scored), found.n)
+    assert found.reasoning_tokens_per_step == ratio(
+        sum(r.reasoning_tokens for r in known), sum(r.n_steps for r in known)
+    )
+    overlaps = [r.cot_overlap for r in scored if r.cot_overlap is not None]
+    assert found.cot_overlap == ratio(sum(overlaps), len(overlaps))
+    assert found.cot_overlap_n == len(overlaps)
+    assert (found.success_low, found.success_high) == wilson(found.successes, found.n)
+    assert found.types == {
+        t: (len(own), sum(r.success for r in own))
+        for t in {r.task_type for r in scored}
+        for own in [[r for r in scored if r.task_type == t]]
+    }

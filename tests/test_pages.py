@@ -115,7 +115,12 @@ def test_a_real_browser_shows_the_text_and_runs_none_of_it(hostile, played, tmp_
 def test_the_leaderboard_page_shows_every_row_with_its_interval(played):
     boards = leaderboard.boards(find_runs(played[0]))
     page = pages.leaderboard_page(boards)
-    assert page.count("<tr") == 3
+    types = {e.task_type for e in played[1]["expert"].episodes()}
+    assert page.count("<tr") == (6 if len(types) > 1 else 3)
+    for name in types:
+        n = sum(e.task_type == name for e in played[1]["expert"].episodes())
+        assert f'<th scope="col">{name}</th>' in page
+        assert f"<td>100.0 % of {n}</td>" in page
     assert "100.0 %" in page
     assert 'class="whisker"' in page
     assert "No complete runs" in pages.leaderboard_page([])

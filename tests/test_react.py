@@ -193,6 +193,18 @@ def test_missing_weights_say_where_they_were_looked_for_and_how_to_get_them(
     assert ("--agent ours-tiny" in text) == shipped.is_dir()
 
 
+def test_notes_tell_the_method_that_weights_were_trained_with(tmp_path: Path) -> None:
+    methods = {"teacher-tiny": "sft", "token-tiny": "kd", "ours-tiny": "sad"}
+    for name, method in methods.items():
+        assert locate(f"package:{name}").settings.method == method
+    shipped = locate("package:ours-tiny").folder
+    for file in shipped.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for notes in ("{}", '{"recipe": "a text"}', '{"recipe": {"objective": {"name": 3}}}'):
+        (tmp_path / "harness.json").write_text(notes)
+        assert locate(str(tmp_path)).settings.method is None
+
+
 def test_named_models_are_looked_up_in_the_models_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

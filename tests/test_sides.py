@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
 import harness
 from harness.errors import ConfigError, TraceError
+from harness.leaderboard import boards
+from harness.metrics import summarise
 from harness.protocol import Protocol
 from harness.runs import Run, write_meta
 from harness.sides import find_side, labels
@@ -90,16 +94,43 @@ def test_damage_beside_an_agents_run_is_told_and_damage_of_the_named_run_raised(
 
 
 def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
+    """Read whole for a comparison, or in parts for a leaderboard."""
     (run,) = find_side("expert", out, None, "builtin-dev[:3]")
-    write_meta(tmp_path, msgspec.structs.replace(run.meta, status="running"))
-    (tmp_path / "metrics.jsonl").write_bytes((run.path / "metrics.jsonl").read_bytes())
-    assert len(Run(tmp_path).metrics) == 3
+    file = tmp_path / "metrics.jsonl"
     lines = (run.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "metrics.jsonl").write_bytes(lines[0] * 2)
-    with pytest.raises(TraceError, match="two rows"):
-        _ = Run(tmp_path).metrics
-    (tmp_path / "metrics.jsonl").write_bytes(lines[0])
-    assert len(Run(tmp_path).metrics) == 1
+    running = msgspec.structs.replace(run.meta, status="running")
+
+    def refused(text):
+        for read in (lambda r: r.metrics, lambda r: r.summary):
+            with pytest.raises(TraceError, match=text):
+                read(Run(tmp_path))
+
+    write_meta(tmp_path, running)
+    refused("is missing")
+    file.write_bytes(b"".join(lines))
+    assert len(Run(tmp_path).metrics) == Run(tmp_path).summary.n == 3
+    assert Run(tmp_path).summary == run.summary == summarise(run.metrics)
+    file.write_bytes(lines[0] * 2)
+    refused("two rows")
+    file.write_bytes(lines[0])
+    assert len(Run(tmp_path).metrics) == Run(tmp_path).summary.n == 1
     write_meta(tmp_path, run.meta)
-    with pytest.raises(TraceError, match="1 rows, but the run has 3"):
-        _ = Run(tmp_path).metrics
+    refused("1 rows, but the run has 3")
+    file.write_bytes(lines[0] + lines[1][:-9] + b"\n" + lines[2])
+    refused("metrics.jsonl:2: not a metrics row")
+
+
+def test_an_edited_row_changes_the_leaderboard_at_once(out, tmp_path):
+    """Same length, same time of change: what is read is what counts."""
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+    write_meta(tmp_path, run.meta)
+    file = tmp_path / "metrics.jsonl"
+    body = (run.path / "metrics.jsonl").read_bytes()
+    assert body.count(b'"success":true,"score":1.0') == 3
+    file.write_bytes(body)
+    before = file.stat()
+    assert boards([Run(tmp_path)])[0].rows[0].summary.successes == 3
+    file.write_bytes(body.replace(b'"success":true,', b'"success":null,', 1))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    assert boards([Run(tmp_path)])[0].rows[0].summary.successes == 2

@@ -17,6 +17,7 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,6 +42,16 @@ class Settings(msgspec.Struct, frozen=True):
     header: str = "Task: {instruction}\n"
     window: int | None = None
     max_new_tokens: int = 96
+    #: A note: what the student was trained by.
+    recipe: Any = None
+
+    @property
+    def method(self) -> str | None:
+        """Name of the objective that the weights were trained with; None where the notes have
+        none."""
+        objective = self.recipe.get("objective") if isinstance(self.recipe, dict) else None
+        name = objective.get("name") if isinstance(objective, dict) else None
+        return name if isinstance(name, str) else None
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,9 @@ def main(args: list[str]) -> int:
     parser.add_argument("--show", type=int, default=3, help="... of them on the terminal")
     parser.add_argument("--seed", type=int, default=0, help="which samples")
     parser.add_argument("--page", type=Path, help="write an HTML page with all samples")
+    parser.add_argument(
+        "--figure", type=Path, help="draw the lengths of spans into a file .svg or .png"
+    )
     given = parser.parse_args(args)
     if given.n < 1:
         raise ConfigError(f"--n is at least 1, not {given.n}.")
@@ -133,6 +136,11 @@ def main(args: list[str]) -> int:
 
         write_page(given.page, overlay.page(found))
         print(given.page)
+    if given.figure is not None:
+        from harness import drawing
+
+        drawing.write([overlay.figure(found)], given.figure)
+        print(given.figure)
     failed = [c for c in found.checks if not c.fine]
     for check in failed:
         print(f"harness: {check.claim}: not so. {check.first}", file=sys.stderr)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from harness.errors import ConfigError
+from harness.figures import Bars, Panel, Strip
 from harness.pages import document, escape
 from harness.plain import plain
 from harness.transcript import Kind
@@ -127,6 +129,19 @@ def bars(of: Lengths, colour: str, width: int = 50) -> Text:
 def labels(of: Lengths) -> list[str]:
     pairs = zip(of.edges, of.edges[1:], strict=False)
     return [str(a) if b - a == 1 else f"{a}-{b - 1}" for a, b in pairs]
+
+
+def figure(found: Findings) -> Strip:
+    """Both histograms as a figure (SAD, figure 8). Raises ConfigError where there are no spans."""
+    panels = [
+        Panel(f"{name}: {spread(of)}", "tokens", "spans",
+              bars=Bars(tuple(labels(of)), tuple(of.counts), colour))
+        for name, of, colour in (("reasoning", found.reason, 0), ("action", found.act, 1))
+        if of.counts
+    ]  # fmt: skip
+    if not panels:
+        raise ConfigError(f"{found.name}: no span of reasoning or action to draw.")
+    return Strip(f"Lengths of spans: {found.name}", tuple(panels))
 
 
 # Page -------------------------------------------------------------------------------------

@@ -211,6 +211,7 @@ class HFBackend:
             "model": self.checkpoint.name,
             "architecture": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            "method": self.checkpoint.settings.method,
             "weights_sha256": self.checkpoint.sha256(),
             "tokenizer_sha256": fingerprint,
             "dtype": self.dtype,
