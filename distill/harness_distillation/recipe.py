@@ -228,12 +228,20 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def load(name: str, **overrides: Any) -> Recipe:
-    """A recipe by .toml path or by the name of one that ships with the package."""
+def load(name: str, *changes: dict[str, Any]) -> Recipe:
+    """A recipe by .toml path or by the name of one that ships with the package; ``changes`` are
+    laid over its tables, key by key, one after the other."""
     path = _find(name, Path())
     raw = _read(path)
     raw.setdefault("name", path.stem)
-    return resolve(decode({**raw, **overrides}, str(path)))
+    for change in changes:
+        raw = _laid_over(raw, change)
+    return resolve(decode(raw, str(path)))
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    return {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
 
 
 def _find(name: str, beside: Path) -> Path:
@@ -241,10 +249,10 @@ def _find(name: str, beside: Path) -> Path:
     path = Path(name)
     if path.suffix == ".toml":
         return beside / path
-    shipped = {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
-    if name not in shipped:
-        raise ConfigError(unknown("recipe", name, shipped, "A recipe is a name or a .toml."))
-    return shipped[name]
+    known = shipped()
+    if name not in known:
+        raise ConfigError(unknown("recipe", name, known, "A recipe is a name or a .toml."))
+    return known[name]
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -259,10 +267,15 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: base is the name or path of a recipe, not {base!r}.")
     raw = _read(_find(base, path.parent), (*above, path.resolve()))
     raw.pop("name", None)
+    return _laid_over(raw, own)
+
+
+def _laid_over(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(raw)
     for key, value in own.items():
-        both = isinstance(value, dict) and isinstance(raw.get(key), dict)
-        raw[key] = {**raw[key], **value} if both else value
-    return raw
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
