@@ -57,7 +57,11 @@ QUANTITIES: tuple[tuple[str, str, _Value, float, int], ...] = (
         else r.reasoning_tokens / r.n_steps,
         1.0, 1,
     ),
-    ("CoT match, %", "cot_match", lambda r: r.cot_overlap, 100.0, 1),
+    # The teacher's own traces are the reference, so its own row has none.
+    (
+        "CoT match with the teacher's won episodes, %", "cot_match",
+        lambda r: r.cot_overlap, 100.0, 1,
+    ),
     ("Episode latency, steps (lost episodes too)", "steps", lambda r: float(r.n_steps), 1.0, 1),
 )  # fmt: skip
 
@@ -90,11 +94,11 @@ def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
         return [(_title(plan, e), _ablation(found, e)) for e in shown]
     heads = [e.name for e in shown]
     parts = []
-    for number, (title, _, value, scale, digits) in enumerate(QUANTITIES):
+    for number, (title, _, _, scale, digits) in enumerate(QUANTITIES):
         extra = ["N_r : N_a", "seeds", "n", "effective n"] if number == 0 else []
         rows = [["Method", *heads, *extra]]
         for arm in found:
-            means = [mean(arm.runs.get(e.name, {}), value) for e in shown]
+            means = [_of(arm, number, e) for e in shown]
             row = [arm.label, *(_cell(m, scale, digits) for m in means)]
             rows.append(row + (_about(plan, arm) if extra else []))
         parts.append((title, rows))
@@ -103,14 +107,21 @@ def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
 
 def _ablation(found: Sequence[Arm], what: Evaluation) -> Table:
     """Table 5's form: which spans are supervised, success, CoT match and steps."""
-    picked = [QUANTITIES[i] for i in (0, 2, 3)]
-    head = ["Method", "Reason", "Action", "Segm", *(q[0] for q in picked)]
+    head = ["Method", "Reason", "Action", "Segm", "Succ, %", "CoT, %", "Steps"]
     rows = [[*head, "N_r : N_a", "seeds", "n", "effective n"]]
     for arm in found:
-        runs = arm.runs.get(what.name, {})
-        values = [_cell(mean(runs, q[2]), q[3], q[4]) for q in picked]
-        rows.append([arm.label, *_marks(arm), *values, *_facts(arm, runs)])
+        values = [_cell(_of(arm, i, what), *QUANTITIES[i][3:]) for i in (0, 2, 3)]
+        facts = _facts(arm, arm.runs.get(what.name, {}))
+        rows.append([arm.label, *_marks(arm), *values, *facts])
     return rows
+
+
+def _of(arm: Arm, number: int, what: Evaluation) -> Mean | None:
+    """A row's mean of one of the quantities on a task set."""
+    _, key, value, *_ = QUANTITIES[number]
+    if key == "cot_match" and arm.name == PARENT:
+        return None
+    return mean(arm.runs.get(what.name, {}), value)
 
 
 def _marks(arm: Arm) -> list[str]:
@@ -233,6 +244,13 @@ def _verdict(one: comparison.Comparison) -> str:
 # The paper -----------------------------------------------------------------------------------
 
 
+#: The paper's headings.
+_PAPERS = {
+    "success": "Succ", "reasoning_length": "Len", "cot_match": "CoT", "steps": "Lat",
+    "alfworld": "ALF", "webshop": "Web", "hotpotqa": "Hot",
+}  # fmt: skip
+
+
 def paper(plan: Plan) -> tuple[str, Table]:
     """The paper's own numbers for the rows that have them: (title, rows with headings)."""
     numbers = _paper_rows(plan.grid.table)
@@ -240,7 +258,8 @@ def paper(plan: Plan) -> tuple[str, Table]:
     key = "arm" if plan.grid.table == "table5" else "agent"
     envs = list(dict.fromkeys(row["env"] for row in numbers))
     quantities = [q for q in QUANTITIES if q[1] in numbers[0]]
-    rows = [["In the paper", *(f"{q[1].replace('_', ' ')}, {e}" for q in quantities for e in envs)]]
+    heads = [f"{_PAPERS[q[1]]} {_PAPERS[e]}" for q in quantities for e in envs]
+    rows = [["In the paper", *heads]]
     for name in dict.fromkeys(row[key] for row in numbers):
         if name not in wanted and not name.startswith("teacher"):
             continue
