@@ -7,6 +7,7 @@
     [teacher]    whose distributions are matched (objectives kd and sad)
     [objective]  what is minimised over which tokens
     [optim]      how long, how fast
+    [dev]        a dev set that is played meanwhile: which checkpoint is the student, when to stop
 
 ``base = "NAME"`` starts from another recipe, of which the tables are overridden key by key, so that
 an arm says only how it differs. Misspelt keys are refused by name. ``resolve`` fills what an
@@ -178,6 +179,19 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eval_every: int = 200
 
 
+class Dev(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task set played greedily every so many steps; the checkpoint that won most is the
+    student."""
+
+    env: str
+    tasks: str
+    every: int = 200
+    #: Stop when so many plays in a row won no more than the best before them; 0: at ``steps``.
+    patience: int = 0
+    max_steps: int | None = None
+    env_options: dict[str, Any] = {}
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a student; its hash names it in every checkpoint."""
 
@@ -190,6 +204,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     teacher: Teacher | None = None
     objective: Objective = Objective()
     optim: Optim = Optim()
+    dev: Dev | None = None
     #: Token cap of one reply in play.
     max_new_tokens: int = 96
 
@@ -285,6 +300,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "teacher": Teacher,
     "objective": Objective,
     "optim": Optim,
+    "dev": Dev,
 }
 
 
@@ -314,6 +330,8 @@ def recipe_hash(recipe: Recipe) -> str:
 def plain(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data for a hash: keys that say nothing new (``_NEUTRAL``) are left out."""
     raw: dict[str, Any] = msgspec.to_builtins(recipe)
+    if recipe.dev is None:
+        del raw["dev"]
     for table, neutral in _NEUTRAL.items():
         raw[table] = {k: v for k, v in raw[table].items() if k not in neutral or v != neutral[k]}
     return raw
@@ -393,6 +411,10 @@ def _faults(recipe: Recipe) -> list[tuple[bool, str]]:
         (
             recipe.tokenizer.start is not None and recipe.tokenizer.extend is not None,
             "[tokenizer] start takes a tokenizer as it is, extend adds to one: give one of them.",
+        ),
+        (
+            recipe.dev is not None and (recipe.dev.every < 1 or recipe.dev.patience < 0),
+            "[dev] every is at least 1 and patience at least 0.",
         ),
         (
             objective.contrastive < 0,

@@ -34,7 +34,7 @@ from harness.types import Episode
 from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
 from harness_distillation.contrast import pair_up
 from harness_distillation.dataset import Samples, encode
-from harness_distillation.recipe import Collect, Recipe, plain, recipe_hash
+from harness_distillation.recipe import Collect, Dev, Recipe, plain, recipe_hash
 from harness_distillation.supervision import random_spans, shuffle_labels
 from harness_distillation.traces import Source
 from harness_distillation.train import Corpus, Result, train
@@ -116,13 +116,17 @@ def distill(
         if fresh and us.first:
             for name in ("data", "cache", "checkpoints"):
                 shutil.rmtree(place.training / name, ignore_errors=True)
-            (place.training / "log.jsonl").unlink(missing_ok=True)
+            for name in ("log.jsonl", "dev.jsonl"):
+                (place.training / name).unlink(missing_ok=True)
+            shutil.rmtree(place.training / "dev", ignore_errors=True)
         place.training.mkdir(parents=True, exist_ok=True)
         runs = [*recipe.data.runs]
         runs += [str(collect(c, place.traces, quiet)) for c in recipe.data.collect]
         if until == "collect":
             return None
         tok, samples, prepared = prepare(recipe, runs, place, quiet)
+        if recipe.dev is not None:
+            traces.guard(prepared.tasks, [_dev_set(recipe.dev)])
         if until == "prepare":
             return None
         teacher = load_teacher(recipe, tok)
@@ -275,6 +279,10 @@ def prepare(
         f"N_r : N_a = {prepared.reason_to_act:.2f}, left out {prepared.dropped or 'none'}",
     )
     return tok, samples, prepared
+
+
+def _dev_set(dev: Dev) -> str:
+    return dev.tasks if dev.tasks.startswith(f"{dev.env}/") else f"{dev.env}/{dev.tasks}"
 
 
 def _task(episode: Episode) -> tuple[str, str]:
