@@ -71,10 +71,11 @@ def run(plan: Plan, out: Path, jobs: int, say: Callable[[str], None]) -> None:
 
 def _start(planned: Planned, out: Path, lock: int) -> subprocess.Popen[bytes]:
     name = planned.cell.name
+    safe = ["-P"] if sys.flags.safe_path else []
     with (out / "cells" / f"{name}.log").open("ab") as log:
         # The lock is held as long as any cell lives, so that no second campaign meets it.
         return subprocess.Popen(
-            [sys.executable, "-m", "harness_distillation.reproduce.cell", str(out), name],
+            [sys.executable, *safe, "-m", "harness_distillation.reproduce.cell", str(out), name],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), pass_fds=(lock,),
         )  # fmt: skip
 

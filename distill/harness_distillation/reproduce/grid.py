@@ -260,9 +260,11 @@ def _add_parent(grid: Grid, name: str, given: dict[str, str], found: dict[str, C
 
 
 def _runnable(recipe: Recipe) -> Recipe:
-    """One thread and no time limit: neither decides a student."""
+    """One thread, no time limit, runs by their whole paths: none of it decides a student."""
     optim = msgspec.structs.replace(recipe.optim, threads=1, max_minutes=None)
-    return msgspec.structs.replace(recipe, optim=optim)
+    runs = tuple(str(Path(run).absolute()) for run in recipe.data.runs)
+    data = msgspec.structs.replace(recipe.data, runs=runs)
+    return msgspec.structs.replace(recipe, optim=optim, data=data)
 
 
 def references(recipe: Recipe) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from harness.paired import detectable, planned_error
 from harness.runs import utc_now
 from harness_distillation.recipe import Collect, recipe_hash
 from harness_distillation.reproduce.grid import MODELS, PARENT, Cell, Device, Grid, Rates, cells
-from harness_distillation.traces import file_sha256
+from harness_distillation.traces import episodes_file, file_sha256
 
 PLAN = "plan.json"
 
@@ -50,6 +50,7 @@ class Done(msgspec.Struct, frozen=True):
     runs: dict[str, str]
     #: N_r : N_a of its training tokens; None for weights that were given.
     reason_to_act: float | None
+    #: Of the process that finished it.
     train_seconds: float
     play_seconds: float
 
@@ -115,10 +116,11 @@ def _key(cell: Cell, parents: Sequence[str]) -> str:
         weights = [file_sha256(p) for p in sorted(Path(cell.given).glob("*.safetensors"))]
         if not weights:
             raise ConfigError(f"{cell.given}: no weights (*.safetensors) there any more.")
+    recorded = [file_sha256(episodes_file(run)) for run in cell.recipe.data.runs]
     body = msgspec.json.encode(
         (
-            recipe_hash(cell.recipe), cell.recipe.data.collect, cell.recipe.data.runs, parents,
-            weights, [(e.task_set().hash, e.env_options) for e in cell.evaluations],
+            recipe_hash(cell.recipe), cell.recipe.data.collect, recorded, parents, weights,
+            [(e.task_set().hash, e.env_options) for e in cell.evaluations],
         ),
         order="sorted",
     )  # fmt: skip

@@ -219,6 +219,7 @@ def compared(plan: Plan, found: Sequence[Arm]) -> list[list[str]]:
     order = sorted(plan.grid.evaluations, key=lambda e: e.name != plan.grid.trial.endpoint)
     parts = []
     for what in order:
+        decides = what.name == plan.grid.trial.endpoint
         for group in plan.grid.comparisons:
             sides = [by_name[name].runs.get(what.name, {}) for name in group]
             if not all(sides):
@@ -230,6 +231,7 @@ def compared(plan: Plan, found: Sequence[Arm]) -> list[list[str]]:
                 ties = one.pairs - one.only_a - one.only_b
                 parts.append(
                     [
+                        f"{'Endpoint' if decides else 'Beside the endpoint'}, {what.name}:",
                         *comparison_text.sentences(one),
                         f"Verdict: {_verdict(one)}. Pairs that ended alike: {ties} of {one.pairs}.",
                     ]
