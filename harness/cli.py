@@ -158,6 +158,19 @@ def distill(context: typer.Context) -> None:
     raise typer.Exit(main(context.args))
 
 
+@app.command(
+    context_settings={
+        "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []
+    }
+)  # fmt: skip
+def reproduce(context: typer.Context) -> None:
+    """Run a table of the paper as a grid of arms and seeds. See `reproduce --help`."""
+    from harness import registry
+
+    main = registry.load("commands", "reproduce", "command")
+    raise typer.Exit(main(context.args))
+
+
 app.command()(cli_look.leaderboard)
 app.command()(cli_look.compare)
 app.command()(cli_look.view)

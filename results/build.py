@@ -2,8 +2,9 @@
 
     python results/build.py
 
-``reference/`` holds exported runs (``harness export RUN --to results/reference``), ``paper/`` the
-paper's tables, ``measurements.md`` what is measured otherwise, with its commands.
+``reference/`` holds exported runs (``harness export RUN --to results/reference``),
+``measurements.md`` what is measured otherwise, with its commands. The paper's tables come with
+``harness_distillation``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import harness_distillation.paper
+
 from harness import leaderboard
 from harness.runs import find_runs
 
 HERE = Path(__file__).resolve().parent
+TABLES = Path(harness_distillation.paper.__file__).parent
 
 HEAD = """\
 # Results
@@ -36,7 +40,7 @@ PAPER = """\
 ## The paper's numbers
 
 Structured Agent Distillation, Tables 3 and 4: success in percent, one seed, no interval
-([paper/](paper/README.md)).
+([as data](../distill/harness_distillation/paper/README.md)).
 
 | model | ALFWorld | WebShop | HotPotQA |
 |:---|---:|---:|---:|
@@ -47,7 +51,7 @@ def page(folder: Path = HERE) -> str:
     """The whole page."""
     runs = leaderboard.markdown(leaderboard.boards(find_runs(folder / "reference"))) or NONE
     measured = (folder / "measurements.md").read_text(encoding="utf-8")
-    return HEAD + runs + "\n" + measured + "\n" + PAPER + paper_rows(folder / "paper")
+    return HEAD + runs + "\n" + measured + "\n" + PAPER + paper_rows(TABLES)
 
 
 def paper_rows(folder: Path) -> str:

@@ -756,7 +756,10 @@ def test_every_key_that_decides_a_student_is_in_its_hash(tmp_path):
         for key, value in keys.items():
             part = replace(getattr(base, table), **{key: value})
             hashes.add(recipes.recipe_hash(replace(base, **{table: part})))
-    assert len(hashes) == 1 + sum(len(keys) for keys in changes.values())
+    for every in (100, 200):
+        dev = recipes.Dev(env="alfworld", tasks="builtin-dev", every=every)
+        hashes.add(recipes.recipe_hash(replace(base, dev=dev)))
+    assert len(hashes) == 3 + sum(len(keys) for keys in changes.values())
 
 
 def test_a_recipe_builds_on_another(tmp_path):

@@ -33,10 +33,10 @@ def test_the_results_page_is_fresh(build):
     assert page == build.page(), "run `python results/build.py`"
 
 
-def test_the_papers_tables_name_agents_that_have_a_config():
+def test_the_papers_tables_name_agents_that_have_a_config(build):
     known = registry.agent_configs()
     for table in ("table3.tsv", "table4.tsv"):
-        with open(ROOT / "results" / "paper" / table, encoding="utf-8", newline="") as file:
+        with open(build.TABLES / table, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         assert {r["agent"] for r in rows} <= set(known)
         assert {r["env"] for r in rows} == {"alfworld", "webshop", "hotpotqa"}
@@ -158,9 +158,6 @@ def test_inside_its_folder_a_run_is_still_itself(run, tmp_path, monkeypatch):
 
 
 def test_the_page_says_where_there_is_nothing(build, tmp_path):
-    (tmp_path / "paper").mkdir()
-    for name in ("table3.tsv", "table4.tsv"):
-        shutil.copy(ROOT / "results" / "paper" / name, tmp_path / "paper")
     (tmp_path / "measurements.md").write_text("Measured.\n")
     assert "## Reference runs\n\nNone yet" in build.page(tmp_path)
 

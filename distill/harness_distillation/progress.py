@@ -49,6 +49,13 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
+    def say(self, text: str) -> None:
+        """A line beside the bar."""
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False)
+        elif not self.quiet:
+            print(f"{self.name} {text}", file=sys.stderr, flush=True)
+
     def step(self, step: int, line: dict[str, Any]) -> None:
         """Show the log line of ``step``."""
         losses = " ".join(f"{c} {line[c]:.4f}" for c in ("reason", "act", "format") if c in line)

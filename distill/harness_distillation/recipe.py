@@ -7,6 +7,7 @@
     [teacher]    whose distributions are matched (objectives kd and sad)
     [objective]  what is minimised over which tokens
     [optim]      how long, how fast
+    [dev]        a dev set that is played meanwhile: which checkpoint is the student, when to stop
 
 ``base = "NAME"`` starts from another recipe, of which the tables are overridden key by key, so that
 an arm says only how it differs. Misspelt keys are refused by name. ``resolve`` fills what an
@@ -178,6 +179,19 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eval_every: int = 200
 
 
+class Dev(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task set played greedily every so many steps; the checkpoint that won most is the
+    student."""
+
+    env: str
+    tasks: str
+    every: int = 200
+    #: Stop when so many plays in a row won no more than the best before them; 0: at ``steps``.
+    patience: int = 0
+    max_steps: int | None = None
+    env_options: dict[str, Any] = {}
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a student; its hash names it in every checkpoint."""
 
@@ -190,6 +204,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     teacher: Teacher | None = None
     objective: Objective = Objective()
     optim: Optim = Optim()
+    dev: Dev | None = None
     #: Token cap of one reply in play.
     max_new_tokens: int = 96
 
@@ -228,12 +243,20 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def load(name: str, **overrides: Any) -> Recipe:
-    """A recipe by .toml path or by the name of one that ships with the package."""
+def load(name: str, *changes: dict[str, Any]) -> Recipe:
+    """A recipe by .toml path or by the name of one that ships with the package; ``changes`` are
+    laid over its tables, key by key, one after the other."""
     path = _find(name, Path())
     raw = _read(path)
     raw.setdefault("name", path.stem)
-    return resolve(decode({**raw, **overrides}, str(path)))
+    for change in changes:
+        raw = _laid_over(raw, change)
+    return resolve(decode(raw, str(path)))
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    return {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
 
 
 def _find(name: str, beside: Path) -> Path:
@@ -241,10 +264,10 @@ def _find(name: str, beside: Path) -> Path:
     path = Path(name)
     if path.suffix == ".toml":
         return beside / path
-    shipped = {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
-    if name not in shipped:
-        raise ConfigError(unknown("recipe", name, shipped, "A recipe is a name or a .toml."))
-    return shipped[name]
+    known = shipped()
+    if name not in known:
+        raise ConfigError(unknown("recipe", name, known, "A recipe is a name or a .toml."))
+    return known[name]
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -259,10 +282,15 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: base is the name or path of a recipe, not {base!r}.")
     raw = _read(_find(base, path.parent), (*above, path.resolve()))
     raw.pop("name", None)
+    return _laid_over(raw, own)
+
+
+def _laid_over(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(raw)
     for key, value in own.items():
-        both = isinstance(value, dict) and isinstance(raw.get(key), dict)
-        raw[key] = {**raw[key], **value} if both else value
-    return raw
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
@@ -272,6 +300,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "teacher": Teacher,
     "objective": Objective,
     "optim": Optim,
+    "dev": Dev,
 }
 
 
@@ -301,6 +330,8 @@ def recipe_hash(recipe: Recipe) -> str:
 def plain(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data for a hash: keys that say nothing new (``_NEUTRAL``) are left out."""
     raw: dict[str, Any] = msgspec.to_builtins(recipe)
+    if recipe.dev is None:
+        del raw["dev"]
     for table, neutral in _NEUTRAL.items():
         raw[table] = {k: v for k, v in raw[table].items() if k not in neutral or v != neutral[k]}
     return raw
@@ -380,6 +411,10 @@ def _faults(recipe: Recipe) -> list[tuple[bool, str]]:
         (
             recipe.tokenizer.start is not None and recipe.tokenizer.extend is not None,
             "[tokenizer] start takes a tokenizer as it is, extend adds to one: give one of them.",
+        ),
+        (
+            recipe.dev is not None and (recipe.dev.every < 1 or recipe.dev.patience < 0),
+            "[dev] every is at least 1 and patience at least 0.",
         ),
         (
             objective.contrastive < 0,

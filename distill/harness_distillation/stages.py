@@ -7,13 +7,19 @@ OUT/training/traces/    runs collected for the recipe
 OUT/training/data/      tokenizer, samples, manifest
 OUT/training/cache/     the teacher's distributions
 OUT/training/           checkpoints/, log.jsonl, recipe.json
+
+Students that are compared share traces and teacher's distributions: ``shared`` holds both for all
+of them, whoever needs them first makes them and the others wait.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +34,7 @@ from harness.types import Episode
 from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
 from harness_distillation.contrast import pair_up
 from harness_distillation.dataset import Samples, encode
-from harness_distillation.recipe import Collect, Recipe, plain, recipe_hash
+from harness_distillation.recipe import Collect, Dev, Recipe, plain, recipe_hash
 from harness_distillation.supervision import random_spans, shuffle_labels
 from harness_distillation.traces import Source
 from harness_distillation.train import Corpus, Result, train
@@ -65,9 +71,10 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 class Workplace(NamedTuple):
-    """The folders of one student."""
+    """The folders of one student; ``shared`` is several students'."""
 
     out: Path
+    shared: Path | None = None
 
     @property
     def training(self) -> Path:
@@ -78,8 +85,14 @@ class Workplace(NamedTuple):
         return self.training / "data"
 
     @property
-    def cache(self) -> Path:
-        return self.training / "cache"
+    def traces(self) -> Path:
+        return (self.shared or self.training) / "traces"
+
+    def cache(self, key: teacher_cache.Key) -> Path:
+        """Where the distributions under ``key`` lie; a student of its own has one cache."""
+        return (
+            self.training / "cache" if self.shared is None else self.shared / "cache" / _hash(key)
+        )
 
 
 def distill(
@@ -89,25 +102,31 @@ def distill(
     fresh: bool = False,
     until: str = "train",
     quiet: bool = False,
+    shared: Path | None = None,
 ) -> Result | None:
     """Run the stages up to ``until``; None when that is before training.
 
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
-    stay). Without it everything finished is reused and a stopped training goes on.
+    and what is ``shared`` stay). Without it everything finished is reused and a stopped training
+    goes on.
     """
-    place = Workplace(out)
+    place = Workplace(out, shared)
     us = ranks.current()
     with us.first_alone():
         if fresh and us.first:
-            for folder in (place.data, place.cache, place.training / "checkpoints"):
-                shutil.rmtree(folder, ignore_errors=True)
-            (place.training / "log.jsonl").unlink(missing_ok=True)
+            for name in ("data", "cache", "checkpoints"):
+                shutil.rmtree(place.training / name, ignore_errors=True)
+            for name in ("log.jsonl", "dev.jsonl"):
+                (place.training / name).unlink(missing_ok=True)
+            shutil.rmtree(place.training / "dev", ignore_errors=True)
         place.training.mkdir(parents=True, exist_ok=True)
         runs = [*recipe.data.runs]
-        runs += [str(collect(c, place.training / "traces", quiet)) for c in recipe.data.collect]
+        runs += [str(collect(c, place.traces, quiet)) for c in recipe.data.collect]
         if until == "collect":
             return None
         tok, samples, prepared = prepare(recipe, runs, place, quiet)
+        if recipe.dev is not None:
+            traces.guard(prepared.tasks, [_dev_set(recipe.dev)])
         if until == "prepare":
             return None
         teacher = load_teacher(recipe, tok)
@@ -138,7 +157,11 @@ def distill(
 def collect(what: Collect, out: Path, quiet: bool) -> Path:
     """Record what a recipe asks for, once; a stopped recording goes on."""
     name = hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
-    root = out / name
+    with _alone(out / name):
+        return _collect(what, out / name, quiet)
+
+
+def _collect(what: Collect, root: Path, quiet: bool) -> Path:
     runs = sorted(p.parent for p in root.glob("*/*/*/run.json") if "reference-" not in str(p))
     if runs:
         run = api.load(runs[-1])
@@ -210,9 +233,9 @@ def prepare(
             recipe.data.header.replace("{instruction}", e.instruction) for e in found.episodes
         ]
         prompts = np.array([len(encoder.encode(h)) for h in headers])[samples.episode]
-        own = np.flatnonzero(~np.isin(samples.episode, held))
+        taught = np.flatnonzero(~np.isin(samples.episode, held))
         classes = tokenizer.class_of(objective.format or "span")
-        samples = random_spans(samples, classes, prompts, own, recipe.seed)
+        samples = random_spans(samples, classes, prompts, taught, recipe.seed)
     samples.save(place.data / "samples.npz")
     paired = []
     if objective.contrastive:
@@ -256,6 +279,10 @@ def prepare(
         f"N_r : N_a = {prepared.reason_to_act:.2f}, left out {prepared.dropped or 'none'}",
     )
     return tok, samples, prepared
+
+
+def _dev_set(dev: Dev) -> str:
+    return dev.tasks if dev.tasks.startswith(f"{dev.env}/") else f"{dev.env}/{dev.tasks}"
 
 
 def _task(episode: Episode) -> tuple[str, str]:
@@ -319,13 +346,15 @@ def cached_teacher(
         say(quiet, f"teacher cache {done}/{total} sequences")
 
     models.isolate_documents(teacher, next(teacher.parameters()).device)
-    if not (place.cache / teacher_cache.MANIFEST).is_file():
-        teacher_cache.build(
-            place.cache, teacher, samples, key,
-            pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
-            bf16=recipe.optim.precision == "bf16", progress=progress,
-        )  # fmt: skip
-    return teacher_cache.load(place.cache, key, min_mass=recipe.teacher.min_mass)
+    folder = place.cache(key)
+    with _alone(folder):
+        if not (folder / teacher_cache.MANIFEST).is_file():
+            teacher_cache.build(
+                folder, teacher, samples, key,
+                pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
+                bf16=recipe.optim.precision == "bf16", progress=progress,
+            )  # fmt: skip
+    return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
 
 
 def provenance(recipe: Recipe, prepared: Prepared, teacher: Any) -> dict[str, Any]:
@@ -348,6 +377,15 @@ def provenance(recipe: Recipe, prepared: Prepared, teacher: Any) -> dict[str, An
         "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "scores": {},
     }
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else makes ``folder`` meanwhile; waits for who does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def say(quiet: bool, text: str) -> None:

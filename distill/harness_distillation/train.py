@@ -23,6 +23,7 @@ from harness_distillation import checkpoint, models
 from harness_distillation.contrast import Contrast
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Row, Samples, make_row, pack
+from harness_distillation.gate import Gate, Played
 from harness_distillation.losses import Live, Target, class_weights, measure_of, span_loss
 from harness_distillation.progress import Progress
 from harness_distillation.ranks import Ranks
@@ -51,7 +52,7 @@ class Corpus(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Where training stopped, and why: "finished" or "time"."""
+    """Where training stopped, the checkpoint that came of it, and why: "finished" or "time"."""
 
     checkpoint: Path
     step: int
@@ -74,7 +75,8 @@ def train(
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
     ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. With
-    several ``ranks`` each reads its part of a step's rows and the first writes. Raises Diverged
+    several ``ranks`` each reads its part of a step's rows and the first writes. With ``[dev]`` the
+    result is the checkpoint that won most, and training may stop early (``gate``). Raises Diverged
     (the last good checkpoint stays), DataError when ``out`` was made by another recipe or other
     samples, ConfigError when someone else is training there.
     """
@@ -133,6 +135,7 @@ def train(
                 beta=objective.contrastive_beta, seed=recipe.seed,
                 row_tokens=optim.row_tokens, pad=pad, bf16=optim.precision == "bf16", ranks=ranks,
             )  # fmt: skip
+        gate = Gate(recipe.dev, out, state.step) if recipe.dev and ranks.first else None
         heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
         if ranks.first:
             _truncate_log(out / LOG, state.step)
@@ -140,13 +143,27 @@ def train(
         before = state.seconds
 
         def save() -> Path:
-            return checkpoint.save(root, model, tokenizer, optimizer, state, notes, optim.keep)
+            best = () if gate is None or gate.best is None else (gate.best.step,)
+            keep = (*optim.keep, *best)
+            return checkpoint.save(root, model, tokenizer, optimizer, state, notes, keep)
+
+        def play() -> bool:
+            """Play the newest checkpoint if it is due; whether training is over."""
+            nonlocal begun
+            if recipe.dev is None:
+                return False
+            if gate is not None and last is not None and gate.due(state.step, optim.steps):
+                tick = time.monotonic()
+                progress.say(_told(gate.play(state.step, last)))
+                begun += time.monotonic() - tick
+            return ranks.any(gate is not None and gate.over)
 
         with (
             Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
             (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
         ):
-            while state.step < optim.steps:
+            over = play()
+            while state.step < optim.steps and not over:
                 tick = time.monotonic()
                 rows = [
                     make_row(
@@ -208,15 +225,25 @@ def train(
                 if (
                     out_of_time
                     or state.step == optim.steps
+                    or (gate is not None and gate.due(state.step, optim.steps))
                     or state.step in optim.keep
                     or now - saved >= 60 * optim.checkpoint_minutes
                 ):
                     if ranks.first:
                         last = save()
                     saved = now
+                over = play()
                 if out_of_time:
                     break
-        return Result(last or root, state.step, "finished" if state.step >= optim.steps else "time")
+        finished = over or state.step >= optim.steps
+        if finished and gate is not None and gate.best is not None:
+            last = root / f"step-{gate.best.step:07d}"
+        return Result(last or root, state.step, "finished" if finished else "time")
+
+
+def _told(played: Played) -> str:
+    broken = f", {played.errors} broke" if played.errors else ""
+    return f"step {played.step}: {played.won} of {played.n} dev episodes won{broken}"
 
 
 def micro_batches(rows: list[list[int]], size: int, ranks: Ranks) -> list[list[int]]:

@@ -1,0 +1,92 @@
+"""Play on a dev set while training: what chooses the student, and when training stops.
+
+    training/dev.jsonl        one line a play: step, episodes won, n
+    training/dev/step-N/      its run
+
+Held-out loss does not predict success, so a recipe's ``[dev]`` table lets success speak: of the
+checkpoints that were played, the one that won most is the student (the earlier of equals).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import torch
+
+from harness import api
+from harness.config import AgentConfig
+from harness.runs import META, Run
+from harness_distillation.recipe import Dev
+
+LOG = "dev.jsonl"
+
+
+class Played(msgspec.Struct, frozen=True):
+    """One play of a checkpoint. An episode that broke counts as lost."""
+
+    step: int
+    won: int
+    n: int
+    errors: int
+
+
+class Gate:
+    """The plays so far of a training in ``folder`` that stands at ``step``."""
+
+    def __init__(self, dev: Dev, folder: Path, step: int) -> None:
+        self.dev = dev
+        self.folder = folder
+        self.played: list[Played] = []
+        path = folder / LOG
+        if path.is_file():
+            lines = path.read_bytes().splitlines(keepends=True)
+            found = [msgspec.json.decode(x, type=Played) for x in lines if x.endswith(b"\n")]
+            self.played = [p for p in found if p.step <= step]
+            path.write_bytes(b"".join(msgspec.json.encode(p) + b"\n" for p in self.played))
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether the checkpoint of ``step`` is to be played and was not yet."""
+        asked = step > 0 and (step % self.dev.every == 0 or step == last)
+        return asked and all(p.step != step for p in self.played)
+
+    def play(self, step: int, checkpoint: Path) -> Played:
+        """Play a checkpoint (a stopped play goes on) and note what it won.
+
+        The random state of training is left as it was.
+        """
+        root = self.folder / "dev" / f"step-{step:07d}"
+        with torch.random.fork_rng(devices=[]):
+            run = self._run(root, checkpoint)
+        s = run.summary
+        played = Played(step, s.successes, s.n + s.errors, s.errors)
+        with (self.folder / LOG).open("ab") as file:
+            file.write(msgspec.json.encode(played) + b"\n")
+        self.played.append(played)
+        return played
+
+    def _run(self, root: Path, checkpoint: Path) -> Run:
+        for file in sorted(root.glob(f"*/*/*/{META}")):
+            run = Run(file.parent)
+            return run if run.meta.status == "complete" else api.resume(run.path)
+        agent = AgentConfig(
+            name=self.folder.parent.name, policy="react", role="checkpoint",
+            options={"checkpoint": str(checkpoint.absolute())},
+        )  # fmt: skip
+        return api.evaluate(
+            agent, self.dev.env, tasks=self.dev.tasks, out=root, kind="dev",
+            max_steps=self.dev.max_steps, env_options=dict(self.dev.env_options),
+        )  # fmt: skip
+
+    @property
+    def best(self) -> Played | None:
+        """The play that won most, the earlier of equals."""
+        return max(self.played, key=lambda p: (p.won, -p.step), default=None)
+
+    @property
+    def over(self) -> bool:
+        """Whether ``patience`` plays in a row won no more than the best before them."""
+        best = self.best
+        if best is None or not self.dev.patience:
+            return False
+        return sum(p.step > best.step for p in self.played) >= self.dev.patience

@@ -1,0 +1,1 @@
+"""Grids that ``harness reproduce TABLE --scale SCALE`` knows: TABLE-SCALE.toml."""

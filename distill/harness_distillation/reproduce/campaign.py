@@ -1,0 +1,174 @@
+"""Runs what is left of a plan, one cell a process, one thread a process.
+
+The state is in files: a killed campaign goes on where it was, started again by the same command.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from harness import api
+from harness.errors import ConfigError, HarnessError
+from harness.registry import names
+from harness_distillation.reproduce.grid import PARENT
+from harness_distillation.reproduce.plan import Plan, Planned, cost, done, write
+
+#: Seconds between looks at the running cells.
+TICK = 0.5
+#: Lines of a failed cell's log that its error shows.
+TAIL = 6
+
+
+class CellFailed(HarnessError):
+    """A cell of a campaign broke; the others went on."""
+
+
+def run(plan: Plan, out: Path, jobs: int, say: Callable[[str], None]) -> None:
+    """Finish every cell of ``plan`` in ``out``, ``jobs`` at a time.
+
+    Raises CellFailed at the end, when all that does not depend on a failed cell is done, and
+    ConfigError when the campaign is already being run.
+    """
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    with _lock(out) as lock, _children() as children:
+        write(plan, out)
+        _link(plan, out)
+        _references(plan, out)
+        waiting = [p for p in plan.cells if done(out, p) is None]
+        finished = {p.cell.name for p in plan.cells} - {p.cell.name for p in waiting}
+        failed: dict[str, int] = {}
+        while True:
+            ready = [p for p in waiting if finished.issuperset(p.cell.parents)]
+            for planned in ready[: jobs - len(children)]:
+                waiting.remove(planned)
+                children[planned.cell.name] = _start(planned, out, lock)
+                say(f"{planned.cell.name}: started")
+            if not children:
+                break
+            time.sleep(TICK)
+            for name, child in list(children.items()):
+                status = child.poll()
+                if status is None:
+                    continue
+                del children[name]
+                if status:
+                    failed[name] = status
+                else:
+                    finished.add(name)
+                say(f"{name}: {'FAILED' if status else 'done'}, {_left(plan, out, jobs)}")
+    if failed:
+        raise CellFailed(_told(out, failed, [p.cell.name for p in waiting]))
+
+
+def _start(planned: Planned, out: Path, lock: int) -> subprocess.Popen[bytes]:
+    name = planned.cell.name
+    safe = ["-P"] if sys.flags.safe_path else []
+    with (out / "cells" / f"{name}.log").open("ab") as log:
+        # The lock is held as long as any cell lives, so that no second campaign meets it.
+        return subprocess.Popen(
+            [sys.executable, *safe, "-m", "harness_distillation.reproduce.cell", str(out), name],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), pass_fds=(lock,),
+        )  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    """One thread a process; paths of data as they are seen from anywhere."""
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    for name in ["HARNESS_DATA", *(f"{env.upper()}_DATA" for env in names("envs"))]:
+        if found.get(name):
+            found[name] = str(Path(found[name]).absolute())
+    paths = [p for p in found.get("PYTHONPATH", "").split(os.pathsep) if p]
+    if paths:
+        found["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in paths)
+    return found
+
+
+def _left(plan: Plan, out: Path, jobs: int) -> str:
+    """How far a campaign is, with the remaining time as planned, corrected by what is done."""
+    planned = took = left = 0.0
+    finished = 0
+    for p in plan.cells:
+        expected = 3600 * cost(plan.grid, p.cell).hours
+        found = done(out, p)
+        if found is None:
+            left += expected
+            continue
+        finished += 1
+        planned += expected
+        took += found.train_seconds + found.play_seconds
+    pace = took / planned if planned and took else 1.0
+    return (
+        f"{finished} of {len(plan.cells)} cells done, about {left * pace / jobs / 60:.0f} min left"
+    )
+
+
+def _link(plan: Plan, out: Path) -> None:
+    """Given weights under the name that recipes know them by."""
+    for p in plan.cells:
+        place = out / "models" / p.cell.name
+        if p.cell.given is not None and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(p.cell.given)
+
+
+def _references(plan: Plan, out: Path) -> None:
+    """Play the reference traces that several cells would otherwise make at once."""
+    wanted = {
+        e.name: e for p in plan.cells for e in p.cell.evaluations
+        if p.cell.arm == PARENT or plan.grid.teacher is None
+    }  # fmt: skip
+    for e in wanted.values():
+        meta = api.plan("random", e.env, tasks=e.task_set(), env_options=e.env_options)
+        api.reference_episodes(meta, out / "results", meta.reference)
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[int]:
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{out} is being run by another process, or a cell of it still is. Wait for it."
+            ) from None
+        yield file.fileno()
+
+
+@contextmanager
+def _children() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Processes by cell; none outlives the campaign, however it ends (but ``kill -9``)."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    children: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        yield children
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for child in children.values():
+            child.terminate()
+        for child in children.values():
+            child.wait()
+
+
+def _told(out: Path, failed: dict[str, int], dropped: list[str]) -> str:
+    lines = []
+    for name, status in failed.items():
+        log = out / "cells" / f"{name}.log"
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+        lines += [f"Cell '{name}' ended with status {status}; the end of {log}:"]
+        lines += [f"  {line}" for line in tail]
+    if dropped:
+        lines.append(f"Not begun, for want of it: {', '.join(dropped)}.")
+    return "\n".join([*lines, "  The same command tries again what is not finished."])

@@ -1,0 +1,113 @@
+"""One cell in a process of its own: distil the student, play its task sets, write what came of it.
+
+    python -m harness_distillation.reproduce.cell OUT NAME
+
+Works inside ``OUT``, so that ``models/NAME`` in a recipe is the campaign's own model. Whatever is
+finished is kept: a stopped cell goes on in training, in the middle of a run, or after it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from harness import api
+from harness.config import AgentConfig
+from harness.errors import ConfigError, HarnessError
+from harness.runs import META, Run, read_meta
+from harness_distillation.recipe import recipe_hash
+from harness_distillation.reproduce.grid import PARENT, Cell, Evaluation
+from harness_distillation.reproduce.plan import PLAN, Done, Plan, Planned, done
+from harness_distillation.traces import file_sha256
+
+RESULTS = Path("results")
+
+
+def run(out: Path, name: str) -> None:
+    """Do what is left of a cell of the campaign planned in ``out``."""
+    os.chdir(out)
+    plan = msgspec.json.decode(Path(PLAN).read_bytes(), type=Plan)
+    planned = {p.cell.name: p for p in plan.cells}
+    cell = planned[name].cell
+    model = Path("models") / name
+    begun = time.monotonic()
+    if cell.given is None:
+        _train(cell, model)
+    trained = time.monotonic()
+    teacher = planned.get(plan.grid.teacher or "")
+    runs = {}
+    for evaluation in cell.evaluations:
+        reference = _reference(teacher, evaluation) if cell.arm != PARENT else None
+        runs[evaluation.name] = str(_play(cell, model, evaluation, reference).path)
+    found = Done(
+        key=planned[name].key,
+        recipe_hash=recipe_hash(cell.recipe) if cell.given is None else None,
+        runs=runs,
+        reason_to_act=_reason_to_act(model),
+        train_seconds=round(trained - begun, 1),
+        play_seconds=round(time.monotonic() - trained, 1),
+    )
+    path = Path("cells") / f"{name}.json"
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    draft.replace(path)
+
+
+def _train(cell: Cell, model: Path) -> None:
+    from harness_distillation.stages import distill
+
+    distill(cell.recipe, model, shared=Path("shared"))
+
+
+def _play(cell: Cell, model: Path, what: Evaluation, reference: str | None) -> Run:
+    """The run of a cell's model on a task set: the finished one, or the rest of a stopped one."""
+    agent = AgentConfig(
+        name=cell.arm, policy="react", description=cell.recipe.description, role="student",
+        options={"checkpoint": str(model)},
+    )  # fmt: skip
+    task_set = what.task_set()
+    weights = [file_sha256(p) for p in sorted(model.glob("*.safetensors"))]
+    for file in sorted((RESULTS / what.env / cell.arm).glob(f"*/{META}")):
+        meta = read_meta(file.parent)
+        if meta.agent != agent or meta.task_set_hash != task_set.hash:
+            continue
+        if list(meta.parents) == weights:
+            return Run(file.parent) if meta.status == "complete" else api.resume(file.parent)
+    print(f"playing {what.name}", file=sys.stderr, flush=True)
+    return api.evaluate(
+        agent, what.env, tasks=task_set, out=RESULTS, env_options=what.env_options,
+        reference=reference, parents=weights,
+    )  # fmt: skip
+
+
+def _reference(teacher: Planned | None, what: Evaluation) -> str | None:
+    """The teacher's run on the same tasks: what CoT match is measured against."""
+    if teacher is None:
+        return None
+    found = done(Path(), teacher)
+    if found is None:
+        raise ConfigError(f"The teacher '{teacher.cell.name}' has not been played yet.")
+    return found.runs[what.name]
+
+
+def _reason_to_act(model: Path) -> float | None:
+    notes = msgspec.json.decode((model / "harness.json").read_bytes())
+    value = notes.get("reason_to_act")
+    return None if value is None else float(value)
+
+
+def main() -> int:
+    try:
+        run(Path(sys.argv[1]), sys.argv[2])
+    except HarnessError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,234 @@
+"""A campaign's plan: its cells with the hash of all they depend on, written before anything runs.
+
+OUT/plan.json            the grid and its cells; a campaign that differs is refused
+OUT/models/CELL/         each model, with its training
+OUT/shared/              traces and teachers' distributions that cells have in common
+OUT/results/             every run, as ``harness run`` records them
+OUT/cells/CELL.json      what a finished cell came to (CELL.log: what it said)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness import registry
+from harness.errors import ConfigError
+from harness.paired import detectable, planned_error
+from harness.runs import utc_now
+from harness_distillation.recipe import Collect, recipe_hash
+from harness_distillation.reproduce.grid import MODELS, PARENT, Cell, Device, Grid, Rates, cells
+from harness_distillation.traces import episodes_file, file_sha256
+
+PLAN = "plan.json"
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A cell and the hash of its recipe, traces, parents and task sets."""
+
+    cell: Cell
+    key: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """plan.json."""
+
+    grid: Grid
+    cells: tuple[Planned, ...]
+    written: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """cells/NAME.json: a finished cell. Runs by evaluation, relative to the campaign's folder."""
+
+    key: str
+    recipe_hash: str | None
+    runs: dict[str, str]
+    #: N_r : N_a of its training tokens; None for weights that were given.
+    reason_to_act: float | None
+    #: Of the process that finished it.
+    train_seconds: float
+    play_seconds: float
+
+
+def make(grid: Grid, given: dict[str, str]) -> Plan:
+    """The plan of a grid; ``given`` are finished models by name (folders)."""
+    found = cells(grid, given)
+    keys: dict[str, str] = {}
+    for cell in found:
+        keys[cell.name] = _key(cell, [keys[p] for p in cell.parents])
+    return Plan(grid, tuple(Planned(c, keys[c.name]) for c in found), utc_now())
+
+
+def settle(grid: Grid, out: Path) -> Plan:
+    """The plan of the campaign in ``out``: the one written there, else a new one.
+
+    Raises ConfigError where what was planned and what is asked for now differ: grid, recipes, task
+    sets or given weights. A plan that bends to what was seen is none.
+    """
+    path = out / PLAN
+    if not path.is_file():
+        return make(grid, at_hand(grid))
+    before = msgspec.json.decode(path.read_bytes(), type=Plan)
+    given = {p.cell.name: p.cell.given for p in before.cells if p.cell.given is not None}
+    now = make(grid, given)
+    if msgspec.to_builtins(before.grid.trial) != msgspec.to_builtins(grid.trial):
+        raise ConfigError(_changed(path, "the trial (endpoint, seeds, margin, tuning)"))
+    ours, theirs = ({p.cell.name: p.key for p in x.cells} for x in (now, before))
+    if differ := [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]:
+        raise ConfigError(_changed(path, f"recipe, traces, parents or task sets of {_few(differ)}"))
+    return before
+
+
+def write(plan: Plan, out: Path) -> None:
+    """Write plan.json, once."""
+    path = out / PLAN
+    if not path.is_file():
+        draft = path.with_name(f".{PLAN}.draft")
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
+        draft.replace(path)
+
+
+def at_hand(grid: Grid) -> dict[str, str]:
+    """Parents of a grid whose finished weights stand in the models folder."""
+    root = Path(os.environ.get("HARNESS_MODELS") or "models").absolute()
+    own = {p.name for p in grid.parents}
+    names = [c.name for c in cells(grid) if c.arm == PARENT and c.name not in own]
+    return {n: str(root / n) for n in names if any((root / n).glob("*.safetensors"))}
+
+
+def done(out: Path, planned: Planned) -> Done | None:
+    """What a cell came to; None when it is not finished."""
+    path = out / "cells" / f"{planned.cell.name}.json"
+    if not path.is_file():
+        return None
+    found = msgspec.json.decode(path.read_bytes(), type=Done)
+    return found if found.key == planned.key else None
+
+
+def _key(cell: Cell, parents: Sequence[str]) -> str:
+    weights = []
+    if cell.given is not None:
+        weights = [file_sha256(p) for p in sorted(Path(cell.given).glob("*.safetensors"))]
+        if not weights:
+            raise ConfigError(f"{cell.given}: no weights (*.safetensors) there any more.")
+    recorded = [file_sha256(episodes_file(run)) for run in cell.recipe.data.runs]
+    body = msgspec.json.encode(
+        (
+            recipe_hash(cell.recipe), cell.recipe.data.collect, recorded, parents, weights,
+            [(e.task_set().hash, e.env_options) for e in cell.evaluations],
+        ),
+        order="sorted",
+    )  # fmt: skip
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def _changed(path: Path, what: str) -> str:
+    return (
+        f"{path} was written for something else: {what} differ.\n"
+        "  Go on with what was planned, or plan a campaign of its own with another --out."
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# How long ------------------------------------------------------------------------------------
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Estimated seconds of one process (or one device)."""
+
+    train: float
+    play: float
+
+    @property
+    def hours(self) -> float:
+        return (self.train + self.play) / 3600
+
+
+def cost(grid: Grid, cell: Cell) -> Cost:
+    """Seconds that a cell trains and plays, from the grid's rates or device."""
+    optim = cell.recipe.optim
+    tokens = 0 if cell.given is not None else optim.steps * optim.rows * optim.row_tokens
+    episodes = sum(len(e.task_set().tasks) for e in cell.evaluations)
+    return Cost(_train(grid, cell, tokens), _play(grid, cell.parameters, episodes, cell.name))
+
+
+def collecting(grid: Grid, found: Sequence[Cell]) -> list[tuple[Collect, int, float]]:
+    """Every recording that models make, once: (what, episodes, seconds)."""
+    parameters = {c.name: c.parameters for c in found}
+    wanted: dict[bytes, Collect] = {}
+    for cell in found:
+        for what in cell.recipe.data.collect if cell.given is None else ():
+            if what.agent.startswith(MODELS):
+                wanted.setdefault(msgspec.json.encode(what), what)
+    lines = []
+    for what in wanted.values():
+        name = what.agent.removeprefix(MODELS)
+        tasks = registry.task_set(what.env, what.tasks).tasks
+        episodes = len(tasks) * what.seeds * what.attempts
+        lines.append((what, episodes, _play(grid, parameters.get(name), episodes, name)))
+    return lines
+
+
+def _train(grid: Grid, cell: Cell, tokens: int) -> float:
+    if isinstance(grid.rates, Rates):
+        return tokens / grid.rates.train
+    assert grid.device is not None
+    n = _parameters(grid, cell.parameters, cell.name)
+    return 6 * n * tokens / (grid.device.flops * grid.device.mfu)
+
+
+def _play(grid: Grid, parameters: float | None, episodes: int, name: str) -> float:
+    if isinstance(grid.rates, Rates):
+        return episodes / grid.rates.play
+    device = grid.device
+    assert device is not None
+    n = _parameters(grid, parameters, name)
+    return episodes * device.episode_tokens * 2 * n / (device.bandwidth * device.batch)
+
+
+def _parameters(grid: Grid, parameters: float | None, name: str) -> float:
+    if parameters is None:
+        raise ConfigError(f"Grid {grid.name}: '{name}' needs 'parameters' for an estimate.")
+    return parameters
+
+
+def arithmetic(grid: Grid) -> str:
+    """How the estimates come about, in a sentence."""
+    if isinstance(grid.rates, Rates):
+        return (
+            f"Estimated from measured rates of one process: {grid.rates.train:,.0f} tokens/s "
+            f"trained on, {grid.rates.play:g} episodes/s played."
+        )
+    d = grid.device
+    assert isinstance(d, Device)
+    return (
+        f"Estimated for one {d.name}: training 6 x parameters x tokens at {100 * d.mfu:.0f} % of "
+        f"{d.flops / 1e12:.0f} TFLOP/s; play {d.episode_tokens} sampled tokens an episode, "
+        f"{d.batch} episodes at once, each pass reading 2 bytes a parameter at "
+        f"{d.bandwidth / 1e12:g} TB/s. The teacher's one pass over the traces is not counted."
+    )
+
+
+def preregistration(grid: Grid) -> list[str]:
+    """What decides, as sentences."""
+    trial = grid.trial
+    endpoint = next(e for e in grid.evaluations if e.name == trial.endpoint)
+    n = len(endpoint.task_set().tasks)
+    if not trial.verdict:
+        return [f"No verdict comes of this: {grid.description}"]
+    return [
+        f"Endpoint: success on {trial.endpoint} (n = {n}), {trial.seeds} paired training seeds. "
+        f"Equivalence within {trial.margin:g} points (TOST).",
+        f"Tuning: {trial.tuning or 'none'}",
+        f"One pair of runs on {n} tasks shows differences from "
+        f"{100 * detectable(planned_error(n)):.1f} points on (80 % power, near 50 % success); "
+        "the spread between training seeds comes on top.",
+    ]

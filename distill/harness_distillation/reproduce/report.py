@@ -1,0 +1,304 @@
+"""The table of a campaign in the paper's form, its comparisons, and the paper's numbers apart.
+
+Success of an arm is a mean over training seeds and tasks: with several seeds its interval comes
+from the crossed variance of both (``harness.paired``), with one it is Wilson's at the effective n.
+The effective n is how many independent episodes would know the mean as well.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from harness import api, comparison, comparison_text, paired, registry
+from harness.metrics import EpisodeMetrics, wilson
+from harness.runs import Run
+from harness.types import Outcome
+from harness_distillation.recipe import Objective
+from harness_distillation.reproduce.grid import PARENT, Cell, Evaluation
+from harness_distillation.reproduce.plan import Plan, done
+
+Table = list[list[str]]
+_Value = Callable[[EpisodeMetrics], float | None]
+
+
+class Mean(NamedTuple):
+    """A mean over seeds and tasks with its 95 % interval (None: the episodes cannot tell it)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    effective: float
+
+
+class Arm(NamedTuple):
+    """What is there of one row of the table: its finished cells' runs, by evaluation and seed."""
+
+    name: str
+    label: str
+    objective: Objective
+    reason_to_act: float | None
+    runs: dict[str, dict[int, Run]]
+
+
+#: The paper's four quantities: heading, key in its tables, value of an episode, scale, digits.
+QUANTITIES: tuple[tuple[str, str, _Value, float, int], ...] = (
+    ("Task success, %", "success", lambda r: float(bool(r.success)), 100.0, 1),
+    (
+        "Reasoning length, tokens a step", "reasoning_length",
+        lambda r: None if r.reasoning_tokens is None or not r.n_steps
+        else r.reasoning_tokens / r.n_steps,
+        1.0, 1,
+    ),
+    # The teacher's own traces are the reference, so its own row has none.
+    (
+        "CoT match with the teacher's won episodes, %", "cot_match",
+        lambda r: r.cot_overlap, 100.0, 1,
+    ),
+    ("Episode latency, steps (lost episodes too)", "steps", lambda r: float(r.n_steps), 1.0, 1),
+)  # fmt: skip
+
+
+def arms(plan: Plan, out: Path) -> list[Arm]:
+    """Rows in the grid's order, the teacher first; an arm's environments share a row."""
+    found: dict[str, Arm] = {}
+    for planned in plan.cells:
+        cell, record = planned.cell, done(out, planned)
+        if cell.arm == PARENT and cell.name != plan.grid.teacher:
+            continue
+        label = cell.name if cell.arm == PARENT else cell.arm
+        arm = found.setdefault(
+            cell.arm,
+            Arm(cell.arm, label, cell.recipe.objective, None, {}),
+        )
+        if record is None:
+            continue
+        for name, path in record.runs.items():
+            arm.runs.setdefault(name, {})[cell.seed] = api.load(out / path)
+        if arm.reason_to_act is None:
+            found[cell.arm] = arm._replace(reason_to_act=record.reason_to_act)
+    return list(found.values())
+
+
+def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
+    """(title, rows with headings) of each of the paper's quantities."""
+    shown = plan.grid.evaluations
+    if plan.grid.table == "table5":
+        return [(_title(plan, e), _ablation(found, e)) for e in shown]
+    heads = [e.name for e in shown]
+    parts = []
+    for number, (title, _, _, scale, digits) in enumerate(QUANTITIES):
+        extra = ["N_r : N_a", "seeds", "n", "effective n"] if number == 0 else []
+        rows = [["Method", *heads, *extra]]
+        for arm in found:
+            means = [_of(arm, number, e) for e in shown]
+            row = [arm.label, *(_cell(m, scale, digits) for m in means)]
+            rows.append(row + (_about(plan, arm) if extra else []))
+        parts.append((title, rows))
+    return parts
+
+
+def _ablation(found: Sequence[Arm], what: Evaluation) -> Table:
+    """Table 5's form: which spans are supervised, success, CoT match and steps."""
+    head = ["Method", "Reason", "Action", "Segm", "Succ, %", "CoT, %", "Steps"]
+    rows = [[*head, "N_r : N_a", "seeds", "n", "effective n"]]
+    for arm in found:
+        values = [_cell(_of(arm, i, what), *QUANTITIES[i][3:]) for i in (0, 2, 3)]
+        facts = _facts(arm, arm.runs.get(what.name, {}))
+        rows.append([arm.label, *_marks(arm), *values, *facts])
+    return rows
+
+
+def _of(arm: Arm, number: int, what: Evaluation) -> Mean | None:
+    """A row's mean of one of the quantities on a task set."""
+    _, key, value, *_ = QUANTITIES[number]
+    if key == "cot_match" and arm.name == PARENT:
+        return None
+    return mean(arm.runs.get(what.name, {}), value)
+
+
+def _marks(arm: Arm) -> list[str]:
+    """Whether reasoning and actions are supervised and told apart, as Table 5 shows it."""
+    o = arm.objective
+    if arm.name == PARENT:
+        return ["", "", ""]
+    marks = ["yes" if weight else "no" for weight in (o.lambda_reason, o.lambda_act)]
+    if o.masks != "spans":
+        return [*marks, f"~ ({'random' if o.masks == 'random_span' else 'shuffled'})"]
+    return [*marks, "no" if o.normalizer in ("token", "sum") else "yes"]
+
+
+def _about(plan: Plan, arm: Arm) -> list[str]:
+    return _facts(arm, arm.runs.get(plan.grid.trial.endpoint, {}))
+
+
+def _facts(arm: Arm, runs: dict[int, Run]) -> list[str]:
+    """N_r : N_a, seeds, episodes and what they are worth."""
+    ratio = "-" if arm.reason_to_act is None else f"{arm.reason_to_act:.2f}"
+    whole = mean(runs, QUANTITIES[0][2])
+    if whole is None:
+        return [ratio, str(len(runs)), "0", "-"]
+    return [ratio, str(len(runs)), str(whole.n), f"{whole.effective:.0f}"]
+
+
+def mean(runs: dict[int, Run], value: _Value) -> Mean | None:
+    """Mean of a quantity over the episodes of all seeds' runs that have it; broken ones have none.
+
+    None without such an episode.
+    """
+    rows = [
+        (seed, row, v)
+        for seed, run in runs.items()
+        for row in run.metrics
+        if row.outcome is not Outcome.ERROR and (v := value(row)) is not None
+    ]
+    if not rows:
+        return None
+    env = next(iter(runs.values())).meta.task_set.env
+    group = registry.env_class(env).group
+    values = np.array([v for _, _, v in rows], dtype=np.float64)
+    replicate = _codes([str(seed) for seed, _, _ in rows])
+    cluster = _codes([group(row.task_id) for _, row, _ in rows])
+    weight = paired.weights(replicate, _codes([row.task_id for _, row, _ in rows]))
+    centre = float(np.average(values, weights=weight))
+    share = bool(np.isin(values, (0.0, 1.0)).all())
+    found = paired.crossed(values, cluster, replicate, weight)
+    if found is None:
+        n = paired.effective(values, cluster, weight)
+        if share:
+            return Mean(centre, *wilson(n * centre, n), len(rows), n)
+        found = paired.means(values, cluster, replicate, weight)
+        low, high = (found.low, found.high) if found is not None else (None, None)
+        return Mean(centre, low, high, len(rows), n)
+    spread = float(np.average((values - centre) ** 2, weights=weight))
+    effective = min(float(len(rows)), max(1.0, spread / found.error**2))
+    low, high = (max(0.0, found.low), min(1.0, found.high)) if share else (found.low, found.high)
+    return Mean(centre, low, high, len(rows), effective)
+
+
+def _codes(labels: Sequence[str]) -> paired.Ints:
+    return np.unique(np.array(labels), return_inverse=True)[1].astype(np.int64)
+
+
+def _cell(found: Mean | None, scale: float, digits: int) -> str:
+    if found is None:
+        return "-"
+    text = f"{scale * found.value:.{digits}f}"
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
+
+
+def _title(plan: Plan, what: Evaluation) -> str:
+    task_set = what.task_set()
+    return f"{task_set.name} ({task_set.protocol.max_steps} steps, task set {task_set.hash})"
+
+
+# Comparisons ---------------------------------------------------------------------------------
+
+
+def verdicts(plan: Plan, found: Sequence[Arm], complete: bool) -> list[str]:
+    """What may be concluded, as sentences: nothing of a smoke run or an unfinished campaign."""
+    if not plan.grid.trial.verdict:
+        return ["No verdict: this scale proves that everything runs, and nothing else."]
+    if not complete:
+        return ["No verdict before every planned cell is done: a trial is not stopped by its look."]
+    return [line for part in compared(plan, found) for line in [*part, ""]][:-1]
+
+
+def compared(plan: Plan, found: Sequence[Arm]) -> list[list[str]]:
+    """Sentences of every comparison on every evaluation its arms share, the endpoint first."""
+    by_name = {arm.name: arm for arm in found}
+    order = sorted(plan.grid.evaluations, key=lambda e: e.name != plan.grid.trial.endpoint)
+    parts = []
+    for what in order:
+        decides = what.name == plan.grid.trial.endpoint
+        for group in plan.grid.comparisons:
+            sides = [by_name[name].runs.get(what.name, {}) for name in group]
+            if not all(sides):
+                continue
+            seeds = sorted(set.intersection(*(set(side) for side in sides)))
+            runs = [[side[seed] for seed in seeds] for side in sides]
+            margin = plan.grid.trial.margin / 100
+            for one in comparison.compare_all(runs, margin=margin):
+                ties = one.pairs - one.only_a - one.only_b
+                parts.append(
+                    [
+                        f"{'Endpoint' if decides else 'Beside the endpoint'}, {what.name}:",
+                        *comparison_text.sentences(one),
+                        f"Verdict: {_verdict(one)}. Pairs that ended alike: {ties} of {one.pairs}.",
+                    ]
+                )
+    return parts
+
+
+def _verdict(one: comparison.Comparison) -> str:
+    return {"a": f"{one.a} is better", "b": f"{one.b} is better"}.get(one.verdict, one.verdict)
+
+
+# The paper -----------------------------------------------------------------------------------
+
+
+#: The paper's headings.
+_PAPERS = {
+    "success": "Succ", "reasoning_length": "Len", "cot_match": "CoT", "steps": "Lat",
+    "alfworld": "ALF", "webshop": "Web", "hotpotqa": "Hot",
+}  # fmt: skip
+
+
+def paper(plan: Plan) -> tuple[str, Table]:
+    """The paper's own numbers for the rows that have them: (title, rows with headings)."""
+    numbers = _paper_rows(plan.grid.table)
+    wanted = [row.paper for row in plan.grid.rows if row.paper is not None]
+    key = "arm" if plan.grid.table == "table5" else "agent"
+    envs = list(dict.fromkeys(row["env"] for row in numbers))
+    quantities = [q for q in QUANTITIES if q[1] in numbers[0]]
+    heads = [f"{_PAPERS[q[1]]} {_PAPERS[e]}" for q in quantities for e in envs]
+    rows = [["In the paper", *heads]]
+    for name in dict.fromkeys(row[key] for row in numbers):
+        if name not in wanted and not name.startswith("teacher"):
+            continue
+        of = {row["env"]: row for row in numbers if row[key] == name}
+        label = next(iter(of.values()))["in the paper"]
+        rows.append([label, *(of[e][q[1]] if e in of else "-" for q in quantities for e in envs)])
+    number = plan.grid.table.removeprefix("table")
+    title = (
+        f"Reference: the paper's Table {number}. One seed, no interval, other tasks and models: "
+        "beside our numbers, never among them."
+    )
+    return title, rows
+
+
+def _paper_rows(table: str) -> list[dict[str, str]]:
+    text = (files("harness_distillation") / "paper" / f"{table}.tsv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines(), delimiter="\t"))
+
+
+def cells_table(plan: Plan, out: Path, hours: dict[str, float]) -> Table:
+    """Every cell with what it trains, plays and is estimated to take."""
+    rows = [["cell", "recipe", "seed", "tokens", "plays", "hours", "state"]]
+    for planned in plan.cells:
+        cell = planned.cell
+        rows.append(
+            [
+                cell.name, cell.recipe.name, str(cell.seed), _tokens(cell),
+                ", ".join(e.name for e in cell.evaluations) or "-",
+                f"{hours[cell.name]:.2f}",
+                "done" if done(out, planned) is not None else "to do",
+            ]
+        )  # fmt: skip
+    return rows
+
+
+def _tokens(cell: Cell) -> str:
+    if cell.given is not None:
+        return f"given: {os.path.relpath(cell.given)}"
+    optim = cell.recipe.optim
+    return f"{optim.steps * optim.rows * optim.row_tokens / 1e6:,.1f}M"

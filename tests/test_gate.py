@@ -1,0 +1,116 @@
+"""Play on a dev set while training: which checkpoint is the student, and when it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from distill_traces import recipe, record
+from harness_distillation import cli, models
+from harness_distillation import recipe as recipes
+from harness_distillation.gate import LOG, Gate
+from harness_distillation.recipe import Dev
+
+from harness.errors import ConfigError, DataError
+from harness.runs import find_runs
+
+pytestmark = pytest.mark.models
+
+COLLECT = """
+[[data.collect]]
+agent = "expert"
+env = "alfworld"
+tasks = "builtin-train[:6]"
+"""
+DEV = """
+[dev]
+env = "alfworld"
+tasks = "builtin-dev[:2]"
+max_steps = 2
+every = 2
+patience = 2
+"""
+
+
+def gate(folder: Path, won: dict[int, int], step: int = 99, **dev) -> Gate:
+    lines = [
+        msgspec.json.encode({"step": s, "won": n, "n": 10, "errors": 0}) + b"\n"
+        for s, n in won.items()
+    ]
+    (folder / LOG).write_bytes(b"".join(lines))
+    return Gate(Dev(env="alfworld", tasks="builtin-dev", every=10, **dev), folder, step)
+
+
+def test_the_earlier_of_equals_is_best(tmp_path):
+    assert gate(tmp_path, {10: 3, 20: 5, 30: 5, 40: 4}).best.step == 20
+    assert gate(tmp_path, {}).best is None
+
+
+def test_patience_counts_plays_since_the_best(tmp_path):
+    won = {10: 3, 20: 5, 30: 5, 40: 4}
+    assert gate(tmp_path, won, patience=2).over
+    assert not gate(tmp_path, won, patience=3).over
+    assert not gate(tmp_path, {**won, 50: 6}, patience=2).over
+    assert not gate(tmp_path, won).over
+    assert not gate(tmp_path, {}, patience=1).over
+
+
+def test_plays_of_steps_that_are_taken_again_are_forgotten(tmp_path):
+    found = gate(tmp_path, {10: 3, 20: 5, 30: 9}, step=20)
+    assert [p.step for p in found.played] == [10, 20]
+    assert len((tmp_path / LOG).read_bytes().splitlines()) == 2
+    assert [s for s in range(41) if found.due(s, 35)] == [30, 35, 40]
+
+
+def test_a_gate_that_cannot_be_is_refused(tmp_path):
+    path = recipe(tmp_path, DEV.replace("every = 2", "every = 0"))
+    with pytest.raises(ConfigError, match=r"\[dev\] every"):
+        recipes.load(str(path))
+    path = recipe(tmp_path, DEV.replace("every = 2", "evry = 2"))
+    with pytest.raises(ConfigError, match="Did you mean 'every'"):
+        recipes.load(str(path))
+
+
+def train(folder: Path, more: str, *args: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = recipe(folder, more, steps=12)
+    text = path.read_text().replace("window = 512", "window = 1024")
+    path.write_text(text.replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 8'))
+    out = folder / "out"
+    assert cli.main([str(path), "--out", str(out), "--quiet", *args]) == 0
+    return out
+
+
+def losses(out: Path) -> list[float]:
+    lines = (out / "training" / "log.jsonl").read_bytes().splitlines()
+    return [msgspec.json.decode(line)["loss"] for line in lines]
+
+
+def test_training_stops_when_play_gets_no_better(tmp_path):
+    """Nothing is won in two steps: the first play stays the best, and two more are waited for."""
+    data = ("--data", str(record(tmp_path / "episodes.jsonl", 40)))
+    plain = train(tmp_path / "plain", "", *data)
+    for _ in range(3):  # stopped after every step, gone on with, and at last finished
+        gated = train(tmp_path / "gated", DEV, *data, "--max-minutes", "0")
+    gated = train(tmp_path / "gated", DEV, *data)
+    assert losses(gated) == losses(plain)[:6]  # play leaves training as it is
+    played = (gated / "training" / LOG).read_bytes().splitlines()
+    assert [msgspec.json.decode(p)["step"] for p in played] == [2, 4, 6]
+    assert msgspec.json.decode(played[0]) == {"step": 2, "won": 0, "n": 2, "errors": 0}
+    runs = [r for f in (gated / "training" / "dev").iterdir() for r in find_runs(f)]
+    assert {(r.meta.kind, r.meta.status) for r in runs} == {("dev", "complete")}
+    best = gated / "training" / "checkpoints" / "step-0000002"
+    a, b = models.load(gated).state_dict(), models.load(best).state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert train(tmp_path / "gated", DEV, *data) == gated  # finished: nothing is trained or played
+    assert len(losses(gated)) == 6
+
+
+def test_a_dev_set_that_is_trained_on_is_refused(tmp_path):
+    with pytest.raises(DataError, match="builtin-train"):
+        train(tmp_path / "leak", COLLECT + DEV.replace("builtin-dev[:2]", "builtin-train[2:4]"))
