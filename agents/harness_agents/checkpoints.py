@@ -191,9 +191,10 @@ def _check(name: str, folder: Path) -> Checkpoint:
             f"{folder}: no tokenizer. Put the tokenizer.json the model was trained with beside "
             "its weights (tokenizer.save_pretrained(folder))."
         )
-    for needed in ("gguf", "accelerate") if gguf else ():
-        if importlib.util.find_spec(needed) is None:
-            raise MissingDependency(needed, "gguf", f"{folder / gguf}")
+    if gguf:
+        for package in ("gguf", "accelerate"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingDependency(package, "gguf", f"{folder / gguf}")
     return Checkpoint(name, folder, gguf, _settings(folder / "harness.json"))
 
 
