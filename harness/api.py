@@ -138,6 +138,8 @@ def evaluate(
     ``options`` are those of ``plan``. ``policy`` plays in place of the config's own (the caller
     keeps it open). Returns the finished run; its folder is new under ``out``.
     """
+    if policy is not None and options.get("decode") is not None:
+        raise ConfigError("'decode' is of an agent's config; a policy that is given has its own.")
     meta = plan(agent, env, tasks=tasks, **options)
     folder = run_folder(Path(out), env, meta.agent.name, meta.run_id)
     return _execute(meta, folder, Path(out), limits, on_episode, policy)

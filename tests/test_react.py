@@ -14,7 +14,7 @@ from harness_agents.react import ReActPolicy, read_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import registry
+from harness import api, registry
 from harness.config import AgentConfig
 from harness.errors import AgentError, ConfigError, HarnessError
 from harness.policy import Decoding, Policy
@@ -234,3 +234,31 @@ def test_missing_tells_without_loading(tmp_path: Path) -> None:
             with pytest.raises(HarnessError) as caught:
                 registry.build_policy(config)
             assert str(caught.value) == why or "not installed" in why
+
+
+def test_another_way_to_decode_is_another_agent() -> None:
+    plain = api.plan("ours-tiny", "alfworld", tasks="builtin-dev[:2]")
+    other = api.plan("ours-tiny", "alfworld", tasks="builtin-dev[:2]", decode="admissible")
+    assert (plain.agent.name, other.agent.name) == ("ours-tiny", "ours-tiny+admissible")
+    assert other.agent.options == {**plain.agent.options, "decode": "admissible"}
+    assert other.task_set_hash == plain.task_set_hash
+    assert api.plan("ours-tiny", "alfworld", decode="free").agent == plain.agent
+    with pytest.raises(ConfigError, match="a policy that is given has its own"):
+        api.evaluate(
+            "expert", "alfworld", decode="admissible", policy=ReActPolicy(backend=Recital(""))
+        )
+
+
+def test_admissible_actions_are_shown_behind_the_newest_observation_alone() -> None:
+    backend = Recital("Action: say pear\n")
+    policy = ReActPolicy(backend=backend, show_actions=True)
+    info = {"admissible_actions": ["say fig", "say pear"]}
+    decision = policy.act("x", [], "Say pear.", info)
+    policy.act("x", [Step("Say pear.", decision)], "No.", {"admissible_actions": []})
+    assert backend.asked[0][0].endswith(
+        "Observation: Say pear.\nAdmissible actions: say fig, say pear\n"
+    )
+    assert backend.asked[1][0].endswith("Say pear.\nAction: say pear\nObservation: No.\n")
+    assert policy.describe()["show_actions"] is True
+    with pytest.raises(ConfigError, match="Recital can't, the local backend 'hf' can"):
+        ReActPolicy(backend=backend, decode="admissible")

@@ -610,3 +610,59 @@ def test_config_errors_say_what_to_do(monkeypatch):
         ReActPolicy(backend="server", server={**server, "url": []})
     with pytest.raises(ConfigError, match="checkpoint"):
         registry.build_policy(AgentConfig(name="x", policy="react"))
+
+
+@pytest.mark.parametrize(
+    ("said", "finish", "text", "stop"),
+    [
+        ("Reasoning: r\nAction: go\nReasoning: on", "length", "Reasoning: r\nAction: go\n", "stop"),
+        ("Reasoning: r\nAction: go", "length", "Reasoning: r\nAction: go", "length"),
+        ("Reasoning: r\nAction: go", "stop", "Reasoning: r\nAction: go", "stop"),
+        ("Reasoning: r\nObservation:", "stop", "Reasoning: r\n", "stop"),
+        ("Reasoning: r\nObservation: x\nAction: go", "stop", "Reasoning: r\n", "stop"),
+    ],
+)  # fmt: skip
+def test_a_reply_ends_where_its_action_or_a_made_up_observation_does(
+    serve, said, finish, text, stop
+):
+    choice = {"text": said, "finish_reason": finish}
+    reply = {"choices": [choice], "usage": {"completion_tokens": 40}}
+    completion = ask(serve(lambda body, n: (200, reply)), api="completions")
+    assert (completion.text, completion.stop) == (text, stop)
+    assert (completion.sampled_tokens, completion.sampled) == (40, 40)
+    assert completion.reasoning_tokens + completion.action_tokens < 40
+
+
+def test_a_fault_tells_what_the_server_said(serve):
+    server = serve(lambda body, n: (500, b"no such\n model"))
+    with pytest.raises(BackendError, match="HTTP 500 no such model"):
+        ask(server, retries=0)
+
+
+def test_a_connection_is_not_used_again_after_a_fault(serve):
+    """The server closes it without a word: a lost connection would count as a lost server."""
+
+    def fault_and_close(handler):
+        handler.send_response(500)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        handler.close_connection = True
+
+    server = serve(lambda body, n: fault_and_close if n % 2 else chat("Action: go"))
+    backend = ServerBackend(ServerConfig(url=server.url, model="m", pause=0.0, retries=1))
+    for k in range(4):
+        assert backend.complete(render(f"Task {k}\n", (), "o"), Decoding(), 0).text == "Action: go"
+    assert not backend._down
+
+
+def test_the_actions_shown_are_the_users_words(serve):
+    server = serve(counting)
+    policy = ReActPolicy(
+        backend="server", show_actions=True, server={"url": server.url, "model": "m"}
+    )
+    play_episode(
+        policy, CountEnv(), Task("count", "valid", "valid/2"), agent="a", protocol=Protocol(9)
+    )
+    *_, last = server.bodies[-1]["messages"]
+    assert last["content"] == "Observation: Yes.\nAdmissible actions: 2"
+    assert sum("Admissible" in m["content"] for m in server.bodies[-1]["messages"]) == 1

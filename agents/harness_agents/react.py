@@ -77,6 +77,8 @@ class ReActPolicy:
     ) -> None:
         if prompt is not None and header is not None:
             raise ConfigError("Policy 'react' takes 'prompt' or 'header', not both.")
+        if decode not in DECODES:
+            raise ConfigError(unknown("way to decode", decode, DECODES))
         found: Checkpoint | None = None
         if isinstance(backend, str):
             if backend not in BACKENDS:
@@ -123,8 +125,6 @@ class ReActPolicy:
                 batch_mb=batch_mb,
             )
         self.backend = backend
-        if decode not in DECODES:
-            raise ConfigError(unknown("way to decode", decode, DECODES))
         if decode == "admissible" and "actions" not in signature(backend.complete).parameters:
             name = type(backend).__name__
             raise ConfigError(
