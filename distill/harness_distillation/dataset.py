@@ -94,6 +94,7 @@ def encode(
     per_step: bool = False,
     truncate: int | None = None,
     observations: bool = False,
+    sampled: bool = False,
 ) -> tuple[Samples, Skipped]:
     """Tokenise episodes and cut the long ones where play would cut them.
 
@@ -102,7 +103,8 @@ def encode(
     start share a sequence, or with ``per_step`` each has its own. ``Skipped`` counts decisions
     after an observation that does not fit (play would have ended) and those longer than a sequence.
     ``truncate`` cuts whole episodes after so many tokens instead. With ``observations`` their
-    tokens are targets too (OBSERVED), once each.
+    tokens are targets too (OBSERVED), once each. With ``sampled`` a reply keeps the ids that a
+    model sampled (of the encoder's tokenizer), however its text would be tokenised.
     """
     ids: list[np.ndarray] = []
     kinds: list[np.ndarray] = []
@@ -111,6 +113,9 @@ def encode(
     for number, episode in enumerate(episodes):
         blocks = render(header.replace("{instruction}", episode.instruction), episode.steps)
         encoded = [encoder.segments(block) for block in blocks]
+        if sampled:
+            for i, step in enumerate(episode.steps, 1):
+                encoded[i] = encoder.as_sampled(blocks[i], step.decision.completion, encoded[i])
         seen = [len(encoder.encode(block[0].text)) for block in blocks[1:]]
         if observations:
             for e, n in zip(encoded[1:], seen, strict=True):

@@ -7,6 +7,7 @@
     [teacher]    whose distributions are matched (objectives kd and sad)
     [objective]  what is minimised over which tokens
     [optim]      how long, how fast
+    [on_policy]  what the student plays to learn from its own episodes (objective gkd)
     [dev]        a dev set that is played meanwhile: which checkpoint is the student, when to stop
 
 ``base = "NAME"`` starts from another recipe, of which the tables are overridden key by key, so that
@@ -31,7 +32,7 @@ Divergence = Literal["ce", "ce_soft", "forward_kl", "reverse_kl", "jsd", "skew_k
 Curriculum = Literal["random", "sorted", "reverse", "pacing"]
 Masks = Literal["spans", "random_span", "label_shuffle"]
 Name = Literal[
-    "sft", "seqkd", "kd", "kd_all", "sad", "sad_ce",
+    "sft", "seqkd", "kd", "kd_all", "sad", "sad_ce", "gkd",
     "only_reason", "only_act", "random_span", "label_shuffle",
     "token", "ours", "no_segmentation",
 ]  # fmt: skip
@@ -179,6 +180,22 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eval_every: int = 200
 
 
+class OnPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The student's own play, learned from under objective ``gkd``: ``rounds`` of ``episodes``
+    each, every round followed by its part of the steps."""
+
+    env: str
+    tasks: str
+    rounds: int = 10
+    episodes: int = 64
+    #: Share of the decisions that the teacher takes, in the first round and in the last.
+    teacher_start: float = 0.5
+    teacher_end: float = 0.0
+    temperature: float = 1.0
+    max_steps: int | None = None
+    env_options: dict[str, Any] = {}
+
+
 class Dev(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A task set played greedily every so many steps; the checkpoint that won most is the
     student."""
@@ -205,6 +222,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objective: Objective = Objective()
     optim: Optim = Optim()
     dev: Dev | None = None
+    on_policy: OnPolicy | None = None
     #: Token cap of one reply in play.
     max_new_tokens: int = 96
 
@@ -224,6 +242,7 @@ _IMPLIED: dict[str, dict[str, Any]] = {
     "kd_all": {**_FLAT, "obs_weight": 1.0},
     "sad": _SAD,
     "sad_ce": {**_TEXT, "normalizer": "class"},
+    "gkd": {**_FLAT, "divergence": "jsd"},
     "only_reason": {**_SAD, "lambda_act": 0.0, "format": "shared"},
     "only_act": {**_SAD, "lambda_reason": 0.0, "format": "shared"},
     "random_span": {**_SAD, "masks": "random_span", "format": "shared"},
@@ -301,6 +320,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "objective": Objective,
     "optim": Optim,
     "dev": Dev,
+    "on_policy": OnPolicy,
 }
 
 
@@ -330,8 +350,9 @@ def recipe_hash(recipe: Recipe) -> str:
 def plain(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data for a hash: keys that say nothing new (``_NEUTRAL``) are left out."""
     raw: dict[str, Any] = msgspec.to_builtins(recipe)
-    if recipe.dev is None:
-        del raw["dev"]
+    for name in ("dev", "on_policy"):
+        if raw[name] is None:
+            del raw[name]
     for table, neutral in _NEUTRAL.items():
         raw[table] = {k: v for k, v in raw[table].items() if k not in neutral or v != neutral[k]}
     return raw
@@ -369,6 +390,7 @@ def _faults(recipe: Recipe) -> list[tuple[bool, str]]:
     student, data, objective, optim = recipe.student, recipe.data, recipe.objective, recipe.optim
     weights = lambdas(objective)
     cut = data.paper_truncate
+    play = recipe.on_policy
     return [
         (
             objective.divergence != "ce" and recipe.teacher is None,
@@ -411,6 +433,28 @@ def _faults(recipe: Recipe) -> list[tuple[bool, str]]:
         (
             recipe.tokenizer.start is not None and recipe.tokenizer.extend is not None,
             "[tokenizer] start takes a tokenizer as it is, extend adds to one: give one of them.",
+        ),
+        (
+            (objective.name == "gkd") != (play is not None),
+            'objective "gkd" and a table [on_policy] go together.',
+        ),
+        (
+            play is not None and (recipe.teacher is None or recipe.teacher.signal != "live"),
+            'on the student\'s own episodes the teacher answers live: [teacher] signal = "live".',
+        ),
+        (
+            play is not None and bool(data.runs or data.collect or objective.contrastive),
+            "[on_policy] makes its own episodes: no [data] runs, collect or contrastive term.",
+        ),
+        (
+            play is not None
+            and not (
+                1 <= play.rounds <= optim.steps
+                and play.episodes >= 1
+                and min(play.teacher_start, play.teacher_end) >= 0
+                and max(play.teacher_start, play.teacher_end) <= 1
+            ),
+            "[on_policy] needs rounds in 1..steps, an episode at least, and shares in [0, 1].",
         ),
         (
             recipe.dev is not None and (recipe.dev.every < 1 or recipe.dev.patience < 0),

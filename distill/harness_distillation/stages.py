@@ -34,7 +34,8 @@ from harness.types import Episode
 from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
 from harness_distillation.contrast import pair_up
 from harness_distillation.dataset import Samples, encode
-from harness_distillation.recipe import Collect, Dev, Recipe, plain, recipe_hash
+from harness_distillation.gkd import train_on_policy
+from harness_distillation.recipe import Collect, Dev, OnPolicy, Recipe, plain, recipe_hash
 from harness_distillation.supervision import random_spans, shuffle_labels
 from harness_distillation.traces import Source
 from harness_distillation.train import Corpus, Result, train
@@ -112,6 +113,8 @@ def distill(
     """
     place = Workplace(out, shared)
     us = ranks.current()
+    if recipe.on_policy is not None:
+        return _on_policy(recipe, recipe.on_policy, place, us, fresh, until, quiet)
     with us.first_alone():
         if fresh and us.first:
             for name in ("data", "cache", "checkpoints"):
@@ -151,6 +154,37 @@ def distill(
     )  # fmt: skip
     if result.reason == "finished" and us.first:
         checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
+    return result
+
+
+def _on_policy(
+    recipe: Recipe, play: OnPolicy, place: Workplace, us: ranks.Ranks, fresh: bool, until: str,
+    quiet: bool,
+) -> Result | None:  # fmt: skip
+    """Objective ``gkd``: no traces and no cache, the student's own episodes round by round."""
+    if us.size > 1:
+        raise ConfigError("Objective 'gkd' plays between its steps: train it in one process.")
+    if fresh:
+        shutil.rmtree(place.training, ignore_errors=True)
+    if until != "train":
+        return None
+    place.training.mkdir(parents=True, exist_ok=True)
+    tok = tokenizer.load(_tokenizer_origin(recipe) or "")
+    teacher = load_teacher(recipe, tok)
+    notes = {
+        "header": recipe.data.header,
+        "window": recipe.student.window,
+        "max_new_tokens": recipe.max_new_tokens,
+        "recipe": msgspec.to_builtins(recipe),
+        "recipe_hash": recipe_hash(recipe),
+        "parents": {"teacher": models.weights_hash(teacher)},
+        "tokenizer": tokenizer.fingerprint(tok),
+        "scores": {},
+    }
+    _write(place.training / "recipe.json", recipe)
+    result = train_on_policy(recipe, play, place.training, notes, teacher, tok, quiet=quiet)
+    if result.reason == "finished":
+        checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
     return result
 
 

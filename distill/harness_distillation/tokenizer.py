@@ -20,7 +20,7 @@ import numpy as np
 from harness.errors import ConfigError
 from harness.registry import require
 from harness.transcript import Kind, Segment, join, render
-from harness.types import Episode
+from harness.types import Completion, Episode
 from harness_distillation.hub import HUB, locate
 
 #: Loss classes a target can belong to; NONE is read and never trained on.
@@ -61,6 +61,7 @@ class SegmentEncoder:
 
     def __init__(self, tokenizer: Any, cache: int = 200_000) -> None:
         self.tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)
 
         @lru_cache(maxsize=cache)
         def encode(text: str) -> tuple[int, ...]:
@@ -77,6 +78,42 @@ class SegmentEncoder:
             np.array([len(part) for part in parts], dtype=np.int64),
         )
         return Encoded(ids, kinds)
+
+    def as_sampled(
+        self, block: Sequence[Segment], completion: Completion | None, canonical: Encoded
+    ) -> Encoded:
+        """A step's block with its reply in the ids it was sampled in; ``canonical`` where there
+        are none, or where they spell more than the reply (what followed its action line).
+
+        A token belongs to the segment of its first character that is not a blank.
+        """
+        ids = [] if completion is None else [i for i in completion.ids if i not in self._special]
+        reply = "" if completion is None else completion.text
+        if not ids or self._text(ids) != reply:
+            return canonical
+        place = np.repeat(
+            np.array([s.kind for s in block[1:]], dtype=np.int8),
+            np.array([len(s.text) for s in block[1:]], dtype=np.int64),
+        )
+        ends = [len(self._text(ids[: n + 1]).rstrip("\ufffd")) for n in range(len(ids))]
+        kinds = []
+        for start, end in pairwise([0, *ends]):
+            word = reply[start:end]
+            kinds.append(place[min(start + len(word) - len(word.lstrip(" ")), len(reply) - 1)])
+        first = self.segments(block[:1])
+        closing = self.encode(join(block[1:])[len(reply) :])  # a newline the model left out
+        return Encoded(
+            np.concatenate([first.ids, np.array([*ids, *closing], dtype=np.int32)]),
+            np.concatenate(
+                [first.kinds, np.array([*kinds, *[place[-1]] * len(closing)], dtype=np.int8)]
+            ),
+        )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        # Behind another token, because some decoders strip a text's first blank.
+        mark = list(self.encode("."))
+        text = self.tokenizer.decode([*mark, *ids], clean_up_tokenization_spaces=False)
+        return str(text)[1:]
 
 
 def texts(episodes: Iterable[Episode], header: str) -> Iterator[str]:

@@ -51,6 +51,13 @@ class Corpus(NamedTuple):
     pairs: Samples | None = None
 
 
+class Part(NamedTuple):
+    """The steps ``first`` .. ``last`` - 1, which a corpus of their own is for."""
+
+    first: int
+    last: int
+
+
 class Result(NamedTuple):
     """Where training stopped, the checkpoint that came of it, and why: "finished" or "time"."""
 
@@ -71,12 +78,14 @@ def train(
     teacher: Any = None,
     ranks: Ranks = Ranks(),
     quiet: bool = False,
+    part: Part | None = None,
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
     ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. With
     several ``ranks`` each reads its part of a step's rows and the first writes. With ``[dev]`` the
-    result is the checkpoint that won most, and training may stop early (``gate``). Raises Diverged
+    result is the checkpoint that won most, and training may stop early (``gate``). ``part``: only
+    those of the recipe's steps, "finished" when they are taken. Raises Diverged
     (the last good checkpoint stays), DataError when ``out`` was made by another recipe or other
     samples, ConfigError when someone else is training there.
     """
@@ -97,7 +106,10 @@ def train(
         state = checkpoint.State(0, 0.0, 0, recipe_hash, corpus.hash)
         if last is not None:
             checkpoint.verify(last)
-            state = _same(checkpoint.read_state(last), state, last)
+            before_it = checkpoint.read_state(last)
+            if part is not None and before_it.step == part.first:
+                before_it = msgspec.structs.replace(before_it, samples_hash=corpus.hash)
+            state = _same(before_it, state, last)
         torch.manual_seed(recipe.seed)
         model = (
             models.load(last)
@@ -109,6 +121,7 @@ def train(
         optimizer = build_optimizer(model, recipe)
         if last is not None:
             checkpoint.restore(last, optimizer)
+        first, end = part or Part(0, optim.steps)
         body, head = models.body_and_head(model)
         if optim.compile:
             body = torch.compile(body, dynamic=False)
@@ -163,13 +176,15 @@ def train(
             (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
         ):
             over = play()
-            while state.step < optim.steps and not over:
+            while state.step < end and not over:
                 tick = time.monotonic()
                 rows = [
                     make_row(
                         corpus.samples, chosen, classes, optim.micro_rows * optim.row_tokens, pad
                     )
-                    for chosen in micro_batches(sampler.rows(state.step), optim.micro_rows, ranks)
+                    for chosen in micro_batches(
+                        sampler.rows(state.step - first), optim.micro_rows, ranks
+                    )
                 ]
                 counts, units, tokens = count(rows, share, ranks)
                 weights = class_weights(units, of_class, normalizer)
@@ -224,7 +239,7 @@ def train(
                 )
                 if (
                     out_of_time
-                    or state.step == optim.steps
+                    or state.step == end
                     or (gate is not None and gate.due(state.step, optim.steps))
                     or state.step in optim.keep
                     or now - saved >= 60 * optim.checkpoint_minutes
@@ -235,7 +250,7 @@ def train(
                 over = play()
                 if out_of_time:
                     break
-        finished = over or state.step >= optim.steps
+        finished = over or state.step >= end
         if finished and gate is not None and gate.best is not None:
             last = root / f"step-{gate.best.step:07d}"
         return Result(last or root, state.step, "finished" if finished else "time")

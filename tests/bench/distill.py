@@ -203,6 +203,7 @@ def trl(given: argparse.Namespace, kind: str) -> dict[str, Any]:
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
     student, big = SHAPES[given.size]
     net = model(student, given.vocab, 2048, 0)
+    teacher = model(big, given.vocab, 2048, 1) if kind == "gkd" else None
     meter = Meter(given)
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -249,7 +250,7 @@ def trl(given: argparse.Namespace, kind: str) -> dict[str, Any]:
             # lmbda 0: never on-policy; beta 0: forward KL.
             arguments |= {"lmbda": 0.0, "beta": 0.0, "max_length": 2048}
             trainer = GKDTrainer(
-                teacher_model=model(big, given.vocab, 2048, 1), args=GKDConfig(**arguments),
+                teacher_model=teacher, args=GKDConfig(**arguments),
                 train_dataset=Dataset.from_list(chats), **common,
             )  # fmt: skip
         trainer.train()
@@ -311,6 +312,7 @@ def main() -> None:
     for _ in range(given.rounds):
         for contender in given.only:
             one = measured(given, contender)
+            print(contender, one, file=sys.stderr, flush=True)
             if isinstance(one, str):
                 why[contender] = one
             else:

@@ -1,0 +1,166 @@
+"""On-policy distillation in the environment (GKD): the student plays, the teacher says what it
+would have said, token by token, and takes fewer and fewer decisions itself.
+
+    round: play -> episodes -> samples with the ids as sampled -> steps with a live teacher
+
+``training/rounds/NNN/`` holds each round's run; weights, optimizer and random state go on from
+round to round through checkpoints, so a stopped training goes on in the round it was in.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from harness import api, registry
+from harness.config import AgentConfig
+from harness.errors import DataError
+from harness.policy import Policy, call
+from harness.recorder import EPISODES
+from harness.runs import Run, find_runs
+from harness.tasksets import TaskSet
+from harness.types import Decision, Episode, Info, Outcome, Step
+from harness_distillation import checkpoint, models, tokenizer, traces
+from harness_distillation.dataset import encode
+from harness_distillation.hub import locate
+from harness_distillation.recipe import OnPolicy, Recipe, recipe_hash
+from harness_distillation.train import Corpus, Part, Result, train
+
+
+class Mixture:
+    """Student and teacher at one game: each decision is the teacher's with probability ``share``,
+    drawn from the step's own sampling seed."""
+
+    def __init__(self, student: Policy, teacher: Policy, share: float) -> None:
+        self.student, self.teacher, self.share = student, teacher, share
+
+    def act(
+        self, instruction: str, history: Sequence[Step], observation: str, info: Info
+    ) -> Decision:
+        draw = random.Random(f"who {info['sampling_seed']}").random()
+        who = self.teacher if draw < self.share else self.student
+        return call(who, instruction, history, observation, info)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides, for run.json."""
+        both = {"student": self.student, "teacher": self.teacher}
+        parts = {name: policy.describe() for name, policy in both.items()}  # type: ignore[attr-defined]
+        return {"policy": "mixture", "teacher_share": self.share, **parts}
+
+
+def teacher_share(play: OnPolicy, number: int) -> float:
+    """The teacher's share of the decisions in round ``number`` of 0 .. rounds - 1: a line from
+    ``teacher_start`` to ``teacher_end``."""
+    done = number / max(1, play.rounds - 1)
+    return play.teacher_start + (play.teacher_end - play.teacher_start) * done
+
+
+def round_tasks(play: OnPolicy, number: int, seed: int) -> TaskSet:
+    """The tasks of a round: the next ones of an endless sequence of shuffled task sets."""
+    whole = registry.task_set(play.env, play.tasks)
+    n = len(whole.tasks)
+    places: list[int] = []
+    for at in range(number * play.episodes, (number + 1) * play.episodes):
+        order = np.random.default_rng([seed, 7, at // n]).permutation(n)
+        places.append(int(order[at % n]))
+    places = list(dict.fromkeys(places))
+    return msgspec.structs.replace(
+        whole,
+        name=f"{whole.name}+round{number}",
+        tasks=tuple(whole.tasks[i] for i in places),
+        content=tuple(whole.content[i] for i in places),
+    )
+
+
+def train_on_policy(
+    recipe: Recipe, play: OnPolicy, out: Path, notes: dict[str, Any], teacher: Any, tok: Any,
+    *, quiet: bool = False,
+) -> Result:  # fmt: skip
+    """Rounds of play and training in ``out``, from where they stopped.
+
+    ``teacher`` is the loaded model of ``recipe.teacher``, whose tokenizer ``tok`` is. Raises
+    DataError where a round leaves nothing to learn from.
+    """
+    start = out / "start"
+    if not (start / "harness.json").is_file():
+        model = models.build(recipe.student, tok, recipe.seed)
+        checkpoint.write_model(start, model, tok, notes)
+    result = Result(start, 0, "time")
+    cuts = np.linspace(0, recipe.optim.steps, play.rounds + 1).astype(int).tolist()
+    for number, part in enumerate(pairwise(cuts)):
+        last = checkpoint.latest(out / "checkpoints")
+        at = 0 if last is None else checkpoint.read_state(last).step
+        if at >= part[1] and number < play.rounds - 1:
+            continue
+        run = _round(recipe, play, number, start if last is None else last, out / "rounds")
+        corpus = _corpus(recipe, run, tok)
+        result = train(
+            recipe, recipe_hash(recipe), corpus, tok, out, notes,
+            teacher=teacher, quiet=quiet, part=Part(*part),
+        )  # fmt: skip
+        if result.reason == "time" or result.step < part[1]:  # out of time, or [dev] had enough
+            break
+    return result
+
+
+def _round(recipe: Recipe, play: OnPolicy, number: int, student: Path, rounds: Path) -> Run:
+    """The run of a round; one that was stopped is played again by the same student."""
+    root = rounds / f"{number:03d}"
+    for run in find_runs(root):
+        if run.meta.status == "complete":
+            return run
+    shutil.rmtree(root, ignore_errors=True)
+    assert recipe.teacher is not None
+    share = teacher_share(play, number)
+    with torch.random.fork_rng(devices=[]):
+        sides = [
+            registry.build_policy(_agent(Path(folder), play, recipe))
+            for folder in (student, locate(recipe.teacher.checkpoint))
+        ]
+        mixture: Any = Mixture(sides[0], sides[1], share)
+        try:
+            return api.evaluate(
+                AgentConfig(recipe.name, "react", role="student"), play.env,
+                tasks=round_tasks(play, number, recipe.seed), out=root, kind="collect",
+                policy=mixture, seeds=(recipe.seed * 1000 + number,),
+                max_steps=play.max_steps, env_options=dict(play.env_options),
+            )  # fmt: skip
+        finally:
+            for side in sides:
+                side.close()  # type: ignore[attr-defined]
+
+
+def _agent(folder: Path, play: OnPolicy, recipe: Recipe) -> AgentConfig:
+    options = {
+        "checkpoint": str(folder.absolute()),
+        "temperature": play.temperature,
+        "header": recipe.data.header,
+        "window": recipe.student.window,
+        "max_new_tokens": recipe.max_new_tokens,
+    }
+    return AgentConfig("side", "react", options=options)
+
+
+def _corpus(recipe: Recipe, run: Run, tok: Any) -> Corpus:
+    """All decisions of a round's episodes, won or lost, in the order of their tasks."""
+    episodes: list[Episode] = sorted(
+        (e for e in run.episodes() if e.outcome is not Outcome.ERROR and e.steps),
+        key=lambda e: e.key,
+    )
+    if not episodes:
+        raise DataError(f"{run.path / EPISODES}: every episode of this round broke.")
+    traces.guard([(e.task.env, e.task.id) for e in episodes], recipe.data.exclude)
+    samples, _ = encode(
+        episodes, tokenizer.SegmentEncoder(tok), recipe.data.header, recipe.student.window,
+        recipe.max_new_tokens, sampled=True,
+    )  # fmt: skip
+    every = np.arange(len(samples.lengths))
+    return Corpus(samples, every, every[:0], samples.hash)

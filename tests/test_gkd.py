@@ -1,0 +1,185 @@
+"""On-policy distillation: who plays, what is learned from it, and that it goes on exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from distill_traces import episode, recipe, record
+from harness_distillation import cli, models, tokenizer
+from harness_distillation import recipe as recipes
+from harness_distillation.gkd import Mixture, round_tasks, teacher_share
+from harness_distillation.recipe import OnPolicy
+
+from harness.errors import ConfigError
+from harness.runs import find_runs
+from harness.transcript import Kind, Segment, render, render_decision
+from harness.types import Completion, Decision, Step
+
+pytestmark = pytest.mark.models
+PLAY = OnPolicy(env="alfworld", tasks="builtin-dev", rounds=5, episodes=60)
+
+
+def test_the_teacher_leads_less_and_less():
+    shares = [teacher_share(PLAY, n) for n in range(5)]
+    assert shares == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.0])
+    assert teacher_share(msgspec.structs.replace(PLAY, rounds=1), 0) == 0.5
+
+
+def test_rounds_go_through_all_tasks_before_one_comes_again():
+    rounds = [round_tasks(PLAY, n, seed=3) for n in range(4)]
+    first = [t.id for r in rounds[:3] for t in r.tasks]
+    assert len(set(first)) == 180
+    every = {t.id for r in rounds for t in r.tasks}
+    assert len(every) == 200
+    assert round_tasks(PLAY, 1, seed=3).hash == rounds[1].hash
+    assert round_tasks(PLAY, 1, seed=4).hash != rounds[1].hash
+
+
+class Says:
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def act(self, instruction, history, observation):
+        return Decision("", self.word)
+
+
+def test_each_decision_is_drawn_from_its_own_seed():
+    mixed = Mixture(Says("student"), Says("teacher"), 0.3)
+    words = [mixed.act("", (), "", {"sampling_seed": s}).action for s in range(2000)]
+    assert 0.26 < words.count("teacher") / 2000 < 0.34
+    assert words == [mixed.act("", (), "", {"sampling_seed": s}).action for s in range(2000)]
+    for share, word in ((0.0, "student"), (1.0, "teacher")):
+        only = Mixture(Says("student"), Says("teacher"), share)
+        assert {only.act("", (), "", {"sampling_seed": s}).action for s in range(50)} == {word}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> tokenizer.SegmentEncoder:
+    header = "Task: {instruction}\n"
+    return tokenizer.SegmentEncoder(tokenizer.train([episode(i) for i in range(40)], header, 400))
+
+
+def block(text: str, ids: tuple[int, ...]) -> tuple[list[Segment], Completion]:
+    completion = Completion(text=text, ids=ids)
+    step = Step("You see a mug 1.", Decision("x", "go", completion))
+    return render("", [step])[1], completion
+
+
+REPLY = "Reasoning: I need a mug é.\nAction: go to desk 1\n"
+
+
+def test_canonical_ids_are_labelled_as_segments_are(encoder):
+    segments = render_decision(Decision("", "x", Completion(text=REPLY)))
+    ids = tuple(encoder.segments(segments).ids.tolist())
+    found, completion = block(REPLY, (*ids, encoder.tokenizer.eos_token_id))
+    canonical = encoder.segments(found)
+    kept = encoder.as_sampled(found, completion, canonical)
+    assert np.array_equal(kept.ids, canonical.ids)
+    assert np.array_equal(kept.kinds, canonical.kinds)
+
+
+def test_sampled_ids_are_kept_however_the_text_is_tokenised(encoder):
+    """One byte a token: as far from the tokenizer's own cuts as can be."""
+    vocab = encoder.tokenizer.get_vocab()
+    alphabet = encoder.tokenizer.backend_tokenizer.pre_tokenizer
+    letters = [c for piece, _ in alphabet.pre_tokenize_str(REPLY) for c in piece]
+    ids = tuple(vocab[c] for c in letters)
+    assert encoder._text(ids) == REPLY
+    found, completion = block(REPLY, ids)
+    canonical = encoder.segments(found)
+    kept = encoder.as_sampled(found, completion, canonical)
+    assert tuple(kept.ids[-len(ids) :].tolist()) == ids
+    for kind in (Kind.REASON, Kind.ACT):
+        said = encoder._text(kept.ids[kept.kinds == kind].tolist())
+        assert said.strip() == "".join(s.text for s in found if s.kind is kind).strip()
+
+
+def test_a_reply_cut_short_is_closed_and_one_with_more_is_retokenised(encoder):
+    text = "Reasoning: I need a mug."
+    ids = tuple(encoder.segments(render_decision(Decision("", None, Completion(text=text)))).ids)
+    short = tuple(int(i) for i in ids[:-1])
+    found, completion = block(text, short)
+    canonical = encoder.segments(found)
+    kept = encoder.as_sampled(found, completion, canonical)
+    assert encoder._text(kept.ids.tolist()).endswith("mug.\n")
+    assert kept.kinds[-1] == Kind.REASON_FORMAT
+    more = msgspec.structs.replace(completion, ids=(*short, *encoder.encode(" more")))
+    assert encoder.as_sampled(found, more, canonical) is canonical
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    data = record(folder / "run" / "episodes.jsonl", 60)
+    out = folder / "teacher"
+    path = recipe(folder, steps=8)
+    assert cli.main([str(path), "--data", str(data), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+GKD = """
+[teacher]
+checkpoint = "{teacher}"
+signal = "live"
+[objective]
+name = "gkd"
+[on_policy]
+env = "alfworld"
+tasks = "builtin-train[:8]"
+rounds = 2
+episodes = 2
+max_steps = 2
+"""
+
+
+def gkd(folder: Path, teacher: Path, *args: str, more: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = recipe(folder, GKD.format(teacher=teacher) + more, steps=4)
+    text = path.read_text().replace("window = 512", f"window = 512\nstart = '{teacher}'")
+    path.write_text(text.replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 10', 1))
+    assert cli.main([str(path), "--out", str(folder / "out"), "--quiet", *args]) == 0
+    return folder / "out"
+
+
+def lines(out: Path) -> list[dict]:
+    timing = {"seconds", "tokens_per_s"}
+    found = (out / "training" / "log.jsonl").read_bytes().splitlines()
+    return [{k: v for k, v in msgspec.json.decode(x).items() if k not in timing} for x in found]
+
+
+def test_on_policy_training_goes_on_exactly_where_it_stopped(tmp_path, teacher):
+    whole = gkd(tmp_path / "whole", teacher)
+    for _ in range(4):
+        broken = gkd(tmp_path / "broken", teacher, "--max-minutes", "0")
+    assert gkd(tmp_path / "broken", teacher) == broken
+    assert lines(broken) == lines(whole)
+    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4]
+    # The student starts as the teacher: nothing to learn at first.
+    assert lines(whole)[0]["loss"] == pytest.approx(0.0, abs=1e-4)
+    a, b = (models.load(out).state_dict() for out in (whole, broken))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    runs = [r for f in sorted((whole / "training" / "rounds").iterdir()) for r in find_runs(f)]
+    assert [r.meta.policy["teacher_share"] for r in runs] == [0.5, 0.0]
+    assert [len(r.meta.task_set.tasks) for r in runs] == [2, 2]
+    sides = runs[1].meta.policy
+    assert sides["student"]["weights_sha256"] != sides["teacher"]["weights_sha256"]
+
+
+def test_what_does_not_go_together_is_refused(tmp_path, teacher):
+    for before, after, message in (
+        ('signal = "live"', 'signal = "cache"', 'signal = "live"'),
+        ('name = "gkd"', 'name = "kd"', "go together"),
+        ("rounds = 2", "rounds = 9", "rounds in 1..steps"),
+    ):
+        path = recipe(tmp_path, GKD.format(teacher=teacher).replace(before, after), steps=4)
+        with pytest.raises(ConfigError, match=message):
+            recipes.load(str(path))
+    loaded = recipes.load("gkd-tiny")
+    assert (loaded.objective.divergence, loaded.teacher.signal) == ("jsd", "live")
