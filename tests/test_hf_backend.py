@@ -385,7 +385,13 @@ def test_without_a_store_a_shared_beginning_is_read_once_for_all_who_join(
     backend = open_backend(untrained, prefix_mb=0)
     read: list[int] = []
     embedding = backend.model.get_input_embeddings()
-    embedding.register_forward_pre_hook(lambda module, args: read.append(args[0].numel()))
+
+    def note(module: Any, args: Any) -> None:
+        if not read:
+            time.sleep(0.5)  # Whoever comes first reads alone; meanwhile the others have come too.
+        read.append(args[0].numel())
+
+    embedding.register_forward_pre_hook(note)
     header = "Example: " + "say apple, say pear. " * 20
     asked = [render(f"{header}\nTask: say {w}.\n", [], f"Say {w}.") for w in WORDS]
     whole = sum(len(backend.prompt(blocks, 1)[0]) for blocks in asked)

@@ -147,6 +147,7 @@ class HFBackend:
                     f"{self.window} tokens needs: {-(-self.window * slots.token_bytes >> 20)}."
                 )
             self._self_test()
+            self._slots.clear()  # what the test needed is no conversation's
         self._prefixes = Prefixes(prefix_mb << 20)
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
