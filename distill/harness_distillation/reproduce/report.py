@@ -149,7 +149,8 @@ def _facts(arm: Arm, runs: dict[int, Run]) -> list[str]:
 
 
 def mean(runs: dict[int, Run], value: _Value) -> Mean | None:
-    """Mean of a quantity (none is negative) over the episodes of all seeds' runs that have it; broken ones have none.
+    """Mean of a quantity (none is negative) over the episodes of all seeds' runs that have it;
+    broken ones have none.
 
     None without such an episode.
     """
