@@ -149,7 +149,8 @@ def _facts(arm: Arm, runs: dict[int, Run]) -> list[str]:
 
 
 def mean(runs: dict[int, Run], value: _Value) -> Mean | None:
-    """Mean of a quantity over the episodes of all seeds' runs that have it; broken ones have none.
+    """Mean of a quantity (none is negative) over the episodes of all seeds' runs that have it;
+    broken ones have none.
 
     None without such an episode.
     """
@@ -175,12 +176,12 @@ def mean(runs: dict[int, Run], value: _Value) -> Mean | None:
         if share:
             return Mean(centre, *wilson(n * centre, n), len(rows), n)
         found = paired.means(values, cluster, replicate, weight)
-        low, high = (found.low, found.high) if found is not None else (None, None)
+        low, high = (max(0.0, found.low), found.high) if found is not None else (None, None)
         return Mean(centre, low, high, len(rows), n)
     spread = float(np.average((values - centre) ** 2, weights=weight))
     effective = min(float(len(rows)), max(1.0, spread / found.error**2))
-    low, high = (max(0.0, found.low), min(1.0, found.high)) if share else (found.low, found.high)
-    return Mean(centre, low, high, len(rows), effective)
+    high = min(1.0, found.high) if share else found.high
+    return Mean(centre, max(0.0, found.low), high, len(rows), effective)
 
 
 def _codes(labels: Sequence[str]) -> paired.Ints:
