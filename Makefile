@@ -14,7 +14,7 @@ DEMO_OUT ?= results/demo
 demo: $(VENV)/.models
 	@DEMO_TASKS='$(DEMO_TASKS)' DEMO_OUT='$(DEMO_OUT)' HARNESS='$(BIN)/harness' sh tests/demo.sh
 
-test: $(VENV)/.test $(VENV)/.textworld $(VENV)/.wheel lint
+test: $(VENV)/.test $(VENV)/.textworld $(VENV)/.chromium $(VENV)/.wheel lint
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.test
@@ -49,6 +49,10 @@ $(VENV)/.test: $(VENV)/.models
 # ALFWorld's own engine is compiled from C++: without a compiler that part of the tests is skipped.
 $(VENV)/.textworld: $(VENV)/.models
 	@sh tests/install_textworld.sh $(BIN)/python
+	@touch $@
+
+$(VENV)/.chromium: $(BIN)/python
+	@sh tests/install_chromium.sh
 	@touch $@
 
 # Tests run against the built wheel, as users get it.
