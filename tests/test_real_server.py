@@ -214,7 +214,7 @@ def thinker(request: Any, tmp_path_factory: Any) -> Path:
     """A tiny model that has learned Echo with a hidden thought before each reply."""
     tokenizer = make_tokenizer()
     tokenizer.chat_template = TEMPLATES[request.param]
-    rows = []
+    rows, given = [], []
     for word in WORDS:
         steps = transcript(word)
         for k, step in enumerate(steps):
@@ -227,7 +227,8 @@ def thinker(request: Any, tmp_path_factory: Any) -> Path:
                 thought = "<think>\n" + thought
             reply = thought + f"Reasoning: {step.decision.reasoning}\nAction: say {word}"
             rows.append([*prompt, *tokenizer(reply)["input_ids"], 0])
-    folder = fit(tmp_path_factory.mktemp(request.param), rows, steps=240)
+            given.append(len(prompt))
+    folder = fit(tmp_path_factory.mktemp(request.param), rows, 240, given)
     tokenizer.save_pretrained(folder)
     return folder
 

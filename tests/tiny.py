@@ -124,8 +124,11 @@ def save(folder: Path, model: Any) -> Path:
     return folder
 
 
-def fit(folder: Path, rows: Sequence[Sequence[int]], steps: int = 120) -> Path:
-    """A tiny Llama that knows sequences of token ids by heart, saved in ``folder``."""
+def fit(
+    folder: Path, rows: Sequence[Sequence[int]], steps: int = 120, given: Sequence[int] = ()
+) -> Path:
+    """A tiny Llama that knows sequences of token ids by heart, saved in ``folder``; of each row the
+    first ``given`` ids are its prompt and not learned."""
     torch.manual_seed(0)
     settings = config("llama")
     settings.initializer_range = 0.05
@@ -134,6 +137,8 @@ def fit(folder: Path, rows: Sequence[Sequence[int]], steps: int = 120) -> Path:
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
     labels = torch.tensor([[*row, *[-100] * (width - len(row))] for row in rows])
+    for row, count in zip(labels, given, strict=False):
+        row[:count] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(steps):
         loss = model(input_ids=ids, labels=labels).loss
