@@ -53,7 +53,6 @@ def measure(agent: str, concurrent: int, steps: int, batch_size: int) -> dict[st
     assert isinstance(policy, ReActPolicy)
     backend = policy.backend
     assert isinstance(backend, HFBackend)
-    store = 0
 
     def one(task: Task) -> Episode:
         return play_episode(policy, Endless(), task, agent=agent, protocol=Protocol(steps, 999))
