@@ -161,6 +161,11 @@ def test_merges_learned_here_are_those_of_the_library():
     assert abs(lengths[0] - lengths[1]) <= 0.002 * lengths[1]
 
 
+def test_a_missing_tokenizer_is_named_and_nobody_asks_the_hub_for_it():
+    with pytest.raises(DataError, match="models/nowhere: no such folder"):
+        tokenizer.load("models/nowhere")
+
+
 def test_tokenizer_loads_with_transformers(tok, tmp_path):
     tok.save_pretrained(tmp_path)
     again = tokenizer.load(tmp_path)

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness.registry import require
 from harness.transcript import Kind, Segment, join, render
 from harness.types import Completion, Episode
@@ -219,9 +219,13 @@ def _merges(words: dict[str, list[str]], times: Counter[str]) -> Iterator[tuple[
 
 def load(folder: str | Path) -> Any:
     """The tokenizer of a folder or ``hub:owner/name``, as transformers loads it; padding is the
-    end of text where it has none of its own."""
+    end of text where it has none of its own. Raises DataError when the folder is not there."""
     transformers = require("transformers", "models", "Loading a tokenizer")
     source = locate(folder) if str(folder).startswith(HUB) else str(folder)
+    if not Path(source).is_dir():  # else transformers asks the Hub for it, by this name
+        raise DataError(
+            f"{source}: no such folder to take a tokenizer from. Train the model first."
+        )
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     # As in play: text that spells a special token stays text.
     tokenizer.encode_special_tokens = True
