@@ -24,6 +24,7 @@ import torch
 from harness.errors import ConfigError, DataError
 from harness.registry import require
 from harness_distillation import models, tokenizer
+from harness_distillation.optimizers import Joined
 
 MANIFEST = "manifest.json"
 
@@ -43,7 +44,7 @@ def save(
     root: Path,
     model: Any,
     tokenizer_: Any,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Joined,
     state: State,
     notes: dict[str, Any],
     keep: tuple[int, ...] = (),
@@ -121,7 +122,7 @@ def read_state(folder: Path) -> State:
     return msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
 
 
-def restore(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+def restore(folder: Path, optimizer: torch.optim.Optimizer | Joined) -> None:
     """Load optimizer moments and random state (the weights come with ``models.load``)."""
     safetensors = require("safetensors.torch", "models", "Resuming")
     tensors = safetensors.load_file(folder / "trainer.safetensors")
@@ -134,7 +135,7 @@ def restore(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": blank["param_groups"]})
 
 
-def _save_trainer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+def _save_trainer(path: Path, optimizer: torch.optim.Optimizer | Joined) -> None:
     safetensors = require("safetensors.torch", "models", "Training")
     tensors = {"rng": torch.get_rng_state()}
     for index, values in optimizer.state_dict()["state"].items():

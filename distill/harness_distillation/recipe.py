@@ -154,8 +154,10 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """AdamW, linear warm-up, cosine decay. The schedule runs over ``steps``, known beforehand."""
+    """Linear warm-up, cosine decay. The schedule runs over ``steps``, known beforehand."""
 
+    #: "muon": the matrices inside the layers by Muon, the rest by AdamW (``optimizers``).
+    optimizer: Literal["adamw", "muon"] = "adamw"
     steps: int = 2000
     lr: float = 1e-3
     min_lr: float = 0.1
@@ -258,7 +260,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
         "obs_weight": 0.0, "masks": "spans", "jsd_beta": 0.5, "skew_alpha": 0.1,
         "contrastive": 0.0, "contrastive_beta": 1.0,
     },
-    "optim": {"micro_rows": 1},
+    "optim": {"micro_rows": 1, "optimizer": "adamw"},
 }  # fmt: skip
 
 

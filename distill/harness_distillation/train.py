@@ -1,6 +1,6 @@
 """The training loop: one function, read top to bottom, resumable at every checkpoint.
 
-rows(step) -> hidden states -> loss at supervised positions -> AdamW -> log line
+rows(step) -> hidden states -> loss at supervised positions -> optimizer -> log line
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from harness.errors import ConfigError, DataError, HarnessError
-from harness_distillation import checkpoint, models
+from harness_distillation import checkpoint, models, optimizers
 from harness_distillation.contrast import Contrast
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Row, Samples, make_row, pack
@@ -118,7 +118,7 @@ def train(
         )
         models.check_isolation(model)
         model.train()
-        optimizer = build_optimizer(model, recipe)
+        optimizer = optimizers.build(model, optim)
         if last is not None:
             checkpoint.restore(last, optimizer)
         first, end = part or Part(0, optim.steps)
@@ -307,22 +307,6 @@ class Signal:
         with torch.no_grad(), _precision("bf16" if self.bf16 else "fp32"):
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
         return Live(hidden[0, row.at], head)
-
-
-def build_optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, vectors (norms, biases) do not."""
-    optim = recipe.optim
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": optim.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=optim.lr,
-        betas=optim.betas,
-        fused=True,
-    )
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

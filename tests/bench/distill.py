@@ -106,20 +106,19 @@ def timed(meter: Meter, step: Callable[[], None]) -> None:
 def ours(given: argparse.Namespace, signal: str) -> dict[str, Any]:
     import numpy as np
     import torch
-    from harness_distillation import models
+    from harness_distillation import models, optimizers
     from harness_distillation.dataset import Samples, make_row
     from harness_distillation.losses import Live, class_weights, span_loss
-    from harness_distillation.recipe import Optim, Recipe
+    from harness_distillation.recipe import Optim
     from harness_distillation.teacher_cache import distribution
     from harness_distillation.tokenizer import class_of
-    from harness_distillation.train import build_optimizer
 
     texts = documents(given)
     student, big = SHAPES[given.size]
     net = model(student, given.vocab, 2048, 0).train()
     models.isolate_documents(net, torch.device("cpu"))
     body, head = models.body_and_head(net)
-    optimizer = build_optimizer(net, Recipe(name="bench", optim=Optim(lr=LR)))
+    optimizer = optimizers.build(net, Optim(lr=LR))
     kinds = [np.arange(len(ids)) >= taught_from(ids) for ids in texts]
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in texts])]).astype(np.int64)
     samples = Samples.make(

@@ -33,13 +33,12 @@ def measure(
 ) -> dict[str, object]:
     import numpy as np
     import torch
-    from harness_distillation import models
+    from harness_distillation import models, optimizers
     from harness_distillation.dataset import Samples, make_row
     from harness_distillation.losses import Live, class_weights, span_loss
-    from harness_distillation.recipe import Optim, Recipe, Student
+    from harness_distillation.recipe import Optim, Student
     from harness_distillation.teacher_cache import distribution
     from harness_distillation.tokenizer import class_of
-    from harness_distillation.train import build_optimizer
 
     torch.set_num_threads(threads)
     layers, hidden, heads, intermediate = SIZES[size]
@@ -56,7 +55,7 @@ def measure(
     models.isolate_documents(model, torch.device("cpu"))
     if attention == "sdpa":
         model.set_attn_implementation("sdpa")
-    optimizer = build_optimizer(model, Recipe(name="bench", optim=Optim()))
+    optimizer = optimizers.build(model, Optim())
     body, head = models.body_and_head(model)
     if compiled:
         body = torch.compile(body, dynamic=False)
