@@ -4,7 +4,8 @@ Episodes call ``complete`` from their own threads; one model thread keeps up to 
 them in a batch that never stops for its slowest row:
 
     prompt ids -> what a stored prefix lacks is read (rows of like length together) -> one token a
-    row a pass -> a row that is done leaves, its caller goes on at once, who waits takes its place
+    row a pass, and as many more as were guessed right (``drafts``) -> a row that is done leaves,
+    its caller goes on at once, who waits takes its place
 
 Greedy replies equal transformers' own ``generate`` on the single prompt, up to rounding.
 """
@@ -22,8 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from harness.errors import BackendError, ConfigError, unknown
 from harness.loop import clean
@@ -39,6 +38,8 @@ from harness.transcript import (
 )
 from harness.types import Completion
 from harness_agents.backends.choices import Choices, usable
+from harness_agents.backends.drafts import CONTEXTS, SIZES, Drafts, Pace
+from harness_agents.backends.loading import eos_ids, load_model, load_tokenizer
 from harness_agents.backends.slots import Ids, Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
 
@@ -85,6 +86,11 @@ class Request:
     def last(self) -> int:
         return self.ids[-1] if self.ids else int(self.prompt[-1])
 
+    @property
+    def known(self) -> Ids:
+        """Prompt and reply so far."""
+        return np.concatenate([self.prompt, np.array(self.ids, dtype=np.int64)])
+
 
 class HFBackend:
     """``harness.policy.Backend`` over a checkpoint folder. Loads at once, keeps one thread.
@@ -93,7 +99,8 @@ class HFBackend:
     model's, at most 2,048). ``prefix_mb`` bounds the memory for conversations between their steps
     (0 reads every prompt anew); ``batch_mb`` that of the batch itself, whose rows are all as long
     as the longest: who does not fit waits (default: as much as ``batch_size`` rows of a whole
-    window need). Raises ConfigError for a folder that cannot be played.
+    window need). ``guess`` allows guessing ahead; a batch of one never guesses, so that it is
+    exact. Raises ConfigError for a folder that cannot be played.
     """
 
     def __init__(
@@ -106,6 +113,7 @@ class HFBackend:
         batch_size: int = 32,
         prefix_mb: int = 1024,
         batch_mb: int | None = None,
+        guess: bool = True,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(unknown("dtype", dtype, DTYPES))
@@ -115,8 +123,8 @@ class HFBackend:
         self.batch_size = batch_size
         self.dtype = dtype
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.tokenizer = _load_tokenizer(checkpoint)
-        self.model = _load_model(checkpoint, DTYPES[dtype]).to(self.device)
+        self.tokenizer = load_tokenizer(checkpoint)
+        self.model = load_model(checkpoint, DTYPES[dtype]).to(self.device)
         self.encode = lru_cache(maxsize=1 << 16)(self._encode)
         positions = getattr(self.model.config, "max_position_embeddings", None)
         self.window = window or checkpoint.settings.window or min(positions or 2048, 2048)
@@ -125,7 +133,7 @@ class HFBackend:
                 f"{checkpoint.name}: window {self.window} exceeds the model's {positions} tokens."
             )
         self._positions = self.window if positions is None else positions
-        self._eos = _eos_ids(self.model, self.tokenizer)
+        self._eos = eos_ids(self.model, self.tokenizer)
         texts = self._texts()
         self._breaks = frozenset(i for i, text in enumerate(texts) if "\n" in text)
         self._colons = frozenset(i for i, text in enumerate(texts) if text.endswith(":"))
@@ -138,17 +146,20 @@ class HFBackend:
                     f"{checkpoint.name}: {kind} keeps a cache this backend can't batch."
                 )
             self._slots = slots
-            self._most = batch_size * self.window * slots.token_bytes
+            self._ahead = SIZES[-1] if guess and batch_size > 1 else 0
+            self._most = batch_size * (self.window + self._ahead) * slots.token_bytes
             if batch_mb is not None:
                 self._most = min(self._most, batch_mb << 20)
-            if self._most < self.window * slots.token_bytes:
+            if self._most < (self.window + self._ahead) * slots.token_bytes:
                 raise ConfigError(
                     f"{checkpoint.name}: 'batch_mb' {batch_mb} is less than one row of a window of "
-                    f"{self.window} tokens needs: {-(-self.window * slots.token_bytes >> 20)}."
+                    f"{self.window} tokens needs: "
+                    f"{-(-(self.window + self._ahead) * slots.token_bytes >> 20)}."
                 )
             self._self_test()
             self._slots.clear()  # what the test needed is no conversation's
         self._prefixes = Prefixes(prefix_mb << 20)
+        self._drafts, self._pace = Drafts(), Pace(self._ahead)
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -288,9 +299,9 @@ class HFBackend:
                     pass
             free = min(self.batch_size - len(rows), len(self._waiting))
             # Rows are as long as the longest: the memory for so many of its length must be there.
-            room = max((row.room for row in rows), default=0)
+            room = max((row.room for row in rows), default=0) + self._ahead
             for joining in range(free):
-                room = max(room, self._waiting[joining].room)
+                room = max(room, self._waiting[joining].room + self._ahead)
                 if (len(rows) + joining + 1) * room * self._slots.token_bytes > self._most:
                     free = joining
                     break
@@ -307,34 +318,65 @@ class HFBackend:
                 request.future.set_exception(BackendError(f"{self.checkpoint.name}: {name}{text}"))
 
     def _advance(self, rows: list[Request]) -> None:
-        """One token a row; rows that are done leave the list."""
-        logits = self._forward(rows)
-        for line, row in zip(logits, rows, strict=True):
-            if row.choices is not None:
-                row.choices.restrict(line)
-        for row, token in zip(rows, choose(logits, rows), strict=True):
-            row.read += 1
-            row.ids.append(token)
-            if row.choices is not None:
-                row.choices.follow(token)
-                if token in self._colons and not row.choices.acting and self._labelled(row):
-                    row.choices.act()
+        """A token a row, and what was guessed right behind it; rows that are done leave."""
+        most = self._pace.start()
+        guesses = [self._guess(row, most) for row in rows]
+        logits = self._forward(rows, guesses)
+        best = logits.argmax(dim=-1).tolist()
+        said = 0
         for i in reversed(range(len(rows))):
-            stop = self._stopped(rows[i])
+            row, stop = rows[i], ""
+            for j, guessed in enumerate([*guesses[i], None]):
+                token = self._choose(logits[i, j], row, best[i][j])
+                row.read += 1
+                row.ids.append(token)
+                said += 1
+                stop = self._stopped(row)
+                if stop or token != guessed:
+                    break
             if stop:
-                self._finish(rows[i], i, stop)
+                self._finish(row, i, stop)
                 # the last row takes the free place, so that rows stay 0 .. len - 1
                 if i < len(rows) - 1:
                     self._slots.move(len(rows) - 1, i, rows[-1].read)
                     rows[i] = rows[-1]
                 rows.pop()
+        self._pace.end(said)
 
-    def _forward(self, rows: Sequence[Request]) -> torch.Tensor:
-        """Read each row's last token: logits [rows, vocabulary] of the next one, in float32."""
-        ids = torch.tensor([[row.last] for row in rows], device=self.device)
-        at = torch.tensor([[row.read] for row in rows], device=self.device)
-        output = self._pass(self.model, 0, ids, at, max(row.read for row in rows) + 1)
-        logits: torch.Tensor = output.logits[:, -1].float()
+    def _guess(self, row: Request, most: int) -> list[int]:
+        """Tokens that may follow, fewer than the reply may still have."""
+        most = min(most, row.decoding.max_new_tokens - len(row.ids) - 1)
+        return self._drafts.guess(row.known, most) if most > 0 else []
+
+    def _choose(self, logits: torch.Tensor, row: Request, best: int) -> int:
+        """The row's next token from its logits [vocabulary], of which ``best`` is the largest."""
+        choices = row.choices
+        if choices is not None:
+            choices.restrict(logits)
+            best = int(logits.argmax())
+        token = best if row.decoding.temperature <= 0 else sample(logits, row)
+        if choices is not None:
+            choices.follow(token)
+            row.ids.append(token)
+            if token in self._colons and not choices.acting and self._labelled(row):
+                choices.act()
+            row.ids.pop()
+        return token
+
+    def _forward(self, rows: Sequence[Request], guesses: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Read each row's last token and the guess behind it: logits [rows, 1 + longest guess,
+        vocabulary] of the next ones, in float32. Raises BackendError if they are not finite."""
+        longest = max(map(len, guesses))
+        padded = [
+            [row.last, *g, *[0] * (longest - len(g))] for row, g in zip(rows, guesses, strict=True)
+        ]
+        ids = torch.tensor(padded, device=self.device)
+        at = torch.tensor([[row.read] for row in rows]) + torch.arange(1 + longest)
+        width = int(at.max()) + 1
+        output = self._pass(self.model, 0, ids, at.to(self.device), width)
+        logits: torch.Tensor = output.logits.float()
+        if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+            raise BackendError("the model's logits are not finite")
         return logits
 
     def _pass(self, model: Any, first: int, ids: torch.Tensor, at: torch.Tensor, width: int) -> Any:
@@ -361,7 +403,7 @@ class HFBackend:
         shared = common([request.prompt for request in batch]) if len(batch) > 1 else 0
         prompts = [request.prompt[:-1] for request in batch]
         matches = [self._prefixes.match(prompt) for prompt in prompts]
-        room = max(row.room for row in [*playing, *batch])
+        room = max(row.room for row in [*playing, *batch]) + self._ahead
         if shared >= SHARED and sum(match[0] < shared - SHARED for match in matches) > 1:
             one = Request(batch[0].prompt[: shared + 1], 0, batch[0].decoding, 0)
             self._read_prompts([one], playing)
@@ -416,6 +458,8 @@ class HFBackend:
         if self._prefixes.budget:
             saved = self._slots.save(place, row.read)
             self._prefixes.put(ids, len(row.prompt), saved, row.continues)
+        if self._ahead:
+            self._drafts.learn(row.known.tolist()[-len(row.ids) - CONTEXTS[0] :], CONTEXTS[0])
         segments = split_reply(self._decode(row))
 
         def length(text: str) -> int:
@@ -450,7 +494,7 @@ class HFBackend:
         rows = self._read_prompts(
             [Request(ids[4:], 0, Decoding(), 0), Request(ids, 0, Decoding(), 0)]
         )
-        found = self._forward(rows)[rows.index(max(rows, key=lambda row: len(row.prompt)))]
+        found = self._forward(rows, [[], []])[max((0, 1), key=lambda i: len(rows[i].prompt)), 0]
         worst = (found - expected.float()).abs().max() / expected.float().abs().max()
         if not worst < (1e-3 if self.dtype == "float32" else 0.1):
             raise ConfigError(
@@ -478,78 +522,15 @@ def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return cuts
 
 
-def choose(logits: torch.Tensor, rows: Sequence[Request]) -> list[int]:
-    """Next token of each row from logits [rows, vocabulary]: the largest, or one sampled.
-
-    A row draws from its own generator, so what it gets does not depend on its neighbours.
-    Temperature first, then the smallest set whose probability reaches ``top_p``.
-    """
-    largest, best = logits.max(dim=-1)
-    if not bool(torch.isfinite(largest).all()):
-        raise BackendError("the model's logits are not finite")
-    tokens: list[int] = best.tolist()
-    for i, row in enumerate(rows):
-        if row.decoding.temperature > 0:
-            p = torch.softmax(logits[i].double() / row.decoding.temperature, dim=-1)
-            if row.decoding.top_p < 1:
-                falling, order = p.sort(descending=True, stable=True)
-                outside = falling.cumsum(-1) - falling >= row.decoding.top_p
-                p[order[outside]] = 0.0
-            total = p.cumsum(-1)
-            # random() < 1, so the threshold stays below the last total: always a kept token
-            tokens[i] = int((total <= row.random.random() * total[-1]).sum())
-    return tokens
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The Rust tokenizer of a folder, set to plain text in and ids out."""
-    options = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    try:
-        loaded = AutoTokenizer.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
-        )
-        tokenizer = loaded.backend_tokenizer
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise ConfigError(f"{checkpoint.folder}: no usable tokenizer: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The model of a folder; weights that are missing in its files are refused, never drawn."""
-    options: dict[str, Any] = {"use_safetensors": True}
-    if checkpoint.gguf:
-        options = {"gguf_file": checkpoint.gguf}
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:
-        raise ConfigError(
-            f"{checkpoint.folder}: not a causal language model that can be loaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ConfigError(f"{checkpoint.folder}: weights lack {', '.join(missing[:5])}.")
-    return model.eval().requires_grad_(False)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    found: set[int] = set()
-    for config in (model.config, model.generation_config):
-        ids = getattr(config, "eos_token_id", None)
-        found |= set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
-    return frozenset(i for i in found if i < tokenizer.get_vocab_size())
+def sample(logits: torch.Tensor, row: Request) -> int:
+    """A token drawn from logits [vocabulary] by the row's own generator, so that what it gets does
+    not depend on its neighbours. Temperature first, then the smallest set whose probability reaches
+    ``top_p``."""
+    p = torch.softmax(logits.double() / row.decoding.temperature, dim=-1)
+    if row.decoding.top_p < 1:
+        falling, order = p.sort(descending=True, stable=True)
+        outside = falling.cumsum(-1) - falling >= row.decoding.top_p
+        p[order[outside]] = 0.0
+    total = p.cumsum(-1)
+    # random() < 1, so the threshold stays below the last total: always a kept token
+    return int((total <= row.random.random() * total[-1]).sum())

@@ -1,0 +1,66 @@
+"""A checkpoint folder's tokenizer and model, through the transformers library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from harness.errors import ConfigError
+from harness_agents.checkpoints import Checkpoint
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The Rust tokenizer of a folder, set to plain text in and ids out."""
+    options = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
+        )
+        tokenizer = loaded.backend_tokenizer
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise ConfigError(f"{checkpoint.folder}: no usable tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model of a folder; weights that are missing in its files are refused, never drawn."""
+    options: dict[str, Any] = {"use_safetensors": True}
+    if checkpoint.gguf:
+        options = {"gguf_file": checkpoint.gguf}
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"{checkpoint.folder}: not a causal language model that can be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigError(f"{checkpoint.folder}: weights lack {', '.join(missing[:5])}.")
+    return model.eval().requires_grad_(False)
+
+
+def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for config in (model.config, model.generation_config):
+        ids = getattr(config, "eos_token_id", None)
+        found |= set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
+    return frozenset(i for i in found if i < tokenizer.get_vocab_size())
