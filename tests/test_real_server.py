@@ -40,7 +40,8 @@ pytestmark = [pytest.mark.models, pytest.mark.campaign]
 
 import torch  # noqa: E402
 from harness_agents.backends.answers import read  # noqa: E402
-from harness_agents.backends.server import ServerBackend, ServerConfig, messages  # noqa: E402
+from harness_agents.backends.prompts import messages  # noqa: E402
+from harness_agents.backends.server import ServerBackend, ServerConfig  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
 from tiny import HEADER, TEMPLATES, WORDS, Echo, decision, fit, make_tokenizer, opening, transcript  # noqa: E402

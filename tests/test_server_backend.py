@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from harness_agents.backends.answers import OddAnswer, read
-from harness_agents.backends.server import ServerBackend, ServerConfig, messages
+from harness_agents.backends.prompts import messages
+from harness_agents.backends.server import ServerBackend, ServerConfig
 from harness_agents.react import ReActPolicy
 from hypothesis import given
 from hypothesis import strategies as st

@@ -43,7 +43,8 @@ class ReActPolicy:
     text per environment; else the checkpoint's own header. Decoding is greedy unless told.
     ``needs`` says what training the weights takes, for the error when they are missing.
     ``decode`` "admissible" holds each action to those that the environment admits, where it names
-    any; ``show_actions`` lists them behind the newest observation.
+    any; ``show_actions`` lists them behind the newest observation. ``chat`` has the chat template
+    of a local checkpoint write the turns (a server does so by itself).
     ``backend`` "hf" is a local model; "server" one behind an OpenAI-compatible server, described
     by ``server`` (see ``backends.server.ServerConfig``). It may also be a
     ``harness.policy.Backend``, which then brings its own model.
@@ -65,11 +66,13 @@ class ReActPolicy:
         decode: str = "free",
         show_actions: bool = False,
         window: int | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         device: str | None = None,
-        batch_size: int = 32,
-        prefix_mb: int = 1024,
+        batch_size: int | None = None,
+        prefix_mb: int | None = None,
         batch_mb: int | None = None,
+        guess: bool | None = None,
+        chat: bool | None = None,
         revision: str | None = None,
         download: bool = False,
         needs: str = "",
@@ -80,6 +83,16 @@ class ReActPolicy:
         if decode not in DECODES:
             raise ConfigError(unknown("way to decode", decode, DECODES))
         found: Checkpoint | None = None
+        local: dict[str, Any] = {
+            "window": window, "dtype": dtype, "device": device, "batch_size": batch_size,
+            "prefix_mb": prefix_mb, "batch_mb": batch_mb, "guess": guess, "chat": chat,
+        }  # fmt: skip
+        local = {name: value for name, value in local.items() if value is not None}
+        if local and backend != "hf":
+            raise ConfigError(
+                f"{', '.join(map(repr, local))}: for the local backend 'hf' only; another decides "
+                "it itself."
+            )
         if isinstance(backend, str):
             if backend not in BACKENDS:
                 raise ConfigError(unknown("backend", backend, BACKENDS))
@@ -115,15 +128,7 @@ class ReActPolicy:
             from harness_agents.backends.hf import HFBackend
 
             assert found is not None
-            backend = HFBackend(
-                found,
-                dtype=dtype,
-                device=device,
-                window=window,
-                batch_size=batch_size,
-                prefix_mb=prefix_mb,
-                batch_mb=batch_mb,
-            )
+            backend = HFBackend(found, **local)
         self.backend = backend
         if decode == "admissible" and "actions" not in signature(backend.complete).parameters:
             name = type(backend).__name__

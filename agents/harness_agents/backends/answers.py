@@ -61,7 +61,7 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
         text += _tool_call(message, text)
     else:
         text = choice["text"]
-    thought, said = _uncover(text)
+    thought, said = uncover(text)
     hidden = "\n".join(t.strip() for t in (hidden, thought) if t.strip())
     # Some servers leave the stop string in the reply, and some know none.
     before, stopped, _ = said.partition(STOP)
@@ -91,7 +91,7 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
     )
 
 
-def _uncover(text: str) -> tuple[str, str]:
+def uncover(text: str) -> tuple[str, str]:
     """(hidden thought, what is said). All before the last ``</think>`` is thought: templates open
     the tag themselves, so that the reply may lack it. So is what follows a tag never closed."""
     before, closed, after = text.rpartition("</think>")

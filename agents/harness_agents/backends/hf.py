@@ -26,7 +26,7 @@ import torch
 
 from harness.errors import BackendError, ConfigError, unknown
 from harness.loop import clean
-from harness.policy import ContextOverflow, Decoding
+from harness.policy import Decoding
 from harness.transcript import (
     ACTED,
     Kind,
@@ -34,12 +34,12 @@ from harness.transcript import (
     count_tokens,
     join,
     split_reply,
-    window_start,
 )
 from harness.types import Completion
 from harness_agents.backends.choices import Choices, usable
 from harness_agents.backends.drafts import CONTEXTS, SIZES, Drafts, Pace
 from harness_agents.backends.loading import eos_ids, load_model, load_tokenizer
+from harness_agents.backends.prompts import ChatPrompts, Prompts
 from harness_agents.backends.slots import Ids, Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
 
@@ -100,7 +100,8 @@ class HFBackend:
     (0 reads every prompt anew); ``batch_mb`` that of the batch itself, whose rows are all as long
     as the longest: who does not fit waits (default: as much as ``batch_size`` rows of a whole
     window need). ``guess`` allows guessing ahead; a batch of one never guesses, so that it is
-    exact. Raises ConfigError for a folder that cannot be played.
+    exact. ``chat`` has the checkpoint's own chat template write the turns. Raises ConfigError for a
+    folder that cannot be played.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class HFBackend:
         prefix_mb: int = 1024,
         batch_mb: int | None = None,
         guess: bool = True,
+        chat: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(unknown("dtype", dtype, DTYPES))
@@ -123,7 +125,8 @@ class HFBackend:
         self.batch_size = batch_size
         self.dtype = dtype
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.tokenizer = load_tokenizer(checkpoint)
+        loaded = load_tokenizer(checkpoint)
+        self.tokenizer = loaded.backend_tokenizer
         self.model = load_model(checkpoint, DTYPES[dtype]).to(self.device)
         self.encode = lru_cache(maxsize=1 << 16)(self._encode)
         positions = getattr(self.model.config, "max_position_embeddings", None)
@@ -133,6 +136,14 @@ class HFBackend:
                 f"{checkpoint.name}: window {self.window} exceeds the model's {positions} tokens."
             )
         self._positions = self.window if positions is None else positions
+        name = checkpoint.name
+        self.chat = chat
+        self._prompts = (
+            ChatPrompts(name, loaded, self.window)
+            if chat
+            else Prompts(name, self.encode, self.window)
+        )
+        self.prompt = self._prompts.ids
         self._eos = eos_ids(self.model, self.tokenizer)
         texts = self._texts()
         self._breaks = frozenset(i for i, text in enumerate(texts) if "\n" in text)
@@ -191,30 +202,6 @@ class HFBackend:
             self._changed.notify()
         return request.future.result()
 
-    def prompt(
-        self, blocks: Sequence[Sequence[Segment]], max_new_tokens: int
-    ) -> tuple[list[int], int]:
-        """Token ids the model reads, and how many of them it reads again as the window moved.
-
-        Raises ContextOverflow when header and newest observation leave no room for a reply.
-        """
-        limit = self.window - max_new_tokens
-        ids = [[i for s in block for i in self.encode(s.text)] for block in blocks]
-        lengths = [len(block) for block in ids]
-        head, steps = lengths[0], lengths[1:]
-        start = window_start(head, steps, limit)
-        if start >= len(steps):
-            raise ContextOverflow(
-                f"{self.checkpoint.name}: header ({head} tokens) and newest observation "
-                f"({steps[-1] if steps else 0}) exceed {limit} (window {self.window} less a reply)."
-            )
-        reread = 0
-        if len(steps) > 1:
-            before = [*steps[:-2], len(self.encode(blocks[-2][0].text))]
-            if window_start(head, before, limit) != start:
-                reread = sum(steps[start:-1])
-        return [i for block in (ids[0], *ids[1 + start :]) for i in block], reread
-
     def describe(self) -> dict[str, Any]:
         """What decides a reply, for run.json."""
         fingerprint = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
@@ -230,6 +217,7 @@ class HFBackend:
             "device": self.device.type,
             "window": self.window,
             "batch_size": self.batch_size,
+            **({"chat": True} if self.chat else {}),
         }
 
     def close(self) -> None:
@@ -251,6 +239,10 @@ class HFBackend:
         ids = request.ids[:-1] if request.ids[-1] in self._eos else request.ids
         whole = self.tokenizer.decode([last, *ids], skip_special_tokens=False)
         return str(whole[len(self.tokenizer.decode([last], skip_special_tokens=False)) :])
+
+    def _said(self, request: Request) -> list[Segment]:
+        """The visible reply so far."""
+        return split_reply(self._prompts.said(self._decode(request))[1])
 
     def _texts(self) -> list[str]:
         """The text of each token id."""
@@ -441,7 +433,7 @@ class HFBackend:
         if token in self._eos:
             return "eos"
         if token in self._breaks:
-            segments = split_reply(self._decode(row))
+            segments = self._said(row)
             if segments and segments[-1] == ACTED:
                 return "stop"
         if row.choices is not None and row.choices.acting:
@@ -450,8 +442,8 @@ class HFBackend:
 
     def _labelled(self, row: Request) -> bool:
         """Whether the reply so far ends in the label of an action."""
-        last = split_reply(self._decode(row))[-1]
-        return last.kind is Kind.ACT_FORMAT and "Action" in last.text
+        said = self._said(row)
+        return bool(said) and said[-1].kind is Kind.ACT_FORMAT and "Action" in said[-1].text
 
     def _finish(self, row: Request, place: int, stop: str) -> None:
         ids = np.concatenate([row.prompt, np.array(row.ids[:-1], dtype=np.int64)])
@@ -460,7 +452,8 @@ class HFBackend:
             self._prefixes.put(ids, len(row.prompt), saved, row.continues)
         if self._ahead:
             self._drafts.learn(row.known.tolist()[-len(row.ids) - CONTEXTS[0] :], CONTEXTS[0])
-        segments = split_reply(self._decode(row))
+        hidden, said = self._prompts.said(self._decode(row))
+        segments = split_reply(said)
 
         def length(text: str) -> int:
             return len(self.encode(text))
@@ -469,11 +462,12 @@ class HFBackend:
             Completion(
                 text=join(segments),
                 prompt_tokens=len(row.prompt),
-                reasoning_tokens=count_tokens(segments, length, Kind.REASON),
+                reasoning_tokens=length(hidden) + count_tokens(segments, length, Kind.REASON),
                 action_tokens=count_tokens(segments, length, Kind.ACT),
                 ids=tuple(row.ids),
                 cached_tokens=row.cached,
                 reread_tokens=row.reread,
+                hidden=hidden.strip(),
                 stop=stop,
                 seconds=round(time.perf_counter() - row.started, 6),
                 waited=round(row.started - row.asked, 6),

@@ -13,7 +13,7 @@ from harness_agents.checkpoints import Checkpoint
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The Rust tokenizer of a folder, set to plain text in and ids out."""
+    """The tokenizer of a folder; its Rust one is set to plain text in and ids out."""
     options = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     try:
         loaded = AutoTokenizer.from_pretrained(
@@ -25,7 +25,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True
-    return tokenizer
+    return loaded
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
