@@ -1,0 +1,89 @@
+"""What a recipe cannot be: each fault with what to say of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness_distillation.recipe import Recipe
+
+
+def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
+    """(whether it is so, what to say) of everything that cannot be; ``weights`` of the classes."""
+    student, data, objective, optim = recipe.student, recipe.data, recipe.objective, recipe.optim
+    cut = data.paper_truncate
+    play = recipe.on_policy
+    return [
+        (
+            objective.divergence != "ce" and recipe.teacher is None,
+            f"objective '{objective.name}' matches a teacher's distributions. "
+            'Add [teacher] checkpoint = "FOLDER".',
+        ),
+        (
+            optim.row_tokens < student.window,
+            f"row_tokens {optim.row_tokens} is under the window {student.window}; a whole window "
+            "must fit into a row.",
+        ),
+        (
+            "{instruction}" not in data.header or not data.header.endswith("\n"),
+            "the header must contain {instruction} and end in a newline.",
+        ),
+        (not 0 <= data.heldout < 1, f"heldout is a share in [0, 1), not {data.heldout}."),
+        (
+            cut is not None and not 0 < cut <= student.window,
+            f"paper_truncate {cut} is not in 1..window ({student.window}).",
+        ),
+        (
+            min(weights.values()) < 0 or max(weights.values()) == 0,
+            f"weights of classes are at least 0 and not all 0: {weights}.",
+        ),
+        (objective.temperature <= 0, f"temperature must be over 0, not {objective.temperature}."),
+        (
+            objective.divergence == "ce" and objective.temperature != 1.0,
+            "temperature softens distributions; cross-entropy with the text (ce) has none.",
+        ),
+        (not 0 < objective.jsd_beta < 1, f"jsd_beta is in (0, 1), not {objective.jsd_beta}."),
+        (not 0 < objective.skew_alpha < 1, f"skew_alpha is in (0, 1), not {objective.skew_alpha}."),
+        (
+            optim.micro_rows < 1 or optim.rows % optim.micro_rows != 0,
+            f"micro_rows {optim.micro_rows} does not divide rows {optim.rows}.",
+        ),
+        (
+            bool(student.start_layers) and student.start is None,
+            "start_layers are layers of a start: name it.",
+        ),
+        (
+            recipe.tokenizer.start is not None and recipe.tokenizer.extend is not None,
+            "[tokenizer] start takes a tokenizer as it is, extend adds to one: give one of them.",
+        ),
+        (
+            (objective.name == "gkd") != (play is not None),
+            'objective "gkd" and a table [on_policy] go together.',
+        ),
+        (
+            play is not None and (recipe.teacher is None or recipe.teacher.signal != "live"),
+            'on the student\'s own episodes the teacher answers live: [teacher] signal = "live".',
+        ),
+        (
+            play is not None and bool(data.runs or data.collect or objective.contrastive),
+            "[on_policy] makes its own episodes: no [data] runs, collect or contrastive term.",
+        ),
+        (
+            play is not None
+            and not (
+                1 <= play.rounds <= optim.steps
+                and play.episodes >= 1
+                and min(play.teacher_start, play.teacher_end) >= 0
+                and max(play.teacher_start, play.teacher_end) <= 1
+            ),
+            "[on_policy] needs rounds in 1..steps, an episode at least, and shares in [0, 1].",
+        ),
+        (
+            recipe.dev is not None and (recipe.dev.every < 1 or recipe.dev.patience < 0),
+            "[dev] every is at least 1 and patience at least 0.",
+        ),
+        (
+            objective.contrastive < 0,
+            f"contrastive must be at least 0, not {objective.contrastive}.",
+        ),
+    ]
