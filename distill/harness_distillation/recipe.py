@@ -178,7 +178,8 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Stop (with a checkpoint) after so many minutes of training, whatever the steps.
     max_minutes: float | None = None
     checkpoint_minutes: float = 10.0
-    #: Steps whose weights are kept for good, beside the last checkpoint.
+    #: Steps whose weights are kept for good, beside the last checkpoint; [dev] stops no training
+    #: before the last of them.
     keep: tuple[int, ...] = ()
     eval_every: int = 200
 
@@ -338,12 +339,17 @@ def decode(raw: dict[str, Any], where: str) -> Recipe:
 def recipe_hash(recipe: Recipe) -> str:
     """16 hex digits over what decides the student: not where it came from or how long one
     invocation may take."""
+    stops = recipe.dev is not None and recipe.dev.patience > 0
     neutral = msgspec.structs.replace(
         recipe,
         description="",
         data=msgspec.structs.replace(recipe.data, runs=(), collect=()),
         optim=msgspec.structs.replace(
-            recipe.optim, max_minutes=None, checkpoint_minutes=0.0, keep=(), threads=None
+            recipe.optim,
+            max_minutes=None,
+            checkpoint_minutes=0.0,
+            keep=recipe.optim.keep if stops else (),
+            threads=None,
         ),
     )
     body = msgspec.json.encode(plain(neutral), order="sorted")

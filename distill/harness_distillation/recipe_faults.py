@@ -1,4 +1,4 @@
-"""What a recipe cannot be: each fault with what to say of it."""
+"""What a recipe cannot be, and which other models it needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness_distillation.recipe import Recipe
+
+#: What a recipe's path of another model begins with.
+MODELS = "models/"
 
 
 def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
@@ -83,7 +86,21 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "[dev] every is at least 1 and patience at least 0.",
         ),
         (
+            recipe.name in references(recipe),
+            f"it needs {MODELS}{recipe.name}, which is what it makes: it would learn from itself.",
+        ),
+        (
             objective.contrastive < 0,
             f"contrastive must be at least 0, not {objective.contrastive}.",
         ),
     ]
+
+
+def references(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the models that a recipe needs finished (``models/NAME``), without repeats."""
+    texts = [recipe.student.start, recipe.tokenizer.start, recipe.tokenizer.extend]
+    texts += [recipe.teacher.checkpoint if recipe.teacher is not None else None]
+    for what in recipe.data.collect:
+        texts += [what.agent, what.errors_from]
+    names = [t.removeprefix(MODELS) for t in texts if t is not None and t.startswith(MODELS)]
+    return tuple(dict.fromkeys(names))

@@ -169,7 +169,8 @@ def train(
                 tick = time.monotonic()
                 progress.say(_told(gate.play(state.step, last)))
                 begun += time.monotonic() - tick
-            return ranks.any(gate is not None and gate.over)
+            kept = state.step >= max(optim.keep, default=0)
+            return ranks.any(gate is not None and gate.over and kept)
 
         with (
             Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
