@@ -24,6 +24,7 @@ from harness.errors import ConfigError
 from harness.metrics import wilson
 
 GRIDS = [(t, s) for t in ("table3", "table5") for s in ("smoke", "tiny", "paper")]
+GRIDS += [("table4", s) for s in ("smoke", "paper")]
 
 GRID = """
 table = "table3"
@@ -189,6 +190,25 @@ def test_gpu_hours_are_the_arithmetic_that_is_told(capsys):
     assert "--run begins it" in told
 
 
+def test_table_4_has_a_teacher_a_family():
+    found = grid.load("table4", "paper")
+    assert found.teachers == ("teacher-opt-13b", "teacher-llama-13b")
+    every = grid.cells(found)
+    for c in every:
+        if c.stage == "parent":
+            assert c.evaluations == found.evaluations
+        else:
+            family = "llama" if "llama" in c.arm else "opt"
+            assert c.teacher == f"teacher-{family}-13b"
+            assert c.recipe.teacher.checkpoint == f"models/{c.teacher}"
+            assert [e.env for e in c.evaluations] == [c.name.split("-")[-2]]
+    rows = report.paper(plan.make(found, {}))[1]
+    assert len(rows) == 1 + 2 + 8
+    assert rows[1][:2] == ["Teacher (OPT13B)", "76.5"]
+    smoke = grid.cells(grid.load("table4", "smoke"))
+    assert {c.recipe.student.arch for c in smoke} == {"opt", "llama"}
+
+
 def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatch):
     wanted = grid.load("table5", "tiny")
     names = [c.name for c in grid.cells(wanted) if c.arm == grid.PARENT]
@@ -249,6 +269,9 @@ def test_results_stay_under_their_trial_though_the_plan_is_gone(own, tmp_path):
     margin = msgspec.structs.replace(first.trial, margin=9.0)
     with pytest.raises(ConfigError, match="under another trial"):
         plan.settle(msgspec.structs.replace(first, trial=margin), out)
+    (out / plan.PLAN).write_text('{"grid": 1}')
+    with pytest.raises(ConfigError, match="damaged, or of another release"):
+        plan.settle(first, out)
 
 
 def test_every_arm_has_the_same_tuning_on_the_dev_set_alone():
@@ -316,6 +339,7 @@ def test_models_that_need_each_other_are_refused(tmp_path):
         ('[["ours", "token"]]', '[["ours", "nobody"]]', "compared, but no row: nobody"),
         ('arm = "ours"', 'arm = "teacher"', "name of the teacher's row"),
         ('arm = "ours"', 'arm = "token"', "two rows"),
+        ('teacher = "small"', 'teacher = "ours"', "'ours' is a teacher's row"),
         ("[rates]\ntrain = 1000\nplay = 1", "", r"either \[rates\] or \[device\]"),
         ("seeds = 1", "seeds = 0", "needs a seed"),
         ("seeds = 1", "seeds = 1\nalpha = 0.01", "verdicts are told at alpha = 0.05"),

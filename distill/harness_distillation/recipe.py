@@ -33,7 +33,7 @@ Divergence = Literal["ce", "ce_soft", "forward_kl", "reverse_kl", "jsd", "skew_k
 Curriculum = Literal["random", "sorted", "reverse", "pacing"]
 Masks = Literal["spans", "random_span", "label_shuffle"]
 Name = Literal[
-    "sft", "seqkd", "kd", "kd_all", "sad", "sad_ce", "gkd",
+    "sft", "seqkd", "kd", "kd_all", "sad", "sad_ce", "gkd", "minillm",
     "only_reason", "only_act", "random_span", "label_shuffle",
     "token", "ours", "no_segmentation",
 ]  # fmt: skip
@@ -247,6 +247,7 @@ _IMPLIED: dict[str, dict[str, Any]] = {
     "sad": _SAD,
     "sad_ce": {**_TEXT, "normalizer": "class"},
     "gkd": {**_FLAT, "divergence": "jsd"},
+    "minillm": {**_FLAT, "divergence": "reverse_kl"},
     "only_reason": {**_SAD, "lambda_act": 0.0, "format": "shared"},
     "only_act": {**_SAD, "lambda_reason": 0.0, "format": "shared"},
     "random_span": {**_SAD, "masks": "random_span", "format": "shared"},

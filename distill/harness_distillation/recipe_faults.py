@@ -82,6 +82,20 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "[on_policy] needs rounds in 1..steps, an episode at least, and shares in [0, 1].",
         ),
         (
+            objective.name == "minillm"
+            and (
+                recipe.teacher is None
+                or recipe.teacher.signal != "live"
+                or recipe.dev is not None
+                or optim.optimizer != "adamw"
+                or bool(objective.contrastive or objective.obs_weight)
+                or (objective.masks, objective.divergence) != ("spans", "reverse_kl")
+                or (weights["reason"], weights["act"]) != (1.0, 1.0)
+            ),
+            'objective "minillm" is trained by TRL, on whole replies: [teacher] signal = "live", '
+            "AdamW, no [dev], masks, weights or contrastive term.",
+        ),
+        (
             recipe.dev is not None and (recipe.dev.every < 1 or recipe.dev.patience < 0),
             "[dev] every is at least 1 and patience at least 0.",
         ),

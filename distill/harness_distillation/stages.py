@@ -31,6 +31,7 @@ from harness.errors import ConfigError
 from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
 from harness_distillation.dataset import Samples
 from harness_distillation.gkd import train_on_policy
+from harness_distillation.minillm import train_minillm
 from harness_distillation.prepare import (
     Prepared,
     Workplace,
@@ -68,9 +69,9 @@ def distill(
         return _on_policy(recipe, recipe.on_policy, place, us, fresh, until, quiet)
     with us.first_alone():
         if fresh and us.first:
-            for name in ("data", "cache", "checkpoints"):
+            for name in ("data", "cache", "checkpoints", "minillm", "start"):
                 shutil.rmtree(place.training / name, ignore_errors=True)
-            for name in ("log.jsonl", "dev.jsonl"):
+            for name in ("log.jsonl", "dev.jsonl", "minillm.jsonl"):
                 (place.training / name).unlink(missing_ok=True)
             shutil.rmtree(place.training / "dev", ignore_errors=True)
         place.training.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,12 @@ def distill(
         if us.first:
             write(place.training / "recipe.json", recipe)
     learn, held = _sides(samples, prepared)
+    if recipe.objective.name == "minillm":
+        if us.size > 1:
+            raise ConfigError("Objective 'minillm' is trained by TRL: start it in one process.")
+        result = train_minillm(recipe, samples, learn, tok, place.training, notes, quiet=quiet)
+        checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
+        return result
     if recipe.objective.masks == "label_shuffle":
         classes = tokenizer.class_of(recipe.objective.format or "span")
         samples = shuffle_labels(samples, classes, learn, recipe.seed)

@@ -172,6 +172,11 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
         (len(set(cells)) < len(cells), "an arm has two rows in the same environments."),
         (PARENT in arms, f"'{PARENT}' is the name of the teacher's row: call the arm otherwise."),
         (
+            bool(arms & set(grid.teachers)),
+            f"'{', '.join(sorted(arms & set(grid.teachers)))}' is a teacher's row: call the arm "
+            "otherwise.",
+        ),
+        (
             not compared <= arms,
             f"compared, but no row: {', '.join(sorted(compared - arms))}.",
         ),

@@ -93,7 +93,13 @@ def settle(grid: Grid, out: Path) -> Plan:
         now = make(grid, at_hand(grid))
         _refuse_other_trials(now, out)
         return now
-    before = msgspec.json.decode(path.read_bytes(), type=Plan)
+    try:
+        before = msgspec.json.decode(path.read_bytes(), type=Plan)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}): it is damaged, or of another release.\n"
+            "  Plan a campaign of its own with another --out."
+        ) from None
     given = {p.cell.name: p.cell.given for p in before.cells if p.cell.given is not None}
     now = make(grid, given)
     _refuse_other_trials(now, out)
