@@ -266,9 +266,11 @@ def test_results_stay_under_their_trial_though_the_plan_is_gone(own, tmp_path):
     record = plan.Done(planned.key, None, {}, None, 0.0, 0.0, plan.trial_hash(first), 0.01)
     (out / "cells" / f"{planned.cell.name}.json").write_bytes(msgspec.json.encode(record))
     assert plan.settle(first, out).grid == first
-    margin = msgspec.structs.replace(first.trial, margin=9.0)
-    with pytest.raises(ConfigError, match="under another trial"):
-        plan.settle(msgspec.structs.replace(first, trial=margin), out)
+    more = msgspec.structs.replace(first.trial.tuning, lr=(0.001, 0.02))
+    for change in ({"margin": 9.0}, {"tuning": more}):
+        other = msgspec.structs.replace(first.trial, **change)
+        with pytest.raises(ConfigError, match="under another trial"):
+            plan.settle(msgspec.structs.replace(first, trial=other), out)
     (out / plan.PLAN).write_text('{"grid": 1}')
     with pytest.raises(ConfigError, match="damaged, or of another release"):
         plan.settle(first, out)

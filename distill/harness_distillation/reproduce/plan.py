@@ -129,11 +129,11 @@ def begun(out: Path, planned: Planned) -> bool:
 
 
 def _refuse_other_trials(plan: Plan, out: Path) -> None:
-    """Results under another trial stay under it, whatever became of plan.json."""
+    """Results under another trial stay under it, whatever became of plan.json or the recipes."""
     now = trial_hash(plan.grid)
     for planned in plan.cells:
-        found = done(out, planned)
-        if planned.cell.stage == "trial" and found is not None and found.trial != now:
+        found = _record(out, planned) if planned.cell.stage == "trial" else None
+        if found is not None and found.trial != now:
             raise ConfigError(
                 f"{out / 'cells' / planned.cell.name}.json was done under another trial "
                 f"({found.trial}) than the one asked for ({now}): endpoint, seeds, margin, tuning "
@@ -179,11 +179,13 @@ def at_hand(grid: Grid) -> dict[str, str]:
 
 def done(out: Path, planned: Planned) -> Done | None:
     """What a cell came to; None when it is not finished."""
+    found = _record(out, planned)
+    return found if found is not None and found.key == planned.key else None
+
+
+def _record(out: Path, planned: Planned) -> Done | None:
     path = out / "cells" / f"{planned.cell.name}.json"
-    if not path.is_file():
-        return None
-    found = msgspec.json.decode(path.read_bytes(), type=Done)
-    return found if found.key == planned.key else None
+    return msgspec.json.decode(path.read_bytes(), type=Done) if path.is_file() else None
 
 
 def _key(cell: Cell, parents: Sequence[str]) -> str:
