@@ -45,6 +45,18 @@ class Estimate(NamedTuple):
     p: float
 
 
+class Spread(NamedTuple):
+    """How far training seeds of one agent spread, as standard deviations of a run's mean."""
+
+    mean: float
+    #: From seed to seed, were each played on endless tasks, and its 95 % interval.
+    seeds: float
+    low: float
+    high: float
+    #: Of the same seed, from one choice of as many tasks to another (beyond how hard they are).
+    rest: float
+
+
 def weights(replicate: Ints, task: Ints) -> Floats:
     """One over the number of rows of the same task and replicate."""
     _, cell, count = np.unique(
@@ -142,6 +154,35 @@ def crossed(difference: Floats, cluster: Ints, replicate: Ints, weight: Floats) 
         return None
     df = variance**2 / (seeds**2 / (r - 1) + tasks**2 / (g - 1))
     return _student(_mean(difference, weight), variance, 1.0 if r == 2 else max(1.0, df))
+
+
+def spread(values: Floats, cluster: Ints, replicate: Ints, weight: Floats) -> Spread | None:
+    """The spread of replicates (seeds) that met the same clusters of tasks; None for fewer than two
+    of either, or where nothing varies.
+
+    Components of the two-way random-effects decomposition that ``crossed`` uses, the interval after
+    Williams (Biometrika 49, 1962).
+    """
+    from scipy.special import fdtri, gammaincinv
+
+    table, by_replicate, by_cluster = _contributions(values, cluster, replicate, weight)
+    r, g = table.shape
+    if r < 2 or g < 2:
+        return None
+    rows, columns = table.sum(1), table.sum(0)
+    rest = table - np.outer(rows, by_cluster) - np.outer(by_replicate, columns)
+    df, df_rest = r - 1.0, (r - 1.0) * (g - 1.0)
+    one = r * _spread(rows)
+    noise = float((rest**2).sum()) * r * r * g / df_rest
+    if max(one, noise) < _NOTHING:
+        return None
+
+    def bound(q: float) -> float:
+        left = one - noise * float(fdtri(df, df_rest, q))
+        return math.sqrt(max(0.0, df * left / (2 * float(gammaincinv(df / 2, q)))))
+
+    seeds = math.sqrt(max(0.0, one - noise))
+    return Spread(_mean(values, weight), seeds, bound(0.975), bound(0.025), math.sqrt(noise))
 
 
 def _contributions(

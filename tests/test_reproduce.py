@@ -13,14 +13,18 @@ import msgspec
 import numpy as np
 import pytest
 from harness_distillation import recipe as recipes
+from harness_distillation.recipe_faults import references
+from harness_distillation.reproduce import beforehand, cli, grid, plan, report
 from harness_distillation.reproduce import cell as cells
-from harness_distillation.reproduce import cli, grid, plan, report
+from harness_distillation.reproduce.trial import PILOT_SEEDS
 
 import harness
+from harness import paired
 from harness.errors import ConfigError
 from harness.metrics import wilson
 
 GRIDS = [(t, s) for t in ("table3", "table5") for s in ("smoke", "tiny", "paper")]
+GRIDS += [("table4", s) for s in ("smoke", "paper")]
 
 GRID = """
 table = "table3"
@@ -32,7 +36,18 @@ comparisons = [["ours", "token"]]
 endpoint = "alfworld/builtin-dev[:3]"
 seeds = 1
 verdict = true
-tuning = "none"
+fixed_steps = 1
+[trial.dev]
+env = "alfworld"
+tasks = "builtin-dev[3:6]"
+max_steps = 3
+[trial.tuning]
+lr = [0.001, 0.01]
+steps = 1
+[trial.pilot]
+arm = "token"
+seeds = 2
+steps = 1
 [[rows]]
 arm = "token"
 recipe = "token-tiny"
@@ -63,8 +78,14 @@ min_mass = 0.0
 [change.data]
 successes_only = false
 collect = [{ agent = "expert", env = "alfworld", tasks = "builtin-train[:6]" }]
+[change.dev]
+env = "alfworld"
+tasks = "builtin-dev[6:8]"
+max_steps = 2
+every = 1
+patience = 1
 [change.optim]
-steps = 2
+steps = 3
 warmup = 1
 rows = 1
 row_tokens = 2048
@@ -144,7 +165,7 @@ def test_no_arm_is_trained_on_what_it_is_played_on():
 def test_arms_of_the_trial_differ_in_their_objective_alone():
     by_seed: dict[int, set[bytes]] = {}
     for c in grid.cells(grid.load("table5", "tiny")):
-        if c.arm == grid.PARENT:
+        if c.stage != "trial":
             continue
         r = msgspec.structs.replace(
             c.recipe, name="", description="", objective=recipes.Objective()
@@ -169,6 +190,25 @@ def test_gpu_hours_are_the_arithmetic_that_is_told(capsys):
     assert "--run begins it" in told
 
 
+def test_table_4_has_a_teacher_a_family():
+    found = grid.load("table4", "paper")
+    assert found.teachers == ("teacher-opt-13b", "teacher-llama-13b")
+    every = grid.cells(found)
+    for c in every:
+        if c.stage == "parent":
+            assert c.evaluations == found.evaluations
+        else:
+            family = "llama" if "llama" in c.arm else "opt"
+            assert c.teacher == f"teacher-{family}-13b"
+            assert c.recipe.teacher.checkpoint == f"models/{c.teacher}"
+            assert [e.env for e in c.evaluations] == [c.name.split("-")[-2]]
+    rows = report.paper(plan.make(found, {}))[1]
+    assert len(rows) == 1 + 2 + 8
+    assert rows[1][:2] == ["Teacher (OPT13B)", "76.5"]
+    smoke = grid.cells(grid.load("table4", "smoke"))
+    assert {c.recipe.student.arch for c in smoke} == {"opt", "llama"}
+
+
 def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatch):
     wanted = grid.load("table5", "tiny")
     names = [c.name for c in grid.cells(wanted) if c.arm == grid.PARENT]
@@ -187,23 +227,111 @@ def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatc
     assert {a.key == b.key for a, b in zip(made.cells, again.cells, strict=True)} == {False}
 
 
-def test_a_plan_does_not_bend(own, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    plan.write(plan.settle(grid.load(str(own), ""), out), out)
-    assert plan.settle(grid.load(str(own), ""), out).written
-    for before, after, what in (
-        ("margin", "margin", "the trial"),
+def changed_grids(folder: Path) -> list[tuple[grid.Grid, str]]:
+    changes = (
+        ("verdict = true", "verdict = true\nmargin = 5.0", "the trial"),
         ("seeds = 1", "seeds = 2", "the trial"),
-        ("steps = 2", "steps = 3", "recipe, traces, parents or task sets of"),
-        ("max_steps = 3", "max_steps = 4", "task sets of"),
-    ):
-        text = GRID.replace(before, after)
-        if before == "margin":
-            text = GRID.replace("verdict = true", "verdict = true\nmargin = 5.0")
-        changed = written(tmp_path, text)
+        ("lr = [0.001, 0.01]", "lr = [0.001, 0.02]", "the trial"),
+        ('["ours", "token"]', '["token", "ours"]', "the trial"),
+        ("steps = 3\nwarmup", "steps = 4\nwarmup", "recipe, traces, parents or task sets of"),
+        ("max_steps = 3\n[rates]", "max_steps = 4\n[rates]", "task sets of"),
+    )
+    found = []
+    for before, after, what in changes:
+        assert before in GRID
+        found.append((grid.load(str(written(folder, GRID.replace(before, after))), ""), what))
+    return found
+
+
+def test_a_plan_does_not_bend_once_a_student_has_begun(own, tmp_path):
+    out = tmp_path / "out"
+    (out / "cells").mkdir(parents=True)
+    first = grid.load(str(own), "")
+    plan.write(plan.settle(first, out), out)
+    (out / "cells" / "pilot-token-s1001.log").touch()
+    for changed, _ in changed_grids(tmp_path):  # nothing is known of the trial: it may change
+        assert plan.settle(changed, out).grid == changed
+    (out / "cells" / "token-s1.log").touch()
+    assert plan.settle(first, out).grid == first
+    for changed, what in changed_grids(tmp_path):
         with pytest.raises(ConfigError, match=what):
-            plan.settle(grid.load(str(changed), ""), out)
+            plan.settle(changed, out)
+
+
+def test_results_stay_under_their_trial_though_the_plan_is_gone(own, tmp_path):
+    out = tmp_path / "out"
+    (out / "cells").mkdir(parents=True)
+    first = grid.load(str(own), "")
+    planned = next(p for p in plan.settle(first, out).cells if p.cell.stage == "trial")
+    record = plan.Done(planned.key, None, {}, None, 0.0, 0.0, plan.trial_hash(first), 0.01)
+    (out / "cells" / f"{planned.cell.name}.json").write_bytes(msgspec.json.encode(record))
+    assert plan.settle(first, out).grid == first
+    more = msgspec.structs.replace(first.trial.tuning, lr=(0.001, 0.02))
+    for change in ({"margin": 9.0}, {"tuning": more}):
+        other = msgspec.structs.replace(first.trial, **change)
+        with pytest.raises(ConfigError, match="under another trial"):
+            plan.settle(msgspec.structs.replace(first, trial=other), out)
+    (out / plan.PLAN).write_text('{"grid": 1}')
+    with pytest.raises(ConfigError, match="damaged, or of another release"):
+        plan.settle(first, out)
+
+
+def test_every_arm_has_the_same_tuning_on_the_dev_set_alone():
+    for table in ("table3", "table5"):
+        found = grid.load(table, "tiny")
+        every = grid.cells(found)
+        tried: dict[str, list[float]] = {}
+        for c in every:
+            if c.stage == "tuning":
+                assert [e.name for e in c.evaluations] == [found.trial.dev.name]
+                assert (c.recipe.optim.steps, c.recipe.dev) == (found.trial.tuning.steps, None)
+                tried.setdefault(c.arm, []).append(c.recipe.optim.lr)
+        assert set(tried) == {row.arm for row in found.rows}
+        assert set(map(tuple, tried.values())) == {found.trial.tuning.lr}
+        for c in every:
+            assert len(c.tuned_by) == (len(found.trial.tuning.lr) if c.stage == "trial" else 0)
+            if c.stage == "trial":
+                assert set(c.tuned_by) <= set(c.parents)
+                assert found.trial.fixed_steps in c.recipe.optim.keep
+
+
+def test_the_plan_tells_what_decides(tmp_path, capsys):
+    command = ["table3", "--scale", "tiny", "--dry-run", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    shown = capsys.readouterr().out
+    for told in (
+        "Endpoint: success on alfworld/holdout-1000 (n = 1000), 10 paired training seeds, alpha",
+        "Played once by every finished student: alfworld/holdout-1000, alfworld/seen-140",
+        "Equivalence within 3 points",
+        "3 trainings of 1000 steps of every arm, learning rates 0.0015, 0.003, 0.006",
+        "after 1000 steps of that training",
+        "Pilot: 5 seeds of token on alfworld/dev-200, 0 done",
+    ):
+        assert told in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_need_each_other_are_refused(tmp_path):
+    for name in recipes.shipped():
+        above: list[str] = []
+        waiting = [name]
+        while waiting:  # every way up ends: no recipe is above itself
+            above.append(waiting.pop())
+            assert len(above) < 50, above
+            waiting += [n for n in references(recipes.load(above[-1])) if n in recipes.shipped()]
+    text = GRID.replace(
+        "[parents.change]\n",
+        '[parents.change]\nstudent = { start = "models/other" }\n[[parents]]\nname = "other"\n'
+        'recipe = "sft-tiny"\n[parents.change.student]\nstart = "models/small"\n',
+        1,
+    )
+    text = text[: text.index("max_new_tokens = 12\n[parents.change.student]\nlayers")]
+    with pytest.raises(ConfigError, match="small -> other -> small"):
+        grid.cells(grid.load(str(written(tmp_path, text)), ""))
+    own = tmp_path / "mine.toml"
+    own.write_text('base = "ours-tiny"\n[teacher]\ncheckpoint = "models/mine"\n')
+    with pytest.raises(ConfigError, match="it would learn from itself"):
+        recipes.load(str(own))
 
 
 @pytest.mark.parametrize(
@@ -213,14 +341,37 @@ def test_a_plan_does_not_bend(own, tmp_path):
         ('[["ours", "token"]]', '[["ours", "nobody"]]', "compared, but no row: nobody"),
         ('arm = "ours"', 'arm = "teacher"', "name of the teacher's row"),
         ('arm = "ours"', 'arm = "token"', "two rows"),
+        ('teacher = "small"', 'teacher = "ours"', "'ours' is a teacher's row"),
         ("[rates]\ntrain = 1000\nplay = 1", "", r"either \[rates\] or \[device\]"),
         ("seeds = 1", "seeds = 0", "needs a seed"),
+        ("seeds = 1", "seeds = 1\nalpha = 0.01", "verdicts are told at alpha = 0.05"),
+        ("seeds = 1", "seeds = 1\nmargin = 0", r"margin is in \(0, 100\]"),
+        ("lr = [0.001, 0.01]", "lr = [0.001, 0.001]", "two different rates"),
+        ('arm = "token"\nseeds = 2', 'arm = "nobody"\nseeds = 2', "pilot's arm 'nobody' is no row"),
+        ('arm = "token"\nseeds = 2', 'arm = "token"\nseeds = 1', "one has no spread"),
+        ('tasks = "builtin-dev[3:6]"', 'tasks = "builtin-dev[:3]"', "dev set and an evaluation"),
         ('scale = "test"', 'skale = "test"', "Did you mean 'scale'"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(tmp_path, before, after, message):
     with pytest.raises(ConfigError, match=message):
         grid.load(str(written(tmp_path, GRID.replace(before, after))), "")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"builtin-dev[3:6]"', '"builtin-dev[2:6]"', r"both 'alfworld/builtin-dev\[2:6\]', which"),
+        ('"builtin-dev[6:8]"', '"builtin-dev[:2]"', r"both 'alfworld/builtin-dev\[:2\]', which"),
+        ("fixed_steps = 1", "fixed_steps = 3", "fewer than its 3 steps"),
+        ("patience = 1", "patience = 0", r"\[dev\] with patience"),
+        ('recipe = "ours-tiny"', 'recipe = "ours-tiny"\nenvs = ["webshop"]', "its share of tuning"),
+    ],
+)
+def test_cells_that_cannot_be_are_refused(tmp_path, before, after, message):
+    found = grid.load(str(written(tmp_path, GRID.replace(before, after))), "")
+    with pytest.raises(ConfigError, match=message):
+        grid.cells(found)
 
 
 def test_unknown_tables_and_parents_are_named(tmp_path):
@@ -274,6 +425,35 @@ def test_several_seeds_have_the_crossed_interval(runs):
     assert report.mean(runs, report.QUANTITIES[1][2]) is None  # no model, no tokens
 
 
+def test_the_spread_of_seeds_is_found_again():
+    """Worlds with a known spread: its estimate is right on average, its interval covers it."""
+    rng = np.random.default_rng(0)
+    seeds, tasks, sd = 5, 200, 0.06
+    replicate, task = np.divmod(np.arange(seeds * tasks), tasks)
+    squares, covered, worlds = [], 0, 300
+    for _ in range(worlds):
+        hard = rng.normal(0, 0.15, tasks)
+        chance = 0.5 + rng.normal(0, sd, seeds)[:, None] + hard
+        won = (rng.random((seeds, tasks)) < np.clip(chance, 0, 1)).astype(float).ravel()
+        found = paired.spread(won, task, replicate, np.ones(len(won)))
+        squares.append(found.seeds**2)
+        covered += found.low <= sd <= found.high
+        assert found.low <= found.seeds <= found.high
+        assert 0.02 < found.rest < 0.05  # a run of 200 tasks, near 50 %: 3.4 points
+    assert np.mean(squares) == pytest.approx(sd**2, rel=0.15)
+    assert 0.92 <= covered / worlds <= 0.98
+
+
+def test_a_design_that_detects_does_so_in_four_of_five_worlds():
+    rng = np.random.default_rng(1)
+    sd, rest, seeds = 0.03, 0.015, 5
+    gap = beforehand.smallest(sd, rest, seeds)
+    noise = np.sqrt(2 * (sd**2 + rest**2))
+    drawn = gap + rng.normal(0, noise, (4000, seeds))
+    t = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(seeds))
+    assert np.mean(t > 2.776) == pytest.approx(0.8, abs=0.06)
+
+
 # A campaign, end to end --------------------------------------------------------------------------
 
 
@@ -303,12 +483,19 @@ def test_a_campaign_leaves_models_runs_and_what_they_came_to(campaign):
     path, out = campaign
     settled = plan.settle(grid.load(str(path), ""), out)
     records = {p.cell.name: plan.done(out, p) for p in settled.cells}
-    assert list(records) == ["small", "token-s1", "ours-s1"]
+    tried = [f"tune-{arm}-lr{lr}" for arm in ("token", "ours") for lr in ("0.001", "0.01")]
+    pilot = ["pilot-token-s1001", "pilot-token-s1002"]
+    assert list(records) == ["small", *pilot, *tried, "token-s1", "ours-s1"]
     for p in settled.cells:
         record = records[p.cell.name]
-        assert record.recipe_hash == recipes.recipe_hash(p.cell.recipe)
+        recipe = beforehand.tuned(settled, out, p.cell)
+        assert record.recipe_hash == recipes.recipe_hash(recipe)
+        assert record.lr == recipe.optim.lr
         assert (out / "models" / p.cell.name / "model.safetensors").is_file()
-        run = harness.load(out / record.runs["alfworld/builtin-dev[:3]"])
+        measured = "alfworld/builtin-dev[:3]" in record.runs
+        assert measured == (p.cell.stage in ("parent", "trial"))
+        dev = "alfworld/builtin-dev[3:6]"
+        run = harness.load(out / record.runs["alfworld/builtin-dev[:3]" if measured else dev])
         assert run.meta.status == "complete"
         assert run.summary.n == 3
         assert run.meta.agent.name == p.cell.arm
@@ -318,6 +505,43 @@ def test_a_campaign_leaves_models_runs_and_what_they_came_to(campaign):
     assert ours.meta.reference == records["small"].runs["alfworld/builtin-dev[:3]"]
     assert len(list((out / "shared" / "cache").glob("*/manifest.json"))) == 1
     assert len(list((out / "shared" / "traces").glob("*/*/*/*/run.json"))) == 2
+
+
+@pytest.mark.models
+def test_a_student_at_fixed_steps_is_a_checkpoint_of_its_training(campaign):
+    path, out = campaign
+    settled = plan.settle(grid.load(str(path), ""), out)
+    for p in settled.cells:
+        if p.cell.stage != "trial":
+            continue
+        record = plan.done(out, p)
+        end, fixed = "alfworld/builtin-dev[:3]", "alfworld/builtin-dev[:3] at 1 steps"
+        assert list(record.runs) == [end, fixed]
+        kept = out / "models" / p.cell.name / "training" / "checkpoints" / "step-0000001"
+        weights = [cells.file_sha256(kept / "model.safetensors")]
+        assert list(harness.load(out / record.runs[fixed]).meta.parents) == weights
+        # Nothing is won, so the first play stays the best and the second has enough.
+        log = out / "models" / p.cell.name / "training" / "dev.jsonl"
+        assert [msgspec.json.decode(line)["step"] for line in log.read_bytes().splitlines()] == [
+            1,
+            2,
+        ]
+        assert record.runs[end] == record.runs[fixed]  # one student, played once
+
+
+@pytest.mark.models
+def test_pilot_and_tuning_are_told(campaign):
+    path, out = campaign
+    settled = plan.settle(grid.load(str(path), ""), out)
+    have, _ = beforehand.pilot(settled, out)
+    assert have == 2
+    assert PILOT_SEEDS + 1 in {p.cell.seed for p in settled.cells}
+    told = "\n".join(beforehand.preregistration(settled, out))
+    assert "Pilot: 2 seeds of token" in told
+    rows = beforehand.tuning_table(settled, out)
+    assert rows[0] == ["Method", "lr 0.001", "lr 0.01", "chosen"]
+    assert [row[0] for row in rows[1:]] == ["token", "ours"]
+    assert all(row[1].endswith(" of 3") and row[3] in ("0.001", "0.01") for row in rows[1:])
 
 
 @pytest.mark.models
@@ -345,11 +569,15 @@ def test_the_report_is_the_papers_table_with_intervals(campaign, capsys):
     path, out = campaign
     assert cli.main([str(path), "--out", str(out), "--report", "--markdown"]) == 0
     shown = capsys.readouterr().out
-    head = "| Method | alfworld/builtin-dev[:3] | N_r : N_a | seeds | n | effective n |"
+    columns = "alfworld/builtin-dev[:3] | alfworld/builtin-dev[:3] at 1 steps"
+    head = f"| Method | {columns} | N_r : N_a | seeds | n | effective n |"
     assert head in shown
     rows = [line for line in shown.splitlines() if line.startswith("| ours |")]
-    assert len(rows) == 4
-    assert rows[0].count("[") == 1
+    assert len(rows) == 5  # tuning and the four quantities
+    assert rows[1].count("[") == 2
+    assert "Endpoint: success on alfworld/builtin-dev[:3] (n = 3), 1 paired" in shown
+    assert "Tuning: won on alfworld/builtin-dev[3:6]" in shown
+    assert "Beside the endpoint, alfworld/builtin-dev[:3] at 1 steps:" in shown
     assert "Verdict: " in shown
     assert "Pairs that ended alike: 3 of 3." in shown
     assert "the paper's Table 3" in shown
@@ -380,6 +608,8 @@ def test_a_cell_that_breaks_is_named_and_the_others_go_on(tmp_path):
     text = GRID.replace(
         'recipe = "ours-tiny"', 'recipe = "ours-tiny"\nchange.student = { hidden = 33 }'
     )
+    # Without pilot, tuning and convergence: a cell less to wait for is a second less.
+    text = text[: text.index("fixed_steps")] + text[text.index("[[rows]]") :]
     path, out = written(tmp_path, text), tmp_path / "out"
     with pytest.raises(CellFailed, match=r"(?s)'ours-s1' ended with status 2.*hidden 33"):
         cli.main([str(path), "--out", str(out)])

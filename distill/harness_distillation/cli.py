@@ -61,7 +61,8 @@ def main(args: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from harness_distillation import ranks
     from harness_distillation import recipe as recipes
-    from harness_distillation.stages import distill, say
+    from harness_distillation.prepare import say
+    from harness_distillation.stages import distill
 
     recipe = override(recipes.load(given.recipe), given)
     out = given.out or Path(os.environ.get("HARNESS_MODELS") or "models") / recipe.name

@@ -24,8 +24,8 @@ from harness.transcript import Kind, Segment, join, render, split_reply
 from harness.types import Episode, Outcome
 from harness_distillation import overlay, tokenizer, traces
 from harness_distillation.dataset import Samples, encode, make_row
+from harness_distillation.prepare import Prepared, Workplace
 from harness_distillation.recipe import Data
-from harness_distillation.stages import Prepared, Workplace
 from harness_distillation.tokenizer import ACT, REASON, SegmentEncoder, class_of
 
 #: Entries of the tokenizer that is trained when none is named.

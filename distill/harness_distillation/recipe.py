@@ -25,6 +25,7 @@ import msgspec
 
 from harness.config import convert, load_toml
 from harness.errors import ConfigError, unknown
+from harness_distillation.recipe_faults import faults
 
 Format = Literal["span", "shared", "none"]
 Normalizer = Literal["token", "class", "sum", "span", "episode"]
@@ -32,7 +33,7 @@ Divergence = Literal["ce", "ce_soft", "forward_kl", "reverse_kl", "jsd", "skew_k
 Curriculum = Literal["random", "sorted", "reverse", "pacing"]
 Masks = Literal["spans", "random_span", "label_shuffle"]
 Name = Literal[
-    "sft", "seqkd", "kd", "kd_all", "sad", "sad_ce", "gkd",
+    "sft", "seqkd", "kd", "kd_all", "sad", "sad_ce", "gkd", "minillm",
     "only_reason", "only_act", "random_span", "label_shuffle",
     "token", "ours", "no_segmentation",
 ]  # fmt: skip
@@ -177,7 +178,8 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Stop (with a checkpoint) after so many minutes of training, whatever the steps.
     max_minutes: float | None = None
     checkpoint_minutes: float = 10.0
-    #: Steps whose weights are kept for good, beside the last checkpoint.
+    #: Steps whose weights are kept for good, beside the last checkpoint; [dev] stops no training
+    #: before the last of them.
     keep: tuple[int, ...] = ()
     eval_every: int = 200
 
@@ -245,6 +247,7 @@ _IMPLIED: dict[str, dict[str, Any]] = {
     "sad": _SAD,
     "sad_ce": {**_TEXT, "normalizer": "class"},
     "gkd": {**_FLAT, "divergence": "jsd"},
+    "minillm": {**_FLAT, "divergence": "reverse_kl"},
     "only_reason": {**_SAD, "lambda_act": 0.0, "format": "shared"},
     "only_act": {**_SAD, "lambda_reason": 0.0, "format": "shared"},
     "random_span": {**_SAD, "masks": "random_span", "format": "shared"},
@@ -337,12 +340,17 @@ def decode(raw: dict[str, Any], where: str) -> Recipe:
 def recipe_hash(recipe: Recipe) -> str:
     """16 hex digits over what decides the student: not where it came from or how long one
     invocation may take."""
+    stops = recipe.dev is not None and recipe.dev.patience > 0
     neutral = msgspec.structs.replace(
         recipe,
         description="",
         data=msgspec.structs.replace(recipe.data, runs=(), collect=()),
         optim=msgspec.structs.replace(
-            recipe.optim, max_minutes=None, checkpoint_minutes=0.0, keep=(), threads=None
+            recipe.optim,
+            max_minutes=None,
+            checkpoint_minutes=0.0,
+            keep=recipe.optim.keep if stops else (),
+            threads=None,
         ),
     )
     body = msgspec.json.encode(plain(neutral), order="sorted")
@@ -367,7 +375,7 @@ def resolve(recipe: Recipe) -> Recipe:
     implied = {k: v for k, v in _IMPLIED[name].items() if getattr(given, k) is None}
     objective = msgspec.structs.replace(given, name=name, **implied)
     found = msgspec.structs.replace(recipe, objective=objective)
-    for wrong, message in _faults(found):
+    for wrong, message in faults(found, lambdas(objective)):
         if wrong:
             raise ConfigError(f"Recipe '{recipe.name}': {message}")
     return found
@@ -385,85 +393,3 @@ def lambdas(objective: Objective) -> dict[str, float]:
     if unset:
         raise ConfigError(f"Objective '{objective.name}' is not resolved: no weight of {unset[0]}.")
     return {name: float(value or 0.0) for name, value in values.items()}
-
-
-def _faults(recipe: Recipe) -> list[tuple[bool, str]]:
-    """(whether it is so, what to say) of everything that cannot be."""
-    student, data, objective, optim = recipe.student, recipe.data, recipe.objective, recipe.optim
-    weights = lambdas(objective)
-    cut = data.paper_truncate
-    play = recipe.on_policy
-    return [
-        (
-            objective.divergence != "ce" and recipe.teacher is None,
-            f"objective '{objective.name}' matches a teacher's distributions. "
-            'Add [teacher] checkpoint = "FOLDER".',
-        ),
-        (
-            optim.row_tokens < student.window,
-            f"row_tokens {optim.row_tokens} is under the window {student.window}; a whole window "
-            "must fit into a row.",
-        ),
-        (
-            "{instruction}" not in data.header or not data.header.endswith("\n"),
-            "the header must contain {instruction} and end in a newline.",
-        ),
-        (not 0 <= data.heldout < 1, f"heldout is a share in [0, 1), not {data.heldout}."),
-        (
-            cut is not None and not 0 < cut <= student.window,
-            f"paper_truncate {cut} is not in 1..window ({student.window}).",
-        ),
-        (
-            min(weights.values()) < 0 or max(weights.values()) == 0,
-            f"weights of classes are at least 0 and not all 0: {weights}.",
-        ),
-        (objective.temperature <= 0, f"temperature must be over 0, not {objective.temperature}."),
-        (
-            objective.divergence == "ce" and objective.temperature != 1.0,
-            "temperature softens distributions; cross-entropy with the text (ce) has none.",
-        ),
-        (not 0 < objective.jsd_beta < 1, f"jsd_beta is in (0, 1), not {objective.jsd_beta}."),
-        (not 0 < objective.skew_alpha < 1, f"skew_alpha is in (0, 1), not {objective.skew_alpha}."),
-        (
-            optim.micro_rows < 1 or optim.rows % optim.micro_rows != 0,
-            f"micro_rows {optim.micro_rows} does not divide rows {optim.rows}.",
-        ),
-        (
-            bool(student.start_layers) and student.start is None,
-            "start_layers are layers of a start: name it.",
-        ),
-        (
-            recipe.tokenizer.start is not None and recipe.tokenizer.extend is not None,
-            "[tokenizer] start takes a tokenizer as it is, extend adds to one: give one of them.",
-        ),
-        (
-            (objective.name == "gkd") != (play is not None),
-            'objective "gkd" and a table [on_policy] go together.',
-        ),
-        (
-            play is not None and (recipe.teacher is None or recipe.teacher.signal != "live"),
-            'on the student\'s own episodes the teacher answers live: [teacher] signal = "live".',
-        ),
-        (
-            play is not None and bool(data.runs or data.collect or objective.contrastive),
-            "[on_policy] makes its own episodes: no [data] runs, collect or contrastive term.",
-        ),
-        (
-            play is not None
-            and not (
-                1 <= play.rounds <= optim.steps
-                and play.episodes >= 1
-                and min(play.teacher_start, play.teacher_end) >= 0
-                and max(play.teacher_start, play.teacher_end) <= 1
-            ),
-            "[on_policy] needs rounds in 1..steps, an episode at least, and shares in [0, 1].",
-        ),
-        (
-            recipe.dev is not None and (recipe.dev.every < 1 or recipe.dev.patience < 0),
-            "[dev] every is at least 1 and patience at least 0.",
-        ),
-        (
-            objective.contrastive < 0,
-            f"contrastive must be at least 0, not {objective.contrastive}.",
-        ),
-    ]

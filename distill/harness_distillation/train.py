@@ -31,8 +31,8 @@ from harness_distillation.recipe import Objective, Recipe, lambdas
 from harness_distillation.supervision import shares
 from harness_distillation.teacher_cache import Cache
 from harness_distillation.tokenizer import CLASSES, class_of
+from harness_distillation.training_log import LOG, log_line, truncate
 
-LOG = "log.jsonl"
 LABELS = len(CLASSES) + 1
 
 
@@ -151,7 +151,7 @@ def train(
         gate = Gate(recipe.dev, out, state.step) if recipe.dev and ranks.first else None
         heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
         if ranks.first:
-            _truncate_log(out / LOG, state.step)
+            truncate(out / LOG, state.step)
         begun = saved = time.monotonic()
         before = state.seconds
 
@@ -169,7 +169,8 @@ def train(
                 tick = time.monotonic()
                 progress.say(_told(gate.play(state.step, last)))
                 begun += time.monotonic() - tick
-            return ranks.any(gate is not None and gate.over)
+            kept = state.step >= max(optim.keep, default=0)
+            return ranks.any(gate is not None and gate.over and kept)
 
         with (
             Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
@@ -224,7 +225,7 @@ def train(
                     tokens=state.tokens + tokens,
                 )
                 loss = float((weights * weighed).sum())
-                line = _line(state, sums, loss, counts, rate, norm, tokens / (now - tick))
+                line = log_line(state, sums, loss, counts, rate, norm, tokens / (now - tick))
                 if pairs is not None:
                     line["loss"] += objective.contrastive * pairs.value
                     line |= {"contrastive": pairs.value, "margin": pairs.margin}
@@ -341,25 +342,6 @@ def _heldout_rows(corpus: Corpus, classes: np.ndarray, length: int, pad: int) ->
         yield make_row(corpus.samples, row, classes, length, pad)
 
 
-def _line(
-    state: checkpoint.State,
-    sums: torch.Tensor,
-    loss: float,
-    counts: torch.Tensor,
-    rate: float,
-    norm: float,
-    speed: float,
-) -> dict[str, Any]:
-    """A log line: the loss as optimised, and per class the mean divergence and the targets."""
-    line: dict[str, Any] = {"step": state.step, "loss": loss}
-    for i, name in enumerate(CLASSES, 1):
-        if counts[i]:
-            line[name] = float(sums[i] / counts[i])
-            line[f"n_{name}"] = int(counts[i])
-    line |= {"lr": rate, "grad_norm": norm, "tokens": state.tokens}
-    return line | {"tokens_per_s": round(speed), "seconds": round(state.seconds, 1)}
-
-
 def _precision(precision: str) -> torch.autocast:
     """bf16 matrix products over fp32 master weights, or plain fp32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
@@ -383,19 +365,6 @@ def _diverged(step: int, sums: torch.Tensor, norm: float, root: Path) -> str:
         f"Step {step + 1}: the {where} is not a number. The weights were not changed by it.\n"
         f"  Last good checkpoint: {last or 'none yet'}. Lower [optim] lr or raise warmup."
     )
-
-
-def _truncate_log(path: Path, step: int) -> None:
-    """Drop log lines of steps that will be taken again (and a torn last line)."""
-    if not path.is_file():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [
-        line for line in lines if line.endswith(b"\n") and msgspec.json.decode(line)["step"] <= step
-    ]
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(b"".join(kept))
-    os.replace(draft, path)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from types import FrameType
 from harness import api
 from harness.errors import ConfigError, HarnessError
 from harness.registry import names
-from harness_distillation.reproduce.grid import PARENT
-from harness_distillation.reproduce.plan import Plan, Planned, cost, done, write
+from harness_distillation.reproduce.grid import Stage
+from harness_distillation.reproduce.plan import Plan, Planned, cost, done, wanted, write
 
 #: Seconds between looks at the running cells.
 TICK = 0.5
@@ -32,8 +32,10 @@ class CellFailed(HarnessError):
     """A cell of a campaign broke; the others went on."""
 
 
-def run(plan: Plan, out: Path, jobs: int, say: Callable[[str], None]) -> None:
-    """Finish every cell of ``plan`` in ``out``, ``jobs`` at a time.
+def run(
+    plan: Plan, out: Path, jobs: int, say: Callable[[str], None], last: Stage = "trial"
+) -> None:
+    """Finish the cells of ``plan`` in ``out`` up to the stage ``last``, ``jobs`` at a time.
 
     Raises CellFailed at the end, when all that does not depend on a failed cell is done, and
     ConfigError when the campaign is already being run.
@@ -43,7 +45,7 @@ def run(plan: Plan, out: Path, jobs: int, say: Callable[[str], None]) -> None:
         write(plan, out)
         _link(plan, out)
         _references(plan, out)
-        waiting = [p for p in plan.cells if done(out, p) is None]
+        waiting = [p for p in wanted(plan, last) if done(out, p) is None]
         finished = {p.cell.name for p in plan.cells} - {p.cell.name for p in waiting}
         failed: dict[str, int] = {}
         while True:
@@ -122,11 +124,8 @@ def _link(plan: Plan, out: Path) -> None:
 
 def _references(plan: Plan, out: Path) -> None:
     """Play the reference traces that several cells would otherwise make at once."""
-    wanted = {
-        e.name: e for p in plan.cells for e in p.cell.evaluations
-        if p.cell.arm == PARENT or plan.grid.teacher is None
-    }  # fmt: skip
-    for e in wanted.values():
+    played = {e.name: e for p in plan.cells for e in p.cell.evaluations if p.cell.teacher is None}
+    for e in played.values():
         meta = api.plan("random", e.env, tasks=e.task_set(), env_options=e.env_options)
         api.reference_episodes(meta, out / "results", meta.reference)
 

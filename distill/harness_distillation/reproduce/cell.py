@@ -19,12 +19,25 @@ from harness import api
 from harness.config import AgentConfig
 from harness.errors import ConfigError, HarnessError
 from harness.runs import META, Run, read_meta
-from harness_distillation.recipe import recipe_hash
-from harness_distillation.reproduce.grid import PARENT, Cell, Evaluation
-from harness_distillation.reproduce.plan import PLAN, Done, Plan, Planned, done
+from harness_distillation.recipe import Recipe, recipe_hash
+from harness_distillation.reproduce.beforehand import tuned
+from harness_distillation.reproduce.grid import Cell
+from harness_distillation.reproduce.plan import (
+    PLAN,
+    Done,
+    Plan,
+    Planned,
+    columns,
+    done,
+    trial_hash,
+)
+from harness_distillation.reproduce.trial import Evaluation
 from harness_distillation.traces import file_sha256
 
 RESULTS = Path("results")
+CHECKPOINTS = Path("training") / "checkpoints"
+#: Lies beside a checkpoint's weights: the optimizer's state.
+TRAINER = "trainer.safetensors"
 
 
 def run(out: Path, name: str) -> None:
@@ -35,21 +48,25 @@ def run(out: Path, name: str) -> None:
     cell = planned[name].cell
     model = Path("models") / name
     begun = time.monotonic()
+    recipe = tuned(plan, Path(), cell)
     if cell.given is None:
-        _train(cell, model)
+        _train(recipe, model)
     trained = time.monotonic()
-    teacher = planned.get(plan.grid.teacher or "")
+    teacher = planned.get(cell.teacher or "")
     runs = {}
-    for evaluation in cell.evaluations:
-        reference = _reference(teacher, evaluation) if cell.arm != PARENT else None
-        runs[evaluation.name] = str(_play(cell, model, evaluation, reference).path)
+    for column in columns(plan.grid, cell):
+        played = model if column.steps is None else model / CHECKPOINTS / f"step-{column.steps:07d}"
+        reference = _reference(teacher, column.evaluation) if teacher is not None else None
+        runs[column.name] = str(_play(cell, played, column.evaluation, reference).path)
     found = Done(
         key=planned[name].key,
-        recipe_hash=recipe_hash(cell.recipe) if cell.given is None else None,
+        recipe_hash=recipe_hash(recipe) if cell.given is None else None,
         runs=runs,
         reason_to_act=_reason_to_act(model),
         train_seconds=round(trained - begun, 1),
         play_seconds=round(time.monotonic() - trained, 1),
+        trial=trial_hash(plan.grid),
+        lr=recipe.optim.lr if cell.given is None else None,
     )
     path = Path("cells") / f"{name}.json"
     draft = path.with_suffix(".draft")
@@ -57,25 +74,24 @@ def run(out: Path, name: str) -> None:
     draft.replace(path)
 
 
-def _train(cell: Cell, model: Path) -> None:
+def _train(recipe: Recipe, model: Path) -> None:
     from harness_distillation.stages import distill
 
-    distill(cell.recipe, model, shared=Path("shared"))
+    distill(recipe, model, shared=Path("shared"))
 
 
 def _play(cell: Cell, model: Path, what: Evaluation, reference: str | None) -> Run:
-    """The run of a cell's model on a task set: the finished one, or the rest of a stopped one."""
+    """The run of these weights on a task set: the finished one, or the rest of a stopped one. A
+    student that ended as it was at fixed steps has one run for both."""
     agent = AgentConfig(
         name=cell.arm, policy="react", description=cell.recipe.description, role="student",
         options={"checkpoint": str(model)},
     )  # fmt: skip
     task_set = what.task_set()
-    weights = [file_sha256(p) for p in sorted(model.glob("*.safetensors"))]
+    weights = [file_sha256(p) for p in sorted(model.glob("*.safetensors")) if p.name != TRAINER]
     for file in sorted((RESULTS / what.env / cell.arm).glob(f"*/{META}")):
         meta = read_meta(file.parent)
-        if meta.agent != agent or meta.task_set_hash != task_set.hash:
-            continue
-        if list(meta.parents) == weights:
+        if meta.task_set_hash == task_set.hash and list(meta.parents) == weights:
             return Run(file.parent) if meta.status == "complete" else api.resume(file.parent)
     print(f"playing {what.name}", file=sys.stderr, flush=True)
     return api.evaluate(
@@ -84,10 +100,8 @@ def _play(cell: Cell, model: Path, what: Evaluation, reference: str | None) -> R
     )  # fmt: skip
 
 
-def _reference(teacher: Planned | None, what: Evaluation) -> str | None:
+def _reference(teacher: Planned, what: Evaluation) -> str:
     """The teacher's run on the same tasks: what CoT match is measured against."""
-    if teacher is None:
-        return None
     found = done(Path(), teacher)
     if found is None:
         raise ConfigError(f"The teacher '{teacher.cell.name}' has not been played yet.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str]) -> int:
-    """``harness reproduce table3|table5 --scale smoke|tiny|paper``.
+    """``harness reproduce table3|table4|table5 --scale smoke|tiny|paper``.
 
     Returns the exit status; errors are HarnessErrors, which the caller prints.
     """
@@ -26,7 +26,7 @@ def main(args: list[str]) -> int:
         "play, compare. Finished cells are kept, a stopped campaign goes on.",
         allow_abbrev=False,
     )
-    parser.add_argument("table", help="table3, table5, or a grid's .toml file")
+    parser.add_argument("table", help="table3, table4, table5, or a grid's .toml file")
     parser.add_argument(
         "--scale", default="smoke",
         help="smoke: minutes, proves that everything runs; tiny: the trial, on real ALFWorld, "
@@ -35,6 +35,11 @@ def main(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder (default: results/reproduce/TABLE-SCALE)")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, a thread each")
     parser.add_argument("--dry-run", action="store_true", help="show cells and time, run nothing")
+    parser.add_argument(
+        "--stage", choices=("pilot", "tuning", "trial"), default="trial",
+        help="last stage to run: a trial's pilot tells how far seeds spread, its tuning which "
+        "learning rate each arm takes (default: trial)",
+    )  # fmt: skip
     parser.add_argument("--report", action="store_true", help="show what is there, run nothing")
     parser.add_argument("--run", action="store_true", help="run a grid that is planned only")
     parser.add_argument("--markdown", action="store_true", help="tables as Markdown")
@@ -54,14 +59,14 @@ def main(args: list[str]) -> int:
         if not given.dry_run:
             say("Planned only; --run begins it.")
         return 0
-    campaign.run(planned, out, given.jobs, say)
+    campaign.run(planned, out, given.jobs, say, given.stage)
     return show_report(planned, out, given.markdown)
 
 
 def show_plan(plan: Plan, out: Path, markdown: bool) -> None:
     """The cells with their estimated time, and what will decide."""
+    from harness_distillation.reproduce import beforehand, report
     from harness_distillation.reproduce import plan as plans
-    from harness_distillation.reproduce import report
 
     grid, cells = plan.grid, [p.cell for p in plan.cells]
     hours = {c.name: plans.cost(grid, c).hours for c in cells}
@@ -77,15 +82,19 @@ def show_plan(plan: Plan, out: Path, markdown: bool) -> None:
     total = sum(hours.values()) + sum(s for *_, s in collecting) / 3600
     unit = "GPU-hours" if grid.device is not None else "hours of one process"
     print(f"In all about {total:.1f} {unit}. {plans.arithmetic(grid)}")
-    print("\n".join(plans.preregistration(grid)), end="\n\n")
+    print("\n".join(beforehand.preregistration(plan, out)), end="\n\n")
 
 
 def show_report(plan: Plan, out: Path, markdown: bool) -> int:
-    """The table, the comparisons and the paper's numbers apart."""
+    """What was to decide, the table, the comparisons and the paper's numbers apart."""
+    from harness_distillation.reproduce import beforehand, report
     from harness_distillation.reproduce import plan as plans
-    from harness_distillation.reproduce import report
 
     complete = all(plans.done(out, p) is not None for p in plan.cells)
+    print("\n".join(beforehand.preregistration(plan, out)), end="\n\n")
+    if (tuning := beforehand.tuning_table(plan, out)) is not None:
+        assert plan.grid.trial.dev is not None
+        show(f"Tuning: won on {plan.grid.trial.dev.name}", tuning, markdown)
     found = report.arms(plan, out)
     for title, rows in report.tables(plan, found):
         show(title, rows, markdown)

@@ -10,43 +10,29 @@
     [change.TABLE]   laid over every student's recipe
 
 A row and a seed are a cell: a recipe trained, then played. ``models/NAME`` in a recipe is another
-cell, its parent, trained by the recipe or ``[[parents]]`` entry of that name.
+cell, its parent, trained by the recipe or ``[[parents]]`` entry of that name. The trial's pilot and
+tuning (``trial``) are cells too, done before its own.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from harness import registry
 from harness.config import convert, load_toml
 from harness.errors import ConfigError, unknown
-from harness.tasksets import TaskSet
 from harness_distillation import recipe as recipes
+from harness_distillation import traces
 from harness_distillation.recipe import Recipe
+from harness_distillation.recipe_faults import MODELS, references
+from harness_distillation.reproduce import trial as trials
+from harness_distillation.reproduce.trial import Evaluation, Trial
 
-#: What a recipe's path of another model begins with.
-MODELS = "models/"
 #: Arm of the models that are trained for others to learn from.
 PARENT = "teacher"
-
-
-class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The preregistration: fixed when a campaign is planned, refused when changed afterwards."""
-
-    #: The evaluation ("env/tasks") whose success decides.
-    endpoint: str
-    #: Training seeds 1 .. seeds of every row that does not say otherwise.
-    seeds: int
-    #: Points of success that count as equivalent.
-    margin: float = 3.0
-    #: What each arm may be tuned on, and how much.
-    tuning: str = ""
-    #: False: the numbers prove that everything runs, and nothing else.
-    verdict: bool = True
+Stage = Literal["parent", "pilot", "tuning", "trial"]
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +45,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: int | None = None
     #: Tables laid over the recipe, after the grid's own.
     change: dict[str, Any] = {}
+    #: Whose episodes CoT match is measured against, when not the grid's teacher's.
+    teacher: str | None = None
     #: Its row in the paper's table.
     paper: str | None = None
     #: Parameters, for estimates by arithmetic.
@@ -72,33 +60,6 @@ class Parent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str
     change: dict[str, Any] = {}
     parameters: float | None = None
-
-
-class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A task set that is played: by all, by the first ``seeds`` alone, or by some arms."""
-
-    env: str
-    tasks: str
-    env_options: dict[str, Any] = {}
-    max_steps: int | None = None
-    seeds: int | None = None
-    arms: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.env}/{self.tasks}"
-
-    def task_set(self) -> TaskSet:
-        """The set as it is scored."""
-        found = _task_set(self.env, self.tasks)
-        scoring = registry.env_class(self.env).scoring_options
-        options = {k: v for k, v in self.env_options.items() if k in scoring}
-        return found.varied(max_steps=self.max_steps, options=options)
-
-
-@cache
-def _task_set(env: str, tasks: str) -> TaskSet:
-    return registry.task_set(env, tasks)
 
 
 class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,7 +84,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table to reproduce at one scale (module docstring)."""
 
-    table: Literal["table3", "table5"]
+    table: Literal["table3", "table4", "table5"]
     scale: str
     trial: Trial
     rows: tuple[Row, ...]
@@ -143,6 +104,29 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def name(self) -> str:
         return f"{self.table}-{self.scale}"
 
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Teachers whose own play is a row of the table."""
+        named = [self.teacher, *(row.teacher for row in self.rows)]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What a student's runs are: every evaluation at convergence, then at fixed steps."""
+        steps = self.trial.fixed_steps
+        ends = [Column(e.name, e, None) for e in self.evaluations]
+        if steps is not None:
+            ends += [Column(f"{e.name} at {steps} steps", e, steps) for e in self.evaluations]
+        return tuple(ends)
+
+
+class Column(NamedTuple):
+    """An evaluation of students as they ended, or as they were after so many steps."""
+
+    name: str
+    evaluation: Evaluation
+    steps: int | None
+
 
 class Cell(msgspec.Struct, frozen=True):
     """One thing to do: train a model by a resolved recipe, then play what is asked of it."""
@@ -156,6 +140,11 @@ class Cell(msgspec.Struct, frozen=True):
     #: A folder with finished weights that is taken instead of training.
     given: str | None = None
     parameters: float | None = None
+    stage: Stage = "trial"
+    #: The tuning cells of its arm, one of whose learning rates it trains with.
+    tuned_by: tuple[str, ...] = ()
+    #: The cell whose runs are the reference of its CoT match.
+    teacher: str | None = None
 
 
 def load(name: str, scale: str) -> Grid:
@@ -179,13 +168,14 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
     compared = {arm for group in grid.comparisons for arm in group}
     cells = [(r.arm, r.envs) for r in grid.rows]
     return [
-        (
-            grid.trial.endpoint not in names,
-            f"the endpoint '{grid.trial.endpoint}' is no evaluation: {', '.join(names)}.",
-        ),
-        (grid.trial.seeds < 1, "a trial needs a seed."),
+        *trials.faults(grid.trial, names, arms),
         (len(set(cells)) < len(cells), "an arm has two rows in the same environments."),
         (PARENT in arms, f"'{PARENT}' is the name of the teacher's row: call the arm otherwise."),
+        (
+            bool(arms & set(grid.teachers)),
+            f"'{', '.join(sorted(arms & set(grid.teachers)))}' is a teacher's row: call the arm "
+            "otherwise.",
+        ),
         (
             not compared <= arms,
             f"compared, but no row: {', '.join(sorted(compared - arms))}.",
@@ -198,48 +188,179 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
 
 
 def cells(grid: Grid, given: dict[str, str] | None = None) -> list[Cell]:
-    """Every cell, parents first, then seed by seed so that a stopped campaign has whole pairs.
+    """Every cell: parents, pilot, tuning, then the trial seed by seed, so that a stopped campaign
+    has whole pairs.
 
-    ``given`` are finished models by name (folders), which need no training and no parents.
+    ``given`` are finished models by name (folders), which need no training and no parents. Raises
+    ConfigError for parents that cannot be, and where something is chosen on tasks that it is
+    measured on.
     """
     given = given or {}
     found: dict[str, Cell] = {}
-    students = []
-    for seed in range(1, 1 + max(r.seeds or grid.trial.seeds for r in grid.rows)):
-        for row in grid.rows:
-            if seed > (row.seeds or grid.trial.seeds):
-                continue
-            recipe = recipes.load(row.recipe, grid.change, row.change, {"seed": seed})
-            plays = tuple(
-                e
-                for e in grid.evaluations
-                if (not row.envs or e.env in row.envs)
-                and (not e.arms or row.arm in e.arms)
-                and (e.seeds is None or seed <= e.seeds)
+    pilot = [c for row in grid.rows for c in _pilot(grid, row, given, found)]
+    tuning = {(row.arm, row.envs): _tuning(grid, row, given, found) for row in grid.rows}
+    students = [
+        _student(grid, row, seed, tuning[row.arm, row.envs], given, found)
+        for seed in range(1, 1 + max(r.seeds or grid.trial.seeds for r in grid.rows))
+        for row in grid.rows
+        if seed <= (row.seeds or grid.trial.seeds)
+    ]
+    tried = [c for of_row in tuning.values() for c in of_row]
+    every = [*found.values(), *pilot, *tried, *students]
+    _apart(grid, every)
+    return every
+
+
+def _student(
+    grid: Grid,
+    row: Row,
+    seed: int,
+    tuning: list[Cell],
+    given: dict[str, str],
+    found: dict[str, Cell],
+) -> Cell:
+    plays = tuple(
+        e
+        for e in grid.evaluations
+        if _played_in(row, e)
+        and (not e.arms or row.arm in e.arms)
+        and (e.seeds is None or seed <= e.seeds)
+    )
+    recipe = _kept(grid, row, recipes.load(row.recipe, grid.change, row.change))
+    needs = [*_with_parents(grid, recipe, given, found)]
+    teacher = row.teacher or grid.teacher
+    if teacher and plays:
+        _add_parent(grid, teacher, given, found)
+        needs.append(teacher)
+    tuned_by = tuple(c.name for c in tuning)
+    return Cell(
+        name="-".join([row.arm, *row.envs, f"s{seed}"]),
+        arm=row.arm,
+        seed=seed,
+        recipe=_runnable(recipe, seed),
+        parents=tuple(dict.fromkeys([*needs, *tuned_by])),
+        evaluations=plays,
+        parameters=row.parameters,
+        tuned_by=tuned_by,
+        teacher=teacher,
+    )
+
+
+def _pilot(grid: Grid, row: Row, given: dict[str, str], found: dict[str, Cell]) -> list[Cell]:
+    pilot, dev = grid.trial.pilot, grid.trial.dev
+    if pilot is None or dev is None or row.arm != pilot.arm or not _played_in(row, dev):
+        return []
+    recipe = _shorter(recipes.load(row.recipe, grid.change, row.change), pilot.steps)
+    needs = _with_parents(grid, recipe, given, found)
+    return [
+        Cell(
+            name=f"pilot-{row.arm}-s{seed}",
+            arm=row.arm,
+            seed=seed,
+            recipe=_runnable(recipe, seed),
+            parents=needs,
+            evaluations=(dev,),
+            parameters=row.parameters,
+            stage="pilot",
+        )
+        for seed in range(trials.PILOT_SEEDS + 1, trials.PILOT_SEEDS + 1 + pilot.seeds)
+    ]
+
+
+def _tuning(grid: Grid, row: Row, given: dict[str, str], found: dict[str, Cell]) -> list[Cell]:
+    tuning, dev = grid.trial.tuning, grid.trial.dev
+    if tuning is None or dev is None:
+        return []
+    if not _played_in(row, dev):
+        raise ConfigError(
+            f"Grid {grid.name}: '{row.arm}' is not played in {dev.env}, so it cannot be tuned on "
+            f"{dev.name}; an arm without its share of tuning is not compared fairly."
+        )
+    tried = []
+    for rate in tuning.lr:
+        lr = {"optim": {"lr": rate}}
+        recipe = _shorter(recipes.load(row.recipe, grid.change, row.change, lr), tuning.steps)
+        tried.append(
+            Cell(
+                name="-".join(["tune", row.arm, *row.envs, f"lr{rate:g}"]),
+                arm=row.arm,
+                seed=trials.TUNING_SEED,
+                recipe=_runnable(recipe, trials.TUNING_SEED),
+                parents=_with_parents(grid, recipe, given, found),
+                evaluations=(dev,),
+                parameters=row.parameters,
+                stage="tuning",
             )
-            name = "-".join([row.arm, *row.envs, f"s{seed}"])
-            needs = _with_parents(grid, recipe, given, found)
-            if grid.teacher and plays:
-                _add_parent(grid, grid.teacher, given, found)
-                needs = tuple(dict.fromkeys([*needs, grid.teacher]))
-            students.append(
-                Cell(name, row.arm, seed, _runnable(recipe), needs, plays, None, row.parameters)
-            )
-    return [*found.values(), *students]
+        )
+    return tried
+
+
+def _played_in(row: Row, what: Evaluation) -> bool:
+    return not row.envs or what.env in row.envs
+
+
+def _shorter(recipe: Recipe, steps: int | None) -> Recipe:
+    if steps is None:
+        return recipe
+    optim = msgspec.structs.replace(recipe.optim, steps=steps)
+    return msgspec.structs.replace(recipe, optim=optim, dev=None)
+
+
+def _kept(grid: Grid, row: Row, recipe: Recipe) -> Recipe:
+    """A trial's recipe: it keeps its checkpoint of ``fixed_steps`` on the way to convergence."""
+    fixed, optim = grid.trial.fixed_steps, recipe.optim
+    if fixed is None:
+        return recipe
+    if recipe.dev is None or not recipe.dev.patience or not 0 < fixed < optim.steps:
+        raise ConfigError(
+            f"Grid {grid.name}, row '{row.arm}': fixed_steps = {fixed} is a checkpoint on the way "
+            "to convergence: it needs [dev] with patience in the recipe, and fewer than its "
+            f"{optim.steps} steps."
+        )
+    optim = msgspec.structs.replace(optim, keep=tuple(sorted({*optim.keep, fixed})))
+    return msgspec.structs.replace(recipe, optim=optim)
+
+
+def _apart(grid: Grid, every: list[Cell]) -> None:
+    """Refuse sets to choose on that share groups of tasks with sets to measure on."""
+    chosen_on = {f"{d.env}/{d.tasks}" for c in every if (d := c.recipe.dev) is not None}
+    if grid.trial.dev is not None:
+        chosen_on.add(grid.trial.dev.name)
+    for name in sorted(chosen_on):
+        for e in grid.evaluations:
+            if shared := traces.excluded_groups(name) & traces.excluded_groups(e.name):
+                raise ConfigError(
+                    f"Grid {grid.name}: {len(shared)} groups of tasks are in both '{name}', which "
+                    f"is chosen on, and '{e.name}', which is measured (first: {min(shared)})."
+                )
 
 
 def _with_parents(
-    grid: Grid, recipe: Recipe, given: dict[str, str], found: dict[str, Cell]
+    grid: Grid,
+    recipe: Recipe,
+    given: dict[str, str],
+    found: dict[str, Cell],
+    below: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     names = references(recipe)
     for name in names:
-        _add_parent(grid, name, given, found)
+        _add_parent(grid, name, given, found, below)
     return names
 
 
-def _add_parent(grid: Grid, name: str, given: dict[str, str], found: dict[str, Cell]) -> None:
+def _add_parent(
+    grid: Grid,
+    name: str,
+    given: dict[str, str],
+    found: dict[str, Cell],
+    below: tuple[str, ...] = (),
+) -> None:
     if name in found:
         return
+    if name in below:
+        raise ConfigError(
+            f"Grid {grid.name}: models that need each other: {' -> '.join([*below, name])}."
+        )
     own = {p.name: p for p in grid.parents}
     if name in own:
         entry = own[name]
@@ -250,28 +371,26 @@ def _add_parent(grid: Grid, name: str, given: dict[str, str], found: dict[str, C
             f"Grid {grid.name}: '{MODELS}{name}' is neither in [[parents]] nor a recipe's name."
         )
     recipe = recipes.load(entry.recipe, entry.change)
-    needs = () if name in given else _with_parents(grid, recipe, given, found)
+    needs = () if name in given else _with_parents(grid, recipe, given, found, (*below, name))
     # A teacher is one model, whatever set it is played on by however many students.
-    plays = grid.evaluations if name == grid.teacher else ()
+    plays = grid.evaluations if name in grid.teachers else ()
     found[name] = Cell(
-        name, PARENT, recipe.seed, _runnable(recipe), needs, plays, given.get(name),
-        entry.parameters,
-    )  # fmt: skip
+        name=name,
+        arm=PARENT,
+        seed=recipe.seed,
+        recipe=_runnable(recipe, recipe.seed),
+        parents=needs,
+        evaluations=plays,
+        given=given.get(name),
+        parameters=entry.parameters,
+        stage="parent",
+    )
 
 
-def _runnable(recipe: Recipe) -> Recipe:
-    """One thread, no time limit, runs by their whole paths: none of it decides a student."""
+def _runnable(recipe: Recipe, seed: int) -> Recipe:
+    """With its seed; one thread, no time limit, runs by their whole paths: none of that decides a
+    student."""
     optim = msgspec.structs.replace(recipe.optim, threads=1, max_minutes=None)
     runs = tuple(str(Path(run).absolute()) for run in recipe.data.runs)
     data = msgspec.structs.replace(recipe.data, runs=runs)
-    return msgspec.structs.replace(recipe, optim=optim, data=data)
-
-
-def references(recipe: Recipe) -> tuple[str, ...]:
-    """Names of the models that a recipe needs finished (``models/NAME``), without repeats."""
-    texts = [recipe.student.start, recipe.tokenizer.start, recipe.tokenizer.extend]
-    texts += [recipe.teacher.checkpoint if recipe.teacher is not None else None]
-    for what in recipe.data.collect:
-        texts += [what.agent, what.errors_from]
-    names = [t.removeprefix(MODELS) for t in texts if t is not None and t.startswith(MODELS)]
-    return tuple(dict.fromkeys(names))
+    return msgspec.structs.replace(recipe, seed=seed, optim=optim, data=data)

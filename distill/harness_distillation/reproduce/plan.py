@@ -18,10 +18,20 @@ import msgspec
 
 from harness import registry
 from harness.errors import ConfigError
-from harness.paired import detectable, planned_error
 from harness.runs import utc_now
 from harness_distillation.recipe import Collect, recipe_hash
-from harness_distillation.reproduce.grid import MODELS, PARENT, Cell, Device, Grid, Rates, cells
+from harness_distillation.recipe_faults import MODELS
+from harness_distillation.reproduce.grid import (
+    PARENT,
+    Cell,
+    Column,
+    Device,
+    Grid,
+    Rates,
+    Stage,
+    cells,
+)
+from harness_distillation.reproduce.trial import Evaluation
 from harness_distillation.traces import episodes_file, file_sha256
 
 PLAN = "plan.json"
@@ -46,13 +56,19 @@ class Done(msgspec.Struct, frozen=True):
     """cells/NAME.json: a finished cell. Runs by evaluation, relative to the campaign's folder."""
 
     key: str
+    #: Of the recipe as it was trained, a tuned learning rate included.
     recipe_hash: str | None
+    #: By ``Grid.columns``.
     runs: dict[str, str]
     #: N_r : N_a of its training tokens; None for weights that were given.
     reason_to_act: float | None
     #: Of the process that finished it.
     train_seconds: float
     play_seconds: float
+    #: ``trial_hash`` under which it was done.
+    trial: str
+    #: The learning rate it trained with; None for weights that were given.
+    lr: float | None
 
 
 def make(grid: Grid, given: dict[str, str]) -> Plan:
@@ -67,30 +83,90 @@ def make(grid: Grid, given: dict[str, str]) -> Plan:
 def settle(grid: Grid, out: Path) -> Plan:
     """The plan of the campaign in ``out``: the one written there, else a new one.
 
-    Raises ConfigError where what was planned and what is asked for now differ: grid, recipes, task
-    sets or given weights. A plan that bends to what was seen is none.
+    Until the first student of the trial begins (parents, pilot and tuning may be done) a plan may
+    be rewritten. From then on ConfigError is raised where what was planned and what is asked for
+    differ: trial, comparisons, recipes, task sets or given weights. A plan that bends to what was
+    seen is none.
     """
     path = out / PLAN
     if not path.is_file():
-        return make(grid, at_hand(grid))
-    before = msgspec.json.decode(path.read_bytes(), type=Plan)
+        now = make(grid, at_hand(grid))
+        _refuse_other_trials(now, out)
+        return now
+    try:
+        before = msgspec.json.decode(path.read_bytes(), type=Plan)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}): it is damaged, or of another release.\n"
+            "  Plan a campaign of its own with another --out."
+        ) from None
     given = {p.cell.name: p.cell.given for p in before.cells if p.cell.given is not None}
     now = make(grid, given)
-    if msgspec.to_builtins(before.grid.trial) != msgspec.to_builtins(grid.trial):
-        raise ConfigError(_changed(path, "the trial (endpoint, seeds, margin, tuning)"))
+    _refuse_other_trials(now, out)
+    if not any(begun(out, p) for p in before.cells):
+        return now
+    if trial_hash(before.grid) != trial_hash(grid):
+        raise ConfigError(
+            _changed(path, "the trial (endpoint, seeds, margin, tuning ...) or its comparisons")
+        )
     ours, theirs = ({p.cell.name: p.key for p in x.cells} for x in (now, before))
     if differ := [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]:
         raise ConfigError(_changed(path, f"recipe, traces, parents or task sets of {_few(differ)}"))
     return before
 
 
+def trial_hash(grid: Grid) -> str:
+    """16 hex digits over what decides, and what is compared."""
+    body = msgspec.json.encode((grid.trial, grid.comparisons), order="sorted")
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def begun(out: Path, planned: Planned) -> bool:
+    """Whether a student of the trial was ever started."""
+    return planned.cell.stage == "trial" and any(
+        (out / "cells" / f"{planned.cell.name}.{end}").exists() for end in ("log", "json")
+    )
+
+
+def _refuse_other_trials(plan: Plan, out: Path) -> None:
+    """Results under another trial stay under it, whatever became of plan.json or the recipes."""
+    now = trial_hash(plan.grid)
+    for planned in plan.cells:
+        found = _record(out, planned) if planned.cell.stage == "trial" else None
+        if found is not None and found.trial != now:
+            raise ConfigError(
+                f"{out / 'cells' / planned.cell.name}.json was done under another trial "
+                f"({found.trial}) than the one asked for ({now}): endpoint, seeds, margin, tuning "
+                "or comparisons were changed after the results.\n"
+                "  Go back to the trial as it was, or plan another campaign with another --out."
+            )
+
+
 def write(plan: Plan, out: Path) -> None:
-    """Write plan.json, once."""
+    """Write plan.json, unless it says the same already."""
     path = out / PLAN
-    if not path.is_file():
-        draft = path.with_name(f".{PLAN}.draft")
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
-        draft.replace(path)
+    if path.is_file():
+        before = msgspec.json.decode(path.read_bytes(), type=Plan)
+        if msgspec.structs.replace(before, written=plan.written) == plan:
+            return
+    draft = path.with_name(f".{PLAN}.draft")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
+    draft.replace(path)
+
+
+def wanted(plan: Plan, last: Stage) -> list[Planned]:
+    """The cells of all stages up to ``last`` and what they need, in the plan's order."""
+    order = ("pilot", "tuning", "trial")
+    stages = order[: 1 + order.index(last)]
+    by_name = {p.cell.name: p for p in plan.cells}
+    names: set[str] = set()
+    waiting = [p.cell.name for p in plan.cells if p.cell.stage in stages]
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting += by_name[name].cell.parents
+    return [p for p in plan.cells if p.cell.name in names]
 
 
 def at_hand(grid: Grid) -> dict[str, str]:
@@ -103,11 +179,13 @@ def at_hand(grid: Grid) -> dict[str, str]:
 
 def done(out: Path, planned: Planned) -> Done | None:
     """What a cell came to; None when it is not finished."""
+    found = _record(out, planned)
+    return found if found is not None and found.key == planned.key else None
+
+
+def _record(out: Path, planned: Planned) -> Done | None:
     path = out / "cells" / f"{planned.cell.name}.json"
-    if not path.is_file():
-        return None
-    found = msgspec.json.decode(path.read_bytes(), type=Done)
-    return found if found.key == planned.key else None
+    return msgspec.json.decode(path.read_bytes(), type=Done) if path.is_file() else None
 
 
 def _key(cell: Cell, parents: Sequence[str]) -> str:
@@ -153,11 +231,23 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def cost(grid: Grid, cell: Cell) -> Cost:
-    """Seconds that a cell trains and plays, from the grid's rates or device."""
-    optim = cell.recipe.optim
-    tokens = 0 if cell.given is not None else optim.steps * optim.rows * optim.row_tokens
-    episodes = sum(len(e.task_set().tasks) for e in cell.evaluations)
+    """Seconds that a cell trains and plays, from the grid's rates or device: at most, where play on
+    a dev set may end the training earlier. That play is counted as play."""
+    recipe, optim = cell.recipe, cell.recipe.optim
+    steps = 0 if cell.given is not None else optim.steps
+    episodes = sum(len(e.task_set().tasks) for _, e, _ in columns(grid, cell))
+    if steps and recipe.dev is not None:
+        times = -(-steps // recipe.dev.every)
+        episodes += times * len(Evaluation(recipe.dev.env, recipe.dev.tasks).task_set().tasks)
+    tokens = steps * optim.rows * optim.row_tokens
     return Cost(_train(grid, cell, tokens), _play(grid, cell.parameters, episodes, cell.name))
+
+
+def columns(grid: Grid, cell: Cell) -> list[Column]:
+    """What a cell plays: a student of the trial also as it was at fixed steps."""
+    if cell.stage != "trial":
+        return [Column(e.name, e, None) for e in cell.evaluations]
+    return [c for c in grid.columns if c.evaluation in cell.evaluations]
 
 
 def collecting(grid: Grid, found: Sequence[Cell]) -> list[tuple[Collect, int, float]]:
@@ -215,20 +305,3 @@ def arithmetic(grid: Grid) -> str:
         f"{d.batch} episodes at once, each pass reading 2 bytes a parameter at "
         f"{d.bandwidth / 1e12:g} TB/s. The teacher's one pass over the traces is not counted."
     )
-
-
-def preregistration(grid: Grid) -> list[str]:
-    """What decides, as sentences."""
-    trial = grid.trial
-    endpoint = next(e for e in grid.evaluations if e.name == trial.endpoint)
-    n = len(endpoint.task_set().tasks)
-    if not trial.verdict:
-        return [f"No verdict comes of this: {grid.description}"]
-    return [
-        f"Endpoint: success on {trial.endpoint} (n = {n}), {trial.seeds} paired training seeds. "
-        f"Equivalence within {trial.margin:g} points (TOST).",
-        f"Tuning: {trial.tuning or 'none'}",
-        f"One pair of runs on {n} tasks shows differences from "
-        f"{100 * detectable(planned_error(n)):.1f} points on (80 % power, near 50 % success); "
-        "the spread between training seeds comes on top.",
-    ]

@@ -21,7 +21,7 @@ from harness.metrics import EpisodeMetrics, wilson
 from harness.runs import Run
 from harness.types import Outcome
 from harness_distillation.recipe import Objective
-from harness_distillation.reproduce.grid import PARENT, Cell, Evaluation
+from harness_distillation.reproduce.grid import PARENT, Cell, Column
 from harness_distillation.reproduce.plan import Plan, done
 
 Table = list[list[str]]
@@ -39,10 +39,10 @@ class Mean(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """What is there of one row of the table: its finished cells' runs, by evaluation and seed."""
+    """What is there of one row of the table: its finished cells' runs, by column and seed."""
 
     name: str
-    label: str
+    teaches: bool
     objective: Objective
     reason_to_act: float | None
     runs: dict[str, dict[int, Run]]
@@ -67,59 +67,57 @@ QUANTITIES: tuple[tuple[str, str, _Value, float, int], ...] = (
 
 
 def arms(plan: Plan, out: Path) -> list[Arm]:
-    """Rows in the grid's order, the teacher first; an arm's environments share a row."""
+    """Rows in the grid's order, teachers first; an arm's environments share a row. Pilot and tuning
+    are no part of it."""
     found: dict[str, Arm] = {}
     for planned in plan.cells:
         cell, record = planned.cell, done(out, planned)
-        if cell.arm == PARENT and cell.name != plan.grid.teacher:
+        if cell.stage != "trial" and cell.name not in plan.grid.teachers:
             continue
-        label = cell.name if cell.arm == PARENT else cell.arm
-        arm = found.setdefault(
-            cell.arm,
-            Arm(cell.arm, label, cell.recipe.objective, None, {}),
-        )
+        name = cell.arm if cell.stage == "trial" else cell.name
+        arm = found.setdefault(name, Arm(name, cell.arm == PARENT, cell.recipe.objective, None, {}))
         if record is None:
             continue
-        for name, path in record.runs.items():
-            arm.runs.setdefault(name, {})[cell.seed] = api.load(out / path)
+        for column, path in record.runs.items():
+            arm.runs.setdefault(column, {})[cell.seed] = api.load(out / path)
         if arm.reason_to_act is None:
-            found[cell.arm] = arm._replace(reason_to_act=record.reason_to_act)
+            found[name] = arm._replace(reason_to_act=record.reason_to_act)
     return list(found.values())
 
 
 def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
     """(title, rows with headings) of each of the paper's quantities."""
-    shown = plan.grid.evaluations
+    shown = plan.grid.columns
     if plan.grid.table == "table5":
-        return [(_title(plan, e), _ablation(found, e)) for e in shown]
-    heads = [e.name for e in shown]
+        return [(_title(c), _ablation(found, c)) for c in shown]
+    heads = [c.name for c in shown]
     parts = []
     for number, (title, _, _, scale, digits) in enumerate(QUANTITIES):
         extra = ["N_r : N_a", "seeds", "n", "effective n"] if number == 0 else []
         rows = [["Method", *heads, *extra]]
         for arm in found:
-            means = [_of(arm, number, e) for e in shown]
-            row = [arm.label, *(_cell(m, scale, digits) for m in means)]
+            means = [_of(arm, number, c) for c in shown]
+            row = [arm.name, *(_cell(m, scale, digits) for m in means)]
             rows.append(row + (_about(plan, arm) if extra else []))
         parts.append((title, rows))
     return parts
 
 
-def _ablation(found: Sequence[Arm], what: Evaluation) -> Table:
+def _ablation(found: Sequence[Arm], what: Column) -> Table:
     """Table 5's form: which spans are supervised, success, CoT match and steps."""
     head = ["Method", "Reason", "Action", "Segm", "Succ, %", "CoT, %", "Steps"]
     rows = [[*head, "N_r : N_a", "seeds", "n", "effective n"]]
     for arm in found:
         values = [_cell(_of(arm, i, what), *QUANTITIES[i][3:]) for i in (0, 2, 3)]
         facts = _facts(arm, arm.runs.get(what.name, {}))
-        rows.append([arm.label, *_marks(arm), *values, *facts])
+        rows.append([arm.name, *_marks(arm), *values, *facts])
     return rows
 
 
-def _of(arm: Arm, number: int, what: Evaluation) -> Mean | None:
+def _of(arm: Arm, number: int, what: Column) -> Mean | None:
     """A row's mean of one of the quantities on a task set."""
     _, key, value, *_ = QUANTITIES[number]
-    if key == "cot_match" and arm.name == PARENT:
+    if key == "cot_match" and arm.teaches:
         return None
     return mean(arm.runs.get(what.name, {}), value)
 
@@ -127,7 +125,7 @@ def _of(arm: Arm, number: int, what: Evaluation) -> Mean | None:
 def _marks(arm: Arm) -> list[str]:
     """Whether reasoning and actions are supervised and told apart, as Table 5 shows it."""
     o = arm.objective
-    if arm.name == PARENT:
+    if arm.teaches:
         return ["", "", ""]
     marks = ["yes" if weight else "no" for weight in (o.lambda_reason, o.lambda_act)]
     if o.masks != "spans":
@@ -197,9 +195,9 @@ def _cell(found: Mean | None, scale: float, digits: int) -> str:
     return f"{text} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
 
 
-def _title(plan: Plan, what: Evaluation) -> str:
-    task_set = what.task_set()
-    return f"{task_set.name} ({task_set.protocol.max_steps} steps, task set {task_set.hash})"
+def _title(what: Column) -> str:
+    task_set = what.evaluation.task_set()
+    return f"{what.name} ({task_set.protocol.max_steps} steps a game, task set {task_set.hash})"
 
 
 # Comparisons ---------------------------------------------------------------------------------
@@ -215,9 +213,9 @@ def verdicts(plan: Plan, found: Sequence[Arm], complete: bool) -> list[str]:
 
 
 def compared(plan: Plan, found: Sequence[Arm]) -> list[list[str]]:
-    """Sentences of every comparison on every evaluation its arms share, the endpoint first."""
+    """Sentences of every comparison in every column its arms share, the endpoint first."""
     by_name = {arm.name: arm for arm in found}
-    order = sorted(plan.grid.evaluations, key=lambda e: e.name != plan.grid.trial.endpoint)
+    order = sorted(plan.grid.columns, key=lambda c: c.name != plan.grid.trial.endpoint)
     parts = []
     for what in order:
         decides = what.name == plan.grid.trial.endpoint

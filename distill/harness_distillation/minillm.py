@@ -1,0 +1,224 @@
+"""Objective ``minillm``: reverse KL by policy gradient, by TRL in an environment of its own.
+
+    traces -> prompts (ids up to each decision) -> minillm_runner.py -> a checkpoint, imported
+
+TRL 0.27 has the trainer and its newer releases have not, so it lives apart from this package's
+libraries: the two exchange prompts and checkpoint folders, and nothing else. The environment is
+made once (``HARNESS_MINILLM`` names the folder of another that has ``REQUIREMENTS``).
+
+    training/minillm/prompts.jsonl    token ids, one decision a line
+    training/minillm/job.json         every number
+    training/minillm/out/             TRL's checkpoints: a stopped training goes on from the last
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from harness.errors import ConfigError, HarnessError
+from harness.transcript import Kind
+from harness_distillation import checkpoint, models
+from harness_distillation.dataset import Samples
+from harness_distillation.hub import locate
+from harness_distillation.recipe import Recipe
+from harness_distillation.train import Result
+
+#: Beside them torch, in the release that this package runs on.
+REQUIREMENTS = ("trl==0.27.2", "transformers==5.0.0", "datasets==5.2.0", "accelerate==1.15.0",
+                "jinja2==3.1.6")  # fmt: skip
+RUNNER = Path(__file__).with_name("minillm_runner.py")
+#: Lines of TRL's output that an error shows.
+TAIL = 8
+
+
+class RunnerFailed(HarnessError):
+    """The training in the other environment broke; what it had finished is kept."""
+
+
+def prompts(samples: Samples, taught: np.ndarray, count: int, seed: int) -> list[list[int]]:
+    """``count`` decisions of the sequences ``taught``, each as the ids that stand before it.
+
+    Shuffled, and again from the start (in another order) when all are used. What another window
+    teaches, slips and forced steps are no decisions here.
+    """
+    made = samples.kinds != Kind.CONTEXT
+    first = made & ~np.concatenate([[False], made[:-1]])
+    first[samples.offsets[:-1]] = False
+    at = np.flatnonzero(first)
+    owner = np.searchsorted(samples.offsets, at, side="right") - 1
+    keep = np.isin(owner, taught)
+    at, owner = at[keep], owner[keep]
+    if not len(at):
+        raise ConfigError("The traces hold no decision to ask the student for.")
+    rng = np.random.default_rng([seed, 11])
+    orders = [rng.permutation(len(at)) for _ in range(-(-count // len(at)))]
+    return [
+        samples.ids[samples.offsets[owner[i]] : at[i]].tolist()
+        for i in np.concatenate(orders)[:count]
+    ]
+
+
+def environment(quiet: bool) -> Path:
+    """Python of the environment with ``REQUIREMENTS``, made when it is not there yet.
+
+    Raises ConfigError when it cannot be made, or is not what it says.
+    """
+    wanted = [*REQUIREMENTS, f"torch=={version('torch').partition('+')[0]}"]
+    given = os.environ.get("HARNESS_MINILLM")
+    if given:
+        python = Path(given).absolute() / "bin" / "python"
+        if not python.is_file():
+            raise ConfigError(f"HARNESS_MINILLM: {python} is not there.")
+        _check(python, wanted)
+        return python
+    cache = os.environ.get("HARNESS_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    root = Path(cache).expanduser() if cache else Path.home() / ".cache"
+    name = hashlib.sha256(" ".join([sys.version, *wanted]).encode()).hexdigest()[:12]
+    folder = root.absolute() / "distill-harness" / f"minillm-{name}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        whole = folder / "requirements.txt"  # written last
+        if not whole.is_file():
+            _make(folder, wanted, quiet)
+            whole.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+    return folder / "bin" / "python"
+
+
+def _make(folder: Path, wanted: list[str], quiet: bool) -> None:
+    if not quiet:
+        print(f"installing {', '.join(wanted)} into {folder}", file=sys.stderr, flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    found = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *wanted],
+        capture_output=True, text=True, env=_outside(), check=False,
+    )  # fmt: skip
+    if found.returncode:
+        shutil.rmtree(folder)
+        raise ConfigError(
+            f"The environment of objective 'minillm' cannot be made in {folder}:\n"
+            f"{_tail(found.stderr)}\n"
+            "  Mend that, or name a folder of your own with HARNESS_MINILLM."
+        )
+
+
+def _check(python: Path, wanted: list[str]) -> None:
+    """Refuse an environment of other releases."""
+    code = "import sys; from importlib.metadata import version as v; print(*map(v, sys.argv[1:]))"
+    names, releases = zip(*(w.split("==") for w in wanted), strict=True)
+    found = subprocess.run(
+        [python, "-P", "-c", code, *names],
+        capture_output=True, text=True, env=_outside(), check=False,
+    )  # fmt: skip
+    have = [release.partition("+")[0] for release in found.stdout.split()]
+    if found.returncode or have != list(releases):
+        told = ", ".join(map("==".join, zip(names, have, strict=False))) or _tail(found.stderr)
+        raise ConfigError(
+            f"{python} has not what objective 'minillm' runs on: {', '.join(wanted)}.\n  It has: "
+            f"{told}."
+        )
+
+
+def train_minillm(
+    recipe: Recipe,
+    samples: Samples,
+    taught: np.ndarray,
+    tok: Any,
+    out: Path,
+    notes: dict[str, Any],
+    *,
+    quiet: bool = False,
+) -> Result:
+    """Train ``recipe``'s student in ``out`` (``training/``) on the decisions of ``samples``.
+
+    An optimizer step samples ``optim.rows`` replies. Raises RunnerFailed with the end of TRL's
+    output; the same call goes on from its last checkpoint.
+    """
+    assert recipe.teacher is not None
+    optim, root = recipe.optim, out / "minillm"
+    root.mkdir(parents=True, exist_ok=True)
+    start = out / "start"
+    if not (start / "harness.json").is_file():
+        checkpoint.write_model(start, models.build(recipe.student, tok, recipe.seed), tok, notes)
+    chosen = prompts(samples, taught, optim.steps * optim.rows, recipe.seed)
+    lines = b"".join(msgspec.json.encode(ids) + b"\n" for ids in chosen)
+    job = {
+        "student": str(start.absolute()),
+        "teacher": str(Path(locate(recipe.teacher.checkpoint)).absolute()),
+        "prompts": str((root / "prompts.jsonl").absolute()),
+        "prompts_hash": hashlib.sha256(lines).hexdigest(),
+        "teacher_hash": notes["parents"]["teacher"],
+        "recipe_hash": notes["recipe_hash"],
+        "out": str((root / "out").absolute()),
+        "log": str((out / "minillm.jsonl").absolute()),
+        "threads": optim.threads or 1,
+        "seed": recipe.seed,
+        "steps": optim.steps,
+        "rows": optim.rows,
+        "lr": optim.lr,
+        "min_lr": optim.min_lr,
+        "warmup": optim.warmup,
+        "betas": optim.betas,
+        "weight_decay": optim.weight_decay,
+        "clip": optim.clip,
+        "bf16": optim.precision == "bf16",
+        "max_new_tokens": recipe.max_new_tokens,
+        "kd_temperature": recipe.objective.temperature,
+    }
+    body = msgspec.json.format(msgspec.json.encode(job), indent=1) + b"\n"
+    path = root / "job.json"
+    if path.is_file() and path.read_bytes() != body:
+        raise ConfigError(
+            f"{path} is of another training than this recipe, traces and teacher make.\n"
+            "  Use another --out, or --fresh to start again."
+        )
+    path.write_bytes(body)
+    student = root / "out" / "student"
+    if not (student / "model.safetensors").is_file():
+        (root / "prompts.jsonl").write_bytes(lines)
+        _run(environment(quiet), path, quiet)
+    return Result(student, optim.steps, "finished")
+
+
+def _run(python: Path, job: Path, quiet: bool) -> None:
+    log = job.with_name("runner.log")
+    if not quiet:
+        print(f"TRL trains, telling it to {log}", file=sys.stderr, flush=True)
+    with log.open("ab") as file:
+        # Not from the runner's own folder, whose modules would hide the library's (-P).
+        done = subprocess.run(
+            [python, "-P", RUNNER, job],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=_outside(), check=False,
+        )  # fmt: skip
+    if done.returncode:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        raise RunnerFailed(
+            f"TRL's training ended with status {done.returncode}; the end of {log}:\n{_tail(text)}"
+        )
+
+
+def _outside() -> dict[str, str]:
+    """Variables for the other environment: none that would lead it into this one."""
+    away = re.compile(r"PYTHON|VIRTUAL_ENV|HARNESS_")
+    found = {k: v for k, v in os.environ.items() if not away.match(k)}
+    return {**found, "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+
+
+def _tail(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines()[-TAIL:])

@@ -1,0 +1,194 @@
+"""What is settled before a trial's first student: the learning rate of each arm, from the tuning
+cells, and how far training seeds spread, from the pilot. All of it is told as sentences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from harness import api, paired, registry
+from harness.errors import ConfigError
+from harness.paired import Spread, detectable, planned_error
+from harness.runs import Run
+from harness.types import Outcome
+from harness_distillation.recipe import Recipe
+from harness_distillation.reproduce.grid import Cell, Grid
+from harness_distillation.reproduce.plan import Plan, done
+
+#: Tasks and paired seeds that a pilot is read for.
+TASKS = 1000
+SEEDS = (3, 5, 10)
+
+
+class Tried(NamedTuple):
+    """A learning rate and the episodes it won on the dev set; one that broke counts as lost."""
+
+    lr: float
+    won: int
+    n: int
+
+
+def tried(plan: Plan, out: Path, names: Sequence[str]) -> list[Tried]:
+    """What the finished ones of these tuning cells came to, in their order."""
+    by_name = {p.cell.name: p for p in plan.cells}
+    found = []
+    for name in names:
+        planned = by_name[name]
+        record = done(out, planned)
+        if record is None:
+            continue
+        s = _run(out, record.runs, planned.cell).summary
+        found.append(Tried(planned.cell.recipe.optim.lr, s.successes, s.n + s.errors))
+    return found
+
+
+def best(found: Sequence[Tried]) -> Tried:
+    """What won most, the earlier of equals."""
+    return max(found, key=lambda t: t.won / t.n)
+
+
+def tuned(plan: Plan, out: Path, cell: Cell) -> Recipe:
+    """A cell's recipe with the learning rate that its arm's tuning chose.
+
+    Raises ConfigError while that is not finished.
+    """
+    if not cell.tuned_by:
+        return cell.recipe
+    found = tried(plan, out, cell.tuned_by)
+    if len(found) < len(cell.tuned_by):
+        raise ConfigError(f"'{cell.name}' waits for its tuning: {', '.join(cell.tuned_by)}.")
+    optim = msgspec.structs.replace(cell.recipe.optim, lr=best(found).lr)
+    return msgspec.structs.replace(cell.recipe, optim=optim)
+
+
+def tuning_table(plan: Plan, out: Path) -> list[list[str]] | None:
+    """Every arm's rates with what they won on the dev set, the chosen one marked; None without
+    tuning."""
+    tuning, dev = plan.grid.trial.tuning, plan.grid.trial.dev
+    if tuning is None or dev is None:
+        return None
+    rows = [["Method", *(f"lr {lr:g}" for lr in tuning.lr), "chosen"]]
+    names = {tuple(p.cell.tuned_by): p.cell for p in plan.cells if p.cell.tuned_by}
+    for cells, student in names.items():
+        found = {t.lr: t for t in tried(plan, out, cells)}
+        shown = [f"{found[lr].won} of {found[lr].n}" if lr in found else "-" for lr in tuning.lr]
+        whole = len(found) == len(tuning.lr)
+        chosen = f"{best(list(found.values())).lr:g}" if whole else "-"
+        rows.append([student.name.rpartition("-s")[0], *shown, chosen])
+    return rows
+
+
+def pilot(plan: Plan, out: Path) -> tuple[int, Spread | None]:
+    """Finished seeds of the pilot, and their spread (None: too few, or nothing varies)."""
+    runs = {}
+    for planned in plan.cells:
+        record = done(out, planned) if planned.cell.stage == "pilot" else None
+        if record is not None:
+            runs[planned.cell.seed] = _run(out, record.runs, planned.cell)
+    return len(runs), _spread(runs)
+
+
+def _run(out: Path, runs: dict[str, str], cell: Cell) -> Run:
+    (evaluation,) = cell.evaluations
+    return api.load(out / runs[evaluation.name])
+
+
+def _spread(runs: dict[int, Run]) -> Spread | None:
+    if not runs:
+        return None
+    group = registry.env_class(next(iter(runs.values())).meta.task_set.env).group
+    rows = [
+        (seed, row.task_id, float(bool(row.success)))
+        for seed, run in runs.items()
+        for row in run.metrics
+        if row.outcome is not Outcome.ERROR
+    ]
+    seed = np.array([s for s, *_ in rows], dtype=np.int64)
+    task = np.unique([t for _, t, _ in rows], return_inverse=True)[1].astype(np.int64)
+    cluster = np.unique([group(t) for _, t, _ in rows], return_inverse=True)[1].astype(np.int64)
+    won = np.array([w for *_, w in rows], dtype=np.float64)
+    return paired.spread(won, cluster, seed, paired.weights(seed, task))
+
+
+def smallest(seeds_sd: float, rest_sd: float, seeds: int) -> float:
+    """Smallest true difference of two arms that ``seeds`` paired trainings show with 80 % power,
+    when each run's mean has these standard deviations, arms' seeds are independent and tasks are
+    as hard for one arm as for the other."""
+    error = math.sqrt(2 * (seeds_sd**2 + rest_sd**2) / seeds)
+    return detectable(error, seeds - 1)
+
+
+def preregistration(plan: Plan, out: Path) -> list[str]:
+    """What decides, as sentences, with what pilot and tuning have come to."""
+    grid, trial = plan.grid, plan.grid.trial
+    endpoint = next(e for e in grid.evaluations if e.name == trial.endpoint)
+    n = len(endpoint.task_set().tasks)
+    if not trial.verdict:
+        return [f"No verdict comes of this: {grid.description}", *_tuning(grid), *_pilot(plan, out)]
+    lines = [
+        f"Endpoint: success on {trial.endpoint} (n = {n}), {trial.seeds} paired training seeds, "
+        f"alpha {trial.alpha:g} (Holm over an arm's comparisons). Equivalence within "
+        f"{trial.margin:g} points (TOST).",
+        f"Played once by every finished student: {', '.join(e.name for e in grid.evaluations)}.",
+    ]
+    if trial.fixed_steps is not None:
+        lines.append(
+            "The endpoint is taken at convergence, where more play on the dev set wins no more; "
+            f"beside it every student as it was after {trial.fixed_steps} steps of that training."
+        )
+    lines += _tuning(grid)
+    known = _pilot(plan, out)
+    if not known:
+        lines.append(
+            f"One pair of runs on {n} tasks shows differences from "
+            f"{100 * detectable(planned_error(n)):.1f} points on (80 % power, near 50 % success); "
+            "the spread between training seeds comes on top."
+        )
+    return lines + known
+
+
+def _tuning(grid: Grid) -> list[str]:
+    tuning, dev = grid.trial.tuning, grid.trial.dev
+    if tuning is None or dev is None:
+        return ["Tuning: none; every arm trains as its recipe says."]
+    rates = ", ".join(f"{lr:g}" for lr in tuning.lr)
+    long = "" if tuning.steps is None else f" of {tuning.steps} steps"
+    return [
+        f"Tuning: {len(tuning.lr)} trainings{long} of every arm, learning rates {rates}, the best "
+        f"on {dev.name} (n = {len(dev.task_set().tasks)}) is the arm's. Nothing else is tuned."
+    ]
+
+
+def _pilot(plan: Plan, out: Path) -> list[str]:
+    wanted, dev = plan.grid.trial.pilot, plan.grid.trial.dev
+    if wanted is None or dev is None:
+        return []
+    have, found = pilot(plan, out)
+    if have < wanted.seeds:
+        return [
+            f"Pilot: {wanted.seeds} seeds of {wanted.arm} on {dev.name}, {have} done; it tells the "
+            "spread between seeds (--stage pilot)."
+        ]
+    if found is None:
+        return [f"Pilot: {have} seeds of {wanted.arm} ended alike on {dev.name}: no spread to see."]
+    tasks = len(dev.task_set().tasks)
+    rest = found.rest * math.sqrt(tasks / TASKS)
+
+    def shown(sd: float) -> str:
+        return " / ".join(f"{100 * smallest(sd, rest, k):.1f}" for k in SEEDS)
+
+    return [
+        f"Pilot: {have} seeds of {wanted.arm} on {dev.name} (n = {tasks}): success "
+        f"{100 * found.mean:.1f} %, standard deviation between seeds {100 * found.seeds:.1f} "
+        f"points (95 % interval {100 * found.low:.1f} to "
+        f"{100 * found.high:.1f}).",
+        f"So {' / '.join(map(str, SEEDS))} paired seeds on {TASKS:,} tasks show differences from "
+        f"{shown(found.seeds)} points on (80 % power); with the spread at the upper end of its "
+        f"interval, {shown(found.high)}.",
+    ]

@@ -1,0 +1,47 @@
+"""training/log.jsonl: one line an optimizer step, of steps that were taken once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from harness_distillation.checkpoint import State
+from harness_distillation.tokenizer import CLASSES
+
+LOG = "log.jsonl"
+
+
+def log_line(
+    state: State,
+    sums: torch.Tensor,
+    loss: float,
+    counts: torch.Tensor,
+    rate: float,
+    norm: float,
+    speed: float,
+) -> dict[str, Any]:
+    """A log line: the loss as optimised, and per class the mean divergence and the targets."""
+    line: dict[str, Any] = {"step": state.step, "loss": loss}
+    for i, name in enumerate(CLASSES, 1):
+        if counts[i]:
+            line[name] = float(sums[i] / counts[i])
+            line[f"n_{name}"] = int(counts[i])
+    line |= {"lr": rate, "grad_norm": norm, "tokens": state.tokens}
+    return line | {"tokens_per_s": round(speed), "seconds": round(state.seconds, 1)}
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drop log lines of steps that will be taken again (and a torn last line)."""
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [
+        line for line in lines if line.endswith(b"\n") and msgspec.json.decode(line)["step"] <= step
+    ]
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(b"".join(kept))
+    os.replace(draft, path)

@@ -1,0 +1,137 @@
+"""MiniLLM: what the student is asked, and the training in its own environment."""
+
+from __future__ import annotations
+
+import venv
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from distill_traces import episode, recipe, record
+from harness_distillation import cli, minillm, models, tokenizer
+from harness_distillation import recipe as recipes
+from harness_distillation.dataset import encode
+
+from harness.errors import ConfigError
+from harness.transcript import join, render
+
+pytestmark = pytest.mark.models
+HEADER = "Task: {instruction}\n"
+MINILLM = """
+[teacher]
+checkpoint = "{teacher}"
+signal = "live"
+[objective]
+name = "minillm"
+"""
+
+
+def test_prompts_are_what_stands_before_each_decision():
+    """They are what play would ask: the transcript up to the newest observation."""
+    episodes = [episode(i) for i in range(12)]
+    tok = tokenizer.train(episodes, HEADER, 400)
+    samples, _ = encode(episodes, tokenizer.SegmentEncoder(tok), HEADER, 512, 24)
+    every = np.arange(len(samples.lengths))
+    expected = []
+    for one in episodes:
+        header = HEADER.replace("{instruction}", one.instruction)
+        for i, step in enumerate(one.steps):
+            if not step.decision.injected:
+                blocks = render(header, one.steps[:i], step.observation)
+                expected.append(join([s for block in blocks for s in block]))
+    asked = minillm.prompts(samples, every, len(expected), seed=1)
+    assert sorted(tok.decode(ids) for ids in asked) == sorted(expected)
+    twice = minillm.prompts(samples, every, 2 * len(expected), seed=1)
+    assert twice[: len(expected)] == asked
+    assert sorted(twice[len(expected) :]) == sorted(asked)
+    assert twice[len(expected) :] != asked
+    few = minillm.prompts(samples, every[samples.episode == 3], 1, seed=1)
+    header = HEADER.replace("{instruction}", episodes[3].instruction)
+    assert tok.decode(few[0]).startswith(header)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'signal = "live"\n->signal = "cache"\n',
+        "[objective]->[optim]\noptimizer = 'muon'\n[objective]",
+        'name = "minillm"->name = "minillm"\nlambda_act = 2.0',
+        'name = "minillm"->name = "minillm"\nmasks = "label_shuffle"',
+        "[objective]->[dev]\nenv = 'alfworld'\ntasks = 'builtin-dev'\n[objective]",
+    ],
+)
+def test_what_trl_does_not_do_is_refused(tmp_path, change):
+    before, after = change.split("->")
+    more = MINILLM.format(teacher="models/x").replace(before, after)
+    path = recipe(tmp_path, "")
+    text = path.read_text()
+    if "[optim]" in more:  # one table each
+        more = more.replace("[optim]\noptimizer = 'muon'\n", "")
+        text = text.replace("[optim]", "[optim]\noptimizer = 'muon'")
+    path.write_text(text + more)
+    with pytest.raises(ConfigError, match="is trained by TRL"):
+        recipes.load(str(path))
+
+
+def test_an_environment_of_other_releases_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_MINILLM", str(tmp_path))
+    with pytest.raises(ConfigError, match="is not there"):
+        minillm.environment(quiet=True)
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    monkeypatch.setenv("HARNESS_MINILLM", str(tmp_path / "bare"))
+    with pytest.raises(ConfigError, match=r"has not what objective 'minillm' runs on: trl=="):
+        minillm.environment(quiet=True)
+
+
+@pytest.mark.campaign
+def test_an_environment_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("HARNESS_MINILLM", raising=False)
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"(?s)cannot be made in .*No matching distribution"):
+        minillm.environment(quiet=True)
+    assert not [p for p in (tmp_path / "distill-harness").iterdir() if p.is_dir()]
+
+
+@pytest.fixture
+def teacher(tmp_path) -> Path:
+    """A teacher of seconds."""
+    path = recipe(tmp_path, "", steps=20)
+    out = tmp_path / "teacher"
+    data = ("--data", str(record(tmp_path / "episodes.jsonl", 40)))
+    assert cli.main([str(path), "--out", str(out), "--quiet", *data]) == 0
+    return out
+
+
+@pytest.mark.campaign
+def test_trl_trains_and_its_student_comes_back(tmp_path, teacher):
+    """Installs the environment (once), trains, and goes on where it was."""
+    path = recipe(tmp_path, MINILLM.format(teacher=teacher), steps=3)
+    text = path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 24', 1)
+    path.write_text(text)
+    out = tmp_path / "out"
+    command = [str(path), "--out", str(out), "--quiet", "--data", str(tmp_path / "episodes.jsonl")]
+    assert cli.main(command) == 0
+    lines = (out / "training" / "minillm.jsonl").read_bytes().splitlines()
+    steps = [line for line in map(msgspec.json.decode, lines) if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    assert all(np.isfinite(line["loss"]) for line in steps)
+    begun, trained = (models.load(out / f) for f in ("training/start", "."))
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(begun.state_dict().values(), trained.state_dict().values(), strict=True)
+    ]
+    assert any(moved)
+    notes = msgspec.json.decode((out / "harness.json").read_bytes())
+    assert notes["recipe"]["objective"]["divergence"] == "reverse_kl"
+    before = (out / "model.safetensors").read_bytes()
+    assert cli.main(command) == 0  # finished: TRL is not asked again
+    assert (out / "model.safetensors").read_bytes() == before
+    with pytest.raises(ConfigError, match="is of another training"):
+        cli.main([*command, "--seed", "5"])
