@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from harness.transcript import join, parse, render
+from harness.transcript import join, messages, parse, render
 from harness.types import Step
 
 pytest.importorskip("torch", reason="needs the extra 'models'")
@@ -14,7 +14,6 @@ pytest.importorskip("transformers", reason="needs the extra 'models'")
 pytestmark = pytest.mark.models
 
 from harness_agents.backends.answers import read  # noqa: E402
-from harness_agents.backends.server import messages  # noqa: E402
 from tiny import TEMPLATES, make_tokenizer  # noqa: E402
 
 #: Replies as a server gives them back, thoughts inline or apart.

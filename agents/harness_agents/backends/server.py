@@ -30,7 +30,7 @@ from urllib3.exceptions import HTTPError
 
 from harness.errors import BackendError, ConfigError
 from harness.policy import ContextOverflow, Decoding
-from harness.transcript import Segment, join, window_start
+from harness.transcript import Segment, join, messages, window_start
 from harness.types import Completion
 from harness_agents.backends.answers import STOP, OddAnswer, read, too_long
 
@@ -309,26 +309,6 @@ class _Passing(Exception):
     def __init__(self, what: str, wait: float = 0.0, gone: bool = False) -> None:
         super().__init__(what)
         self.wait, self.gone = wait, gone
-
-
-def messages(header: Sequence[Segment], steps: Sequence[Sequence[Segment]]) -> list[dict[str, str]]:
-    """The transcript as a chat: what the agent saw is the user's, its replies the assistant's.
-
-    The header opens the first user message, so models without a system role do too.
-    """
-    found: list[dict[str, str]] = []
-    pending = join(header)
-    *before, newest = steps
-    for block in before:
-        pending += block[0].text
-        decision = join(block[1:])
-        if decision:
-            found.append({"role": "user", "content": pending.rstrip("\n")})
-            found.append({"role": "assistant", "content": decision.rstrip("\n")})
-            pending = ""
-    pending += join(newest)
-    found.append({"role": "user", "content": pending.rstrip("\n")})
-    return found
 
 
 def _start(head: int, sizes: Sequence[int], limit: int | None) -> int:
