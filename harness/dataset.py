@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -91,7 +91,7 @@ def write(
 def _write_form(
     runs: Sequence[Run],
     form: str,
-    files: dict[str, IO[bytes]],
+    files: Mapping[str, IO[bytes]],
     header: str,
     successes_only: bool,
     heldout: float,
@@ -170,7 +170,7 @@ def _card(
             f" `{HELD_OUT}` holds whole groups, about {heldout:.0%} of them, drawn by hash."
             if heldout else ""
         ) + " Tasks named `imported/...` may be any task of their environment.\n",
-        "The texts of observations are the environments': mind their licences before you publish.\n",
+        "Observations are the environments' texts: mind their licences before you publish.\n",
     ]  # fmt: skip
     return "\n".join(parts)
 
@@ -244,8 +244,7 @@ def _yaml(value: dict[str, Any], indent: str = "") -> list[str]:
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str]) -> str:
-        return (
-            "| " + " | ".join(" ".join(plain(c).split()).replace("|", "\\|") for c in cells) + " |"
-        )
+        shown = (" ".join(plain(cell).split()).replace("|", "\\|") for cell in cells)
+        return f"| {' | '.join(shown)} |"
 
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, lines)]) + "\n"
