@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError, DataError, HarnessError
 from harness.registry import require
 
 TOKEN = "HF_TOKEN"
@@ -25,8 +25,8 @@ class Upload:
     def __init__(self, name: str, *, public: bool = False) -> None:
         hub = require("huggingface_hub", "models", "--push")
         try:
-            hub.utils.validate_repo_id(name)
-        except hub.errors.HFValidationError as error:
+            require("huggingface_hub.utils", "models", "--push").validate_repo_id(name)
+        except ValueError as error:
             raise ConfigError(f"--push takes OWNER/NAME, not '{name}': {error}") from None
         if name.count("/") != 1:
             raise ConfigError(f"--push takes OWNER/NAME, not '{name}'.")
@@ -62,7 +62,9 @@ class Upload:
                 repo_id=self.name, repo_type="dataset", folder_path=folder,
                 commit_message="Episodes of language agents",
             )  # fmt: skip
-        except (OSError, ValueError) as error:  # the hub's errors are OSErrors
+        except HarnessError:
+            raise
+        except Exception as error:  # which library it speaks HTTP with changes with its version
             text = str(error).replace(self._token, "[token]")
             raise DataError(
                 f"'{self.name}' could not be sent; the folder {folder} is whole. Check the network "
