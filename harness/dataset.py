@@ -185,8 +185,8 @@ Slips that were put in on purpose, and actions that a protocol took for the agen
 read and not to be learned: `loss` is false in `sharegpt`, `label` is null in `spans`, no row of
 `prompt-completion` completes to one, and `messages` leaves such episodes out. Offsets count
 characters (code points) from 0, ends excluded. `steps` tells each step's reward, whether its action
-was invalid, forced by the protocol, or executed as another string. `harness import exported FILE`
-makes a run of the rows again (not of `prompt-completion`).
+was invalid, put in or forced by the protocol, and the string executed if another. `harness import
+exported FILE` makes a run of the rows again (not of `prompt-completion`).
 """
 
 

@@ -41,7 +41,15 @@ _WHOLE = {
     **_ABOUT,
     "prompt_chars": "int64",
     "final_observation": "string",
-    "steps": [{"reward": "float64", "invalid": "bool", "forced": "bool", "executed": "string"}],
+    "steps": [
+        {
+            "reward": "float64",
+            "invalid": "bool",
+            "injected": "bool",
+            "forced": "bool",
+            "executed": "string",
+        }
+    ],
 }
 #: Form -> its columns and their types, as ``datasets`` names them; a list holds many of its one.
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -65,6 +73,7 @@ class Step(msgspec.Struct, frozen=True):
 
     reward: float
     invalid: bool
+    injected: bool
     forced: bool
     executed: str | None
 
@@ -125,7 +134,9 @@ def rows(episode: Episode, form: str, header: str = HEADER, run: str = "") -> li
     else:
         turns = _chat(blocks)
         body = {"messages": turns} if form == "messages" else _conversation(turns, episode)
-    steps = [Step(s.reward, s.invalid, s.forced, s.executed) for s in episode.steps]
+    steps = [
+        Step(s.reward, s.invalid, s.decision.injected, s.forced, s.executed) for s in episode.steps
+    ]
     whole = {
         "prompt_chars": len(head),
         "final_observation": episode.final_observation,

@@ -138,7 +138,7 @@ def played(draw) -> Episode:
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     played(), st.sampled_from(WHOLE), st.sampled_from([HEADER, "Observation: x\n{instruction}\n"])
 )

@@ -36,7 +36,6 @@ class _Row(rows.About, frozen=True):
 class _Turn(NamedTuple):
     seen: str
     said: str
-    taught: bool
 
 
 def read_exported(path: Path) -> Iterator[tuple[str, Episode]]:
@@ -96,8 +95,7 @@ def _of_chat(
         if number == 0:
             texts[0] = texts[0][field(where, record, "prompt_chars", int) :]
         seen = _seen(f"{where}: {key}[{number}]", texts[0])
-        taught = said[number + 1].get("loss", True) is not False
-        turns.append(_Turn(seen, f"{texts[1]}\n", taught))
+        turns.append(_Turn(seen, f"{texts[1]}\n"))
     return turns
 
 
@@ -114,16 +112,15 @@ def _of_spans(where: str, record: dict[str, Any]) -> list[_Turn]:
         start, end = field(place, span, "start", int), field(place, span, "end", int)
         if start != at or not start < end <= len(text):
             raise TraceError(f"{place}: {start} to {end}, where the text goes on at {at}.")
-        at, label, piece = end, span.get("label"), text[start:end]
+        at, piece = end, text[start:end]
         if number == 0:
             continue
-        if label == "context":
-            turns.append(_Turn(_seen(place, piece).removesuffix("\n"), "", True))
+        if span.get("label") == "context":
+            turns.append(_Turn(_seen(place, piece).removesuffix("\n"), ""))
         elif not turns:
             raise TraceError(f"{place}: a reply before anything was seen.")
         else:
-            last = turns[-1]
-            turns[-1] = _Turn(last.seen, last.said + piece, label is not None)
+            turns[-1] = turns[-1]._replace(said=turns[-1].said + piece)
     if at != len(text):
         raise TraceError(f"{where}: the spans end at {at} of {len(text)} characters.")
     return turns
@@ -142,8 +139,8 @@ def _episode(row: _Row, turns: list[_Turn]) -> Episode:
         instruction=row.instruction,
         steps=tuple(
             Step(
-                turn.seen, _decision(turn), reward=step.reward, invalid=step.invalid,
-                executed=step.executed, forced=step.forced,
+                turn.seen, _decision(turn.said, step.injected), reward=step.reward,
+                invalid=step.invalid, executed=step.executed, forced=step.forced,
             )
             for turn, step in zip(turns, row.steps, strict=True)
         ),
@@ -156,11 +153,10 @@ def _episode(row: _Row, turns: list[_Turn]) -> Episode:
     )  # fmt: skip
 
 
-def _decision(turn: _Turn) -> Decision:
+def _decision(said: str, injected: bool) -> Decision:
     """The decision that a text tells; the text is kept where it is not the canonical one."""
-    told = parse(turn.said)
-    if reply(told) != turn.said:
-        told = msgspec.structs.replace(
-            told, completion=Completion(turn.said, None, None, None, reread_tokens=None)
-        )
-    return tidy(msgspec.structs.replace(told, injected=not turn.taught))
+    told = tidy(parse(said))
+    kept = None
+    if reply(told) != said:
+        kept = Completion(said, None, None, None, reread_tokens=None)
+    return msgspec.structs.replace(told, completion=kept, injected=injected)
