@@ -31,52 +31,6 @@ FORMS = {
     "spans": "text with labelled stretches by character, an episode a row",
 }
 
-_ABOUT = {
-    "env": "string", "task_split": "string", "task": "string", "group": "string",
-    "task_type": "string", "seed": "int64", "attempt": "int64", "agent": "string",
-    "run": "string", "instruction": "string", "success": "bool", "score": "float64",
-    "outcome": "string",
-}  # fmt: skip
-_WHOLE = {
-    **_ABOUT,
-    "prompt_chars": "int64",
-    "final_observation": "string",
-    "steps": [
-        {
-            "reward": "float64",
-            "invalid": "bool",
-            "injected": "bool",
-            "forced": "bool",
-            "executed": "string",
-        }
-    ],
-}
-#: Form -> its columns and their types, as ``datasets`` names them; a list holds many of its one.
-COLUMNS: dict[str, dict[str, Any]] = {
-    "messages": {"messages": [{"role": "string", "content": "string"}], **_WHOLE},
-    "prompt-completion": {
-        "prompt": "string", "completion": "string", **_ABOUT, "step": "int64", "invalid": "bool",
-    },
-    "sharegpt": {
-        "conversations": [{"from": "string", "value": "string", "loss": "bool"}], **_WHOLE,
-    },
-    "spans": {
-        "text": "string",
-        "spans": [{"start": "int64", "end": "int64", "label": "string"}],
-        **_WHOLE,
-    },
-}  # fmt: skip
-
-
-class Step(msgspec.Struct, frozen=True):
-    """What a whole episode's row tells of a step beside its text."""
-
-    reward: float
-    invalid: bool
-    injected: bool
-    forced: bool
-    executed: str | None
-
 
 class About(msgspec.Struct, frozen=True):
     """What every row says of its episode. ``group`` is what a split must not cut."""
@@ -94,6 +48,55 @@ class About(msgspec.Struct, frozen=True):
     success: bool
     score: float
     outcome: Outcome
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What a whole episode's row tells of a step beside its text."""
+
+    reward: float
+    invalid: bool
+    injected: bool
+    forced: bool
+    executed: str | None
+
+
+class Whole(About, frozen=True):
+    """What the row of a whole episode adds; ``prompt_chars`` of its text are the prompt."""
+
+    prompt_chars: int
+    final_observation: str | None
+    steps: tuple[Step, ...]
+
+
+class Single(About, frozen=True):
+    """What the row of one decision adds; ``step`` counts from 1."""
+
+    step: int
+    invalid: bool
+
+
+def _columns(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: _TYPES[field.type] for field in msgspec.structs.fields(kind)}
+
+
+_TYPES: dict[Any, Any] = {
+    str: "string", str | None: "string", Outcome: "string",
+    int: "int64", float: "float64", bool: "bool",
+}  # fmt: skip
+_TYPES[tuple[Step, ...]] = [_columns(Step)]
+
+_TURN = {"role": "string", "content": "string"}
+_SPAN = {"start": "int64", "end": "int64", "label": "string"}
+#: Form -> its columns and their types, as ``datasets`` names them; a list holds many of its one.
+COLUMNS: dict[str, dict[str, Any]] = {
+    "messages": {"messages": [_TURN], **_columns(Whole)},
+    "prompt-completion": {"prompt": "string", "completion": "string", **_columns(Single)},
+    "sharegpt": {
+        "conversations": [{"from": "string", "value": "string", "loss": "bool"}],
+        **_columns(Whole),
+    },
+    "spans": {"text": "string", "spans": [_SPAN], **_columns(Whole)},
+}
 
 
 def unfit(episode: Episode, form: str | None = None, *, successes_only: bool) -> str | None:
@@ -124,30 +127,30 @@ def rows(episode: Episode, form: str, header: str = HEADER, run: str = "") -> li
     read, so that nothing but its own reply is taught and what was put in never is. ``header`` holds
     ``{instruction}``. The episode is fit for the form (``unfit``).
     """
-    told = msgspec.to_builtins(_about(episode, run))
+    about = _about(episode, run)
     head = header.replace("{instruction}", episode.instruction)
     blocks = render(head, episode.steps)
     if form == "prompt-completion":
-        return list(_decisions(episode, blocks, told))
+        return list(_decisions(episode, blocks, about))
     if form == "spans":
         body: dict[str, Any] = _spans(blocks)
     else:
         turns = _chat(blocks)
         body = {"messages": turns} if form == "messages" else _conversation(turns, episode)
-    steps = [
+    steps = (
         Step(s.reward, s.invalid, s.decision.injected, s.forced, s.executed) for s in episode.steps
-    ]
-    whole = {
-        "prompt_chars": len(head),
-        "final_observation": episode.final_observation,
-        "steps": msgspec.to_builtins(steps),
-    }
-    return [{**body, **told, **whole}]
+    )
+    whole = Whole(
+        **about, prompt_chars=len(head), final_observation=episode.final_observation,
+        steps=tuple(steps),
+    )  # fmt: skip
+    return [{**body, **msgspec.to_builtins(whole)}]
 
 
-def _about(episode: Episode, run: str) -> About:
+def _about(episode: Episode, run: str) -> dict[str, Any]:
+    """The fields of ``About``."""
     task = episode.task
-    return About(
+    return dict(
         env=task.env, task_split=task.split, task=task.id, group=group(task.env, task.id),
         task_type=episode.task_type, seed=task.seed, attempt=episode.attempt, agent=episode.agent,
         run=run, instruction=episode.instruction, success=episode.success, score=episode.score,
@@ -160,15 +163,15 @@ def _replies(episode: Episode) -> list[str]:
 
 
 def _decisions(
-    episode: Episode, blocks: list[list[Segment]], told: dict[str, Any]
+    episode: Episode, blocks: list[list[Segment]], about: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     read = join(blocks[0])
     for number, (step, block) in enumerate(zip(episode.steps, blocks[1:], strict=True), 1):
         read += block[0].text
         reply = join(block[1:])
         if reply and not step.decision.injected:
-            yield {"prompt": read, "completion": reply, **told, "step": number,
-                   "invalid": step.invalid}  # fmt: skip
+            told = Single(**about, step=number, invalid=step.invalid)
+            yield {"prompt": read, "completion": reply, **msgspec.to_builtins(told)}
         read += reply
 
 

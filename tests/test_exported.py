@@ -102,6 +102,25 @@ def test_slips_come_back_as_slips(slipped, form, tmp_path):
     assert there_and_back(episodes, form, tmp_path) == [expected(e, form) for e in episodes]
 
 
+@pytest.mark.models
+@pytest.mark.parametrize("form", WHOLE)
+def test_what_a_model_wrote_comes_back_as_it_wrote_it(small_model_s, form, tmp_path):
+    episodes = list(small_model_s.episodes())
+    back = there_and_back(episodes, form, tmp_path)
+    assert [untimed(e) for e in back] == [expected(e, form) for e in episodes]
+    for was, found in zip(episodes, back, strict=True):
+        for a, b in zip(was.steps, found.steps, strict=True):
+            assert a.decision.completion is not None
+            assert join(render_decision(b.decision)) == join(render_decision(a.decision))
+
+
+@pytest.fixture(scope="module")
+def small_model_s(tmp_path_factory):
+    pytest.importorskip("torch", reason="needs the extra 'models'")
+    out = tmp_path_factory.mktemp("model")
+    return harness.evaluate("ours-tiny", "alfworld", tasks="builtin-dev[:3]", out=out)
+
+
 sign = st.sampled_from(
     [*"abc xyz:.\n☃𝄞", "Reasoning: ", "Action: ", "\nObservation: ", "\r", "\u2028"]
 )

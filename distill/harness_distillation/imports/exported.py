@@ -25,14 +25,6 @@ SOURCE = "exported"
 _OBSERVATION = "Observation: "
 
 
-class _Row(rows.About, frozen=True):
-    """A whole episode's row, less its text."""
-
-    prompt_chars: int
-    final_observation: str | None
-    steps: tuple[rows.Step, ...]
-
-
 class _Turn(NamedTuple):
     seen: str
     said: str
@@ -49,7 +41,7 @@ def read_exported(path: Path) -> Iterator[tuple[str, Episode]]:
     for where, record in read_records(path):
         turns = _turns(where, record)
         try:
-            row = msgspec.convert(record, _Row)
+            row = msgspec.convert(record, rows.Whole)
         except msgspec.ValidationError as error:
             raise TraceError(f"{where}: not a row of `harness export --as`: {error}.") from None
         if len(turns) != len(row.steps):
@@ -132,7 +124,7 @@ def _seen(place: str, text: str) -> str:
     return text[len(_OBSERVATION) :]
 
 
-def _episode(row: _Row, turns: list[_Turn]) -> Episode:
+def _episode(row: rows.Whole, turns: list[_Turn]) -> Episode:
     return Episode(
         task=Task(row.env, row.task_split, row.task, row.seed),
         agent=row.agent,

@@ -302,7 +302,7 @@ def _meta(source: str, found: Imported, data: str | None) -> RunMeta:
         success="as the log tells",
     )
     config = AgentConfig(
-        name=found.agent, policy=KIND, role=KIND, description=f"imported from logs of {source}"
+        name=found.agent, policy=KIND, role=KIND, description=f"imported, source {source}"
     )
     meta = RunMeta(
         run_id="",
