@@ -183,10 +183,11 @@ rows = load_dataset("FOLDER OR OWNER/NAME", "{form}", split="train")
 
 Slips that were put in on purpose, and actions that a protocol took for the agent, are there to be
 read and not to be learned: `loss` is false in `sharegpt`, `label` is null in `spans`, no row of
-`prompt-completion` completes to one, and `messages` leaves such episodes out. Offsets count
-characters (code points) from 0, ends excluded. `steps` tells each step's reward, whether its action
-was invalid, put in or forced by the protocol, and the string executed if another. `harness import
-exported FILE` makes a run of the rows again (not of `prompt-completion`).
+`prompt-completion` completes to one, and `messages` leaves such episodes out. Labels are `context`,
+`reason`, `act`, and `reason_format`, `act_format` for the words "Reasoning:", "Action:" and their
+newlines; offsets count characters (code points) from 0, ends excluded. `steps` tells each step's
+reward, whether its action was invalid, put in or forced by the protocol, and the string executed if
+another. `harness import exported FILE` makes a run of the rows again (not of `prompt-completion`).
 """
 
 

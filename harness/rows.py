@@ -65,7 +65,7 @@ class Whole(About, frozen=True):
 
     prompt_chars: int
     final_observation: str | None
-    steps: tuple[Step, ...]
+    steps: list[Step]
 
 
 class Single(About, frozen=True):
@@ -83,7 +83,7 @@ _TYPES: dict[Any, Any] = {
     str: "string", str | None: "string", Outcome: "string",
     int: "int64", float: "float64", bool: "bool",
 }  # fmt: skip
-_TYPES[tuple[Step, ...]] = [_columns(Step)]
+_TYPES[list[Step]] = [_columns(Step)]
 
 _TURN = {"role": "string", "content": "string"}
 _SPAN = {"start": "int64", "end": "int64", "label": "string"}
@@ -137,12 +137,12 @@ def rows(episode: Episode, form: str, header: str = HEADER, run: str = "") -> li
     else:
         turns = _chat(blocks)
         body = {"messages": turns} if form == "messages" else _conversation(turns, episode)
-    steps = (
+    steps = [
         Step(s.reward, s.invalid, s.decision.injected, s.forced, s.executed) for s in episode.steps
-    )
+    ]
     whole = Whole(
         **about, prompt_chars=len(head), final_observation=episode.final_observation,
-        steps=tuple(steps),
+        steps=steps,
     )  # fmt: skip
     return [{**body, **msgspec.to_builtins(whole)}]
 
