@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness import cli_look
+from harness import cli_export, cli_look
 from harness.cli_look import RESULTS, Out
 from harness.console import Progress, say, stdout, warn
 from harness.errors import ConfigError, HarnessError
@@ -240,19 +240,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel="More")
-def export(
-    path: Annotated[Path, typer.Argument(help="Run folder.")],
-    to: Annotated[Path, typer.Option("--to", help="Folder to copy it into.")],
-    episodes: Annotated[
-        bool, typer.Option("--episodes", help="With every step, as the environment showed it.")
-    ] = False,
-) -> None:
-    """Copy a run for publishing: its description and metrics, without this machine's paths."""
-    from harness import api
-    from harness.export import export as copy
-
-    print(copy(api.load(path), to, episodes=episodes))
+app.command(rich_help_panel="More")(cli_export.export)
 
 
 @app.command(rich_help_panel="More")

@@ -39,10 +39,7 @@ def export(run: Run, to: Path, *, episodes: bool = False) -> Path:
     Raises ConfigError for a run that is not complete or was exported there before.
     """
     meta = run.meta
-    if meta.status != "complete":
-        raise ConfigError(
-            f"{run.path} is not complete. Finish it with `harness run --resume {run.path}`."
-        )
+    run.check_complete()
     folder = run.path.resolve()
     target = to / meta.task_set.env / folder.parent.name / folder.name
     if target.exists():

@@ -116,7 +116,7 @@ def _play(
                 decision = call(policy, clock.instruction, tuple(clock.steps), observation, info)
                 if not isinstance(decision, Decision):
                     raise TypeError(f"returned {type(decision).__name__}, not a Decision")
-                decision = _tidy(decision)
+                decision = tidy(decision)
         except AgentError as error:
             if isinstance(error.__cause__, ContextOverflow):
                 return Outcome.CONTEXT, info
@@ -208,7 +208,7 @@ def clean(text: str) -> str:
     return text
 
 
-def _tidy(decision: Decision) -> Decision:
+def tidy(decision: Decision) -> Decision:
     """What is executed is what is logged: one line, encodable."""
     action = decision.action
     if action is not None:

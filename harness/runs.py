@@ -60,6 +60,8 @@ class RunMeta(msgspec.Struct, frozen=True):
     packages: dict[str, str] = {}
     host: dict[str, Any] = {}
     parents: tuple[str, ...] = ()
+    #: How many episodes there are, where they are not all tasks x seeds x attempts (imports).
+    episodes: int | None = None
     #: Of the episodes played by sessions that came to an end; what a kill cut short is in no sum.
     cost: Cost | None = None
     started: str = ""
@@ -69,6 +71,8 @@ class RunMeta(msgspec.Struct, frozen=True):
 
     @property
     def n_episodes(self) -> int:
+        if self.episodes is not None:
+            return self.episodes
         return len(self.task_set.tasks) * len(self.seeds) * self.attempts
 
 
@@ -107,6 +111,13 @@ class Run:
             return summarise(self.metrics)
         self._check_number(tally.rows)
         return tally.summary()
+
+    def check_complete(self) -> None:
+        """Raise ConfigError for a run that is not complete: it is not given away in part."""
+        if self.meta.status != "complete":
+            raise ConfigError(
+                f"{self.path} is not complete. Finish it with `harness run --resume {self.path}`."
+            )
 
     def _scored(self) -> Path:
         file = self.path / METRICS

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from harness.errors import ConfigError
 from harness.types import Completion, Decision, Step
 
 
@@ -130,6 +131,14 @@ def render_decision(decision: Decision) -> list[Segment]:
     return segments
 
 
+def check_header(header: str, where: str) -> None:
+    """A prompt holds the task and ends its line, or the first observation would not open one."""
+    if "{instruction}" not in header or not header.endswith("\n"):
+        raise ConfigError(
+            f"{where}: the prompt must contain '{{instruction}}' and end in a newline."
+        )
+
+
 def render_observation(observation: str) -> Segment:
     return Segment(Kind.CONTEXT, f"Observation: {observation}\n")
 
@@ -152,6 +161,26 @@ def render(
 def join(segments: Sequence[Segment]) -> str:
     """The text the segments stand for."""
     return "".join(s.text for s in segments)
+
+
+def messages(header: Sequence[Segment], steps: Sequence[Sequence[Segment]]) -> list[dict[str, str]]:
+    """The transcript as a chat: what the agent saw is the user's, its replies the assistant's.
+
+    The header opens the first user message, so models without a system role do too.
+    """
+    found: list[dict[str, str]] = []
+    pending = join(header)
+    *before, newest = steps
+    for block in before:
+        pending += block[0].text
+        decision = join(block[1:])
+        if decision:
+            found.append({"role": "user", "content": pending.rstrip("\n")})
+            found.append({"role": "assistant", "content": decision.rstrip("\n")})
+            pending = ""
+    pending += join(newest)
+    found.append({"role": "user", "content": pending.rstrip("\n")})
+    return found
 
 
 def window_start(head: int, blocks: Sequence[int], limit: int) -> int:

@@ -42,6 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reasons["models"] = f"not installed: {', '.join(missing)}"
     if missing := _absent("matplotlib"):
         reasons["plots"] = f"not installed: {', '.join(missing)}"
+    if missing := _absent("datasets"):
+        reasons["datasets"] = f"not installed: {', '.join(missing)}"
     if not config.getoption("--campaign"):
         reasons["campaign"] = "long: run with --campaign"
     for item in items:

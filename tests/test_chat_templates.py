@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.transcript import join, parse, render
+from harness.transcript import join, messages, parse, render
 from harness.types import Step
 
 pytest.importorskip("torch", reason="needs the extra 'models'")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.models
 
 from harness_agents.backends.answers import read  # noqa: E402
 from harness_agents.backends.hf import HFBackend  # noqa: E402
-from harness_agents.backends.prompts import ChatPrompts, messages  # noqa: E402
+from harness_agents.backends.prompts import ChatPrompts  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from tiny import TEMPLATES, fit, make_tokenizer  # noqa: E402
 

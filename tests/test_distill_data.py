@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from harness import registry
 from harness.errors import ConfigError, DataError, TraceError
+from harness.rows import group
 from harness.transcript import Kind, join, render, window_start
 
 pytestmark = pytest.mark.models
@@ -99,8 +100,8 @@ def test_leak_guard_works_by_group():
 
 def test_heldout_keeps_groups_whole_and_is_stable():
     learn, held = traces.split_heldout(EPISODES, 0.3, 0)
-    group = [traces.group("alfworld", e.task.id) for e in EPISODES]
-    assert {group[i] for i in learn}.isdisjoint(group[i] for i in held)
+    groups = [group("alfworld", e.task.id) for e in EPISODES]
+    assert {groups[i] for i in learn}.isdisjoint(groups[i] for i in held)
     assert sorted(learn + held) == list(range(60))
     assert held
     fewer = traces.split_heldout(EPISODES[:30], 0.3, 0)[1]
@@ -804,4 +805,4 @@ def test_imported_tasks_of_unknown_id_count_as_contaminated():
     with pytest.raises(DataError, match="may hold"):
         traces.guard(unknown, ["hotpotqa:dev/1"])
     traces.guard(unknown, ["webshop/builtin-dev"])
-    assert len({traces.group("webshop", f"imported/{i}") for i in "ab"}) == 2
+    assert len({group("webshop", f"imported/{i}") for i in "ab"}) == 2

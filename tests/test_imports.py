@@ -462,6 +462,13 @@ def test_a_run_that_the_rest_takes(tmp_path, monkeypatch):
     assert (len(found.episodes), found.dropped) == (1, {"lost": 1})
 
 
+def test_tasks_may_have_uneven_numbers_of_attempts(tmp_path):
+    log = write(tmp_path / "log.txt", GOOD + GOOD + GOOD.replace("q?", "r?"))
+    run, report = import_files("react", [log], "hotpotqa", out=tmp_path / "out")
+    assert (report.n, run.meta.n_episodes, len(run.metrics)) == (3, 3, 3)
+    assert run.summary.n == 3
+
+
 def test_tasks_are_known_by_their_question(tmp_path):
     import harness
 

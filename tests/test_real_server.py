@@ -31,7 +31,7 @@ from harness.errors import BackendError
 from harness.loop import play_episode
 from harness.policy import Decoding
 from harness.protocol import Protocol
-from harness.transcript import parse, render
+from harness.transcript import messages, parse, render
 from harness.types import Episode, Outcome, Step, Task
 
 pytest.importorskip("torch", reason="needs the extra 'models'")
@@ -40,7 +40,6 @@ pytestmark = [pytest.mark.models, pytest.mark.campaign]
 
 import torch  # noqa: E402
 from harness_agents.backends.answers import read  # noqa: E402
-from harness_agents.backends.prompts import messages  # noqa: E402
 from harness_agents.backends.server import ServerBackend, ServerConfig  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402

@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from harness_agents.backends.answers import OddAnswer, read
-from harness_agents.backends.prompts import messages
 from harness_agents.backends.server import ServerBackend, ServerConfig
 from harness_agents.react import ReActPolicy
 from hypothesis import given
@@ -26,7 +25,7 @@ from harness.loop import play_episode
 from harness.policy import ContextOverflow, Decoding
 from harness.protocol import Protocol
 from harness.recorder import EPISODES
-from harness.transcript import join, parse, render
+from harness.transcript import join, messages, parse, render
 from harness.types import Decision, Outcome, Step, Task
 
 KEY = "sk-secret-7261"

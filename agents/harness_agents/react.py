@@ -22,9 +22,9 @@ from harness import registry
 from harness.config import convert
 from harness.errors import AgentError, ConfigError, HarnessError, MissingDependency, unknown
 from harness.policy import Backend, Decoding
-from harness.transcript import Kind, Segment, parse, render
+from harness.transcript import Kind, Segment, check_header, parse, render
 from harness.types import Decision, Info, Step
-from harness_agents.checkpoints import Checkpoint, check_header, locate
+from harness_agents.checkpoints import Checkpoint, locate
 
 if TYPE_CHECKING:
     from harness_agents.backends.server import ServerConfig

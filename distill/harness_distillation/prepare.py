@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from harness.rows import group
 from harness.transcript import Kind
 from harness.types import Episode
 from harness_distillation import teacher_cache, tokenizer, traces
@@ -140,9 +141,9 @@ def prepare(
     samples.save(place.data / "samples.npz")
     paired = []
     if objective.contrastive:
-        away = {traces.group(*_task(found.episodes[i])) for i in held}
+        away = {group(*_task(found.episodes[i])) for i in held}
         every = traces.load(runs, successes_only=False, exclude=recipe.data.exclude).episodes
-        paired = pair_up([e for e in every if traces.group(*_task(e)) not in away])
+        paired = pair_up([e for e in every if group(*_task(e)) not in away])
         if paired:
             encode(
                 paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens

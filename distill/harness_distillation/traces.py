@@ -15,11 +15,9 @@ import msgspec
 from harness import registry
 from harness.errors import ConfigError, DataError
 from harness.recorder import read_episodes
+from harness.rows import IMPORTED, draw, group, unfit
 from harness.transcript import join, render_decision
-from harness.types import Episode, Outcome
-
-#: Begins the ids of tasks of imported logs that do not say which task they are.
-IMPORTED = "imported/"
+from harness.types import Episode
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -86,7 +84,7 @@ def load(
         path, count = episodes_file(run), 0
         for episode in read_episodes(path):
             count += 1
-            reason = _unfit(episode, successes_only)
+            reason = unfit(episode, successes_only=successes_only)
             if reason is None:
                 key = content_key(episode)
                 reason = "repeated" if key in seen else None
@@ -105,18 +103,6 @@ def load(
     return Traces(tuple(kept), tuple(sources), dropped)
 
 
-def _unfit(episode: Episode, successes_only: bool) -> str | None:
-    if episode.outcome is Outcome.ERROR:
-        return "faults"
-    if not episode.steps:
-        return "without steps"
-    if successes_only and not episode.success:
-        return "lost"
-    if episode.outcome is not Outcome.DONE and successes_only:
-        return "unfinished"
-    return None
-
-
 def content_key(episode: Episode) -> str:
     """Hash of what a model would read and learn: task, instruction, observations, decisions."""
     digest = hashlib.sha256()
@@ -128,13 +114,6 @@ def content_key(episode: Episode) -> str:
         digest.update(text.encode("utf-8", "surrogatepass"))
         digest.update(b"\1" if step.decision.injected else b"\0")
     return digest.hexdigest()
-
-
-def group(env: str, task_id: str) -> str:
-    """What must not be split across training and evaluation, named with its environment."""
-    if task_id.startswith(IMPORTED):
-        return f"{env}:{task_id}"
-    return f"{env}:{registry.env_class(env).group(task_id)}"
 
 
 def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
@@ -184,9 +163,8 @@ def split_heldout(
     train: list[int] = []
     held: list[int] = []
     for i, episode in enumerate(episodes):
-        name = f"{seed}:{group(episode.task.env, episode.task.id)}"
-        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
-        (held if draw < share else train).append(i)
+        drawn = draw(group(episode.task.env, episode.task.id), seed)
+        (held if drawn < share else train).append(i)
     if not train:
         raise DataError("Every episode is held out: lower [data] heldout or give more traces.")
     return train, held

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from harness.errors import ConfigError
 from harness.loop import clean
 from harness.policy import ContextOverflow
-from harness.transcript import Kind, Segment, join, window_start
+from harness.transcript import Kind, Segment, join, messages, window_start
 from harness_agents.backends.answers import uncover
 
 Blocks = Sequence[Sequence[Segment]]
@@ -123,23 +123,3 @@ class ChatPrompts(Prompts):
             turns, add_generation_prompt=True, tokenize=False
         )
         return text
-
-
-def messages(header: Sequence[Segment], steps: Sequence[Sequence[Segment]]) -> list[dict[str, str]]:
-    """The transcript as a chat: what the agent saw is the user's, its replies the assistant's.
-
-    The header opens the first user message, so models without a system role do too.
-    """
-    found: list[dict[str, str]] = []
-    pending = join(header)
-    *before, newest = steps
-    for block in before:
-        pending += block[0].text
-        decision = join(block[1:])
-        if decision:
-            found.append({"role": "user", "content": pending.rstrip("\n")})
-            found.append({"role": "assistant", "content": decision.rstrip("\n")})
-            pending = ""
-    pending += join(newest)
-    found.append({"role": "user", "content": pending.rstrip("\n")})
-    return found

@@ -30,10 +30,9 @@ from urllib3.exceptions import HTTPError
 
 from harness.errors import BackendError, ConfigError
 from harness.policy import ContextOverflow, Decoding
-from harness.transcript import Segment, join, window_start
+from harness.transcript import Segment, join, messages, window_start
 from harness.types import Completion
 from harness_agents.backends.answers import STOP, OddAnswer, read, too_long
-from harness_agents.backends.prompts import messages
 
 #: Seconds a server that dropped a connection, or has none behind it, is left alone while others
 #: answer.

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness_distillation.imports.grammar import ENVS, SOURCES
+from harness_distillation.imports import exported
+from harness_distillation.imports.grammar import SOURCES
 from harness_distillation.imports.run import Limits, Report, import_files, read
 
 
@@ -17,15 +18,21 @@ def main(args: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="harness import",
-        description="Turn trajectory logs of others into a run folder that view, score and "
-        "distill --data take. Fails when too little of a log is understood.",
+        description="Turn trajectory logs of others, or rows of `harness export --as` (exported), "
+        "into a run folder that view, score and distill --data take. Fails when too little of a "
+        "log is understood.",
         allow_abbrev=False,
     )
-    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help=", ".join(SOURCES))
+    sources = (*SOURCES, exported.SOURCE)
+    parser.add_argument("source", choices=sources, metavar="SOURCE", help=", ".join(sources))
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="plain or packed")
-    parser.add_argument("-e", "--env", required=True, choices=ENVS, help="environment played")
+    parser.add_argument(
+        "-e", "--env", help="environment played (exported rows tell theirs; of several, one)"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("results"), help="results folder")
-    parser.add_argument("-a", "--agent", help="name of who played (default: the source's)")
+    parser.add_argument(
+        "-a", "--agent", help="name of who played (default: the source's, or the rows')"
+    )
     parser.add_argument("--data", help="data whose tasks the episodes are of (HotPotQA)")
     parser.add_argument(
         "--min-matched", type=float, default=Limits().matched, metavar="SHARE",
@@ -63,11 +70,17 @@ def describe(report: Report) -> str:
     lines = [
         f"{report.n} episodes, {t.steps} decisions from {len(report.files)} file(s), "
         f"grammar {report.grammar}",
+    ]
+    logs = [
         f"  matched: {t.matched_share:.2%} of {t.written} characters written, "
         f"{1 - t.empty_share:.2%} of decisions have an action ({t.empty} have none)",
         f"  left out by name: {t.left_out} characters",
         f"  labels inside observations: {t.labels_inside}",
         f"  actions renamed: {t.translated}, of no name the environment knows: {t.foreign}",
+    ]
+    if not report.grammar.startswith(exported.SOURCE):
+        lines += logs
+    lines += [
         f"  outcome: {report.won} won, {report.lost} lost, {report.untold} not told"
         + (" (--all-won)" if report.all_won else ""),
         f"  tasks found in the data: {report.known_tasks} of {report.n} episodes"

@@ -11,7 +11,7 @@ import msgspec
 
 from harness import api, registry
 from harness.config import AgentConfig
-from harness.errors import ConfigError, TraceError
+from harness.errors import ConfigError, DataError, TraceError
 from harness.recorder import Recorder
 from harness.runs import (
     Run,
@@ -24,10 +24,11 @@ from harness.runs import (
 )
 from harness.tasksets import TaskSet
 from harness.types import Episode, Outcome, Task
+from harness_distillation.imports import exported
 from harness_distillation.imports import grammar as grammars
 from harness_distillation.imports.grammar import Grammar
 from harness_distillation.imports.logs import Log, read_logs
-from harness_distillation.imports.steps import Played, Tally, play
+from harness_distillation.imports.steps import Played, Tally, play, tally_of
 from harness_distillation.traces import file_sha256
 
 KIND, REPORT = "import", "import.json"
@@ -70,6 +71,8 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Imported(NamedTuple):
+    env: str
+    agent: str
     episodes: list[Episode]
     report: Report
 
@@ -77,7 +80,7 @@ class Imported(NamedTuple):
 def import_files(
     source: str,
     files: Sequence[Path],
-    env: str,
+    env: str | None,
     *,
     out: Path,
     agent: str | None = None,
@@ -89,15 +92,16 @@ def import_files(
 
     ``data`` is the environment's (for HotPotQA: questions, whose ids episodes then carry; without
     it, and elsewhere, a task is called ``imported/<hash>``). ``all_won``: the files hold won
-    episodes only, where the logs themselves do not tell.
+    episodes only, where the logs themselves do not tell. Rows of the source ``exported`` tell all
+    of this themselves: ``env`` only chooses among them, ``agent`` names the run, no limit applies.
 
     Raises:
         TraceError: past a limit, or a file that is not its source's; names file and record.
         DataError, ConfigError: no such file, data, source or environment.
     """
     found = read(source, files, env, agent=agent, data=data, limits=limits, all_won=all_won)
-    meta = _meta(source, env, found, agent or source, data)
-    folder = run_folder(out, env, meta.agent.name, meta.run_id)
+    meta = _meta(source, found, data)
+    folder = run_folder(out, found.env, meta.agent.name, meta.run_id)
     with Recorder(folder) as recorder:
         write_meta(folder, meta)
         for episode in found.episodes:
@@ -112,7 +116,7 @@ def import_files(
 def read(
     source: str,
     files: Sequence[Path],
-    env: str,
+    env: str | None,
     *,
     agent: str | None = None,
     data: str | None = None,
@@ -120,6 +124,12 @@ def read(
     all_won: bool = False,
 ) -> Imported:
     """Episodes of log files and the report on them; the errors of ``import_files``."""
+    if source == exported.SOURCE:
+        if data is not None or all_won or limits not in (None, Limits()):
+            raise ConfigError("Exported rows tell everything themselves: only --env and --agent.")
+        return _read_exported(files, env, agent)
+    if env is None:
+        raise ConfigError(f"Logs of {source} need --env: the environment played.")
     rules = grammars.grammar(source, env)
     known = _known_tasks(env, data)
     episodes: list[Episode] = []
@@ -138,10 +148,50 @@ def read(
             episodes.append(_episode(task, log, played, agent or source, attempt, all_won))
         check(path, rules, total, worst, limits or Limits())
         parents.append(File(str(path), file_sha256(path), total))
+    report = _report(rules.name, parents, episodes, all_won)
+    return Imported(env, agent or source, episodes, report)
+
+
+def _read_exported(files: Sequence[Path], env: str | None, agent: str | None) -> Imported:
+    """Rows of one environment. Where two rows are of one attempt, the later one is another."""
+    episodes: list[Episode] = []
+    parents: list[File] = []
+    keys: set[tuple[str, int, int]] = set()
+    others: set[str] = set()
+    for path in files:
+        total = Tally()
+        for _, episode in exported.read_exported(path):
+            if episode.task.env != (env or episode.task.env):
+                others.add(episode.task.env)
+                continue
+            while episode.key in keys:
+                episode = msgspec.structs.replace(episode, attempt=episode.attempt + 1)
+            keys.add(episode.key)
+            episodes.append(episode)
+            total += tally_of(episode)
+        parents.append(File(str(path), file_sha256(path), total))
+    found = {e.task.env for e in episodes}
+    if not found:
+        held = f"only of {', '.join(sorted(others))}" if others else "the files are empty"
+        raise DataError(f"No episode{f' of {env}' if env else ''} in the rows: {held}.")
+    if len(found) > 1:
+        raise ConfigError(
+            f"The rows are of {', '.join(sorted(found))}, and a run is of one: choose with --env."
+        )
+    (played,) = found
+    agents = {e.agent for e in episodes}
+    name = agent or (agents.pop() if len(agents) == 1 else exported.SOURCE)
+    report = _report(f"{exported.SOURCE}/{played} 1", parents, episodes, False)
+    return Imported(played, name, episodes, report)
+
+
+def _report(
+    grammar: str, parents: Sequence[File], episodes: Sequence[Episode], all_won: bool
+) -> Report:
     done = [e for e in episodes if e.outcome is Outcome.DONE]
     won = sum(e.success for e in done)
-    report = Report(
-        grammar=rules.name,
+    return Report(
+        grammar=grammar,
         files=tuple(parents),
         tally=sum((f.tally for f in parents), Tally()),
         known_tasks=sum(e.task.split != UNKNOWN for e in episodes),
@@ -150,7 +200,6 @@ def read(
         untold=len(episodes) - len(done),
         all_won=all_won,
     )
-    return Imported(episodes, report)
 
 
 def _fit(tally: Tally) -> tuple[float, float]:
@@ -238,8 +287,10 @@ def _episode(
     )
 
 
-def _meta(source: str, env: str, found: Imported, agent: str, data: str | None) -> RunMeta:
-    tasks = list({e.task.id: e.task for e in found.episodes}.values())
+def _meta(source: str, found: Imported, data: str | None) -> RunMeta:
+    env = found.env
+    unique = {e.task.id: e.task for e in found.episodes}
+    tasks = [msgspec.structs.replace(task, seed=0) for task in unique.values()]
     content = {e.task.id: _digest(e.instruction) for e in found.episodes}
     parents = tuple(f.sha256 for f in found.report.files)
     task_set = TaskSet.make(
@@ -251,7 +302,7 @@ def _meta(source: str, env: str, found: Imported, agent: str, data: str | None) 
         success="as the log tells",
     )
     config = AgentConfig(
-        name=agent, policy=KIND, role=KIND, description=f"imported from logs of {source}"
+        name=found.agent, policy=KIND, role=KIND, description=f"imported, source {source}"
     )
     meta = RunMeta(
         run_id="",
@@ -261,8 +312,9 @@ def _meta(source: str, env: str, found: Imported, agent: str, data: str | None) 
         task_set_hash=task_set.hash,
         env_version=registry.env_class(env).version,
         env_options={} if data is None else {"data": data},
-        seeds=(0,),
+        seeds=tuple(sorted({e.task.seed for e in found.episodes})),
         attempts=1 + max(e.attempt for e in found.episodes),
+        episodes=len(found.episodes),
         reference=None,
         policy={"grammar": found.report.grammar},
         workers=1,

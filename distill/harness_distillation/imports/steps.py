@@ -9,7 +9,7 @@ import msgspec
 
 from harness.loop import clean
 from harness.transcript import parse, reply
-from harness.types import Decision, Step
+from harness.types import Decision, Episode, Step
 from harness_distillation.imports.grammar import HEARD, Grammar, Kind
 from harness_distillation.imports.logs import Log
 
@@ -49,6 +49,20 @@ class Tally(msgspec.Struct, frozen=True):
 def astuple(tally: Tally) -> tuple[int, ...]:
     values: tuple[int, ...] = msgspec.structs.astuple(tally)
     return values
+
+
+def tally_of(episode: Episode) -> Tally:
+    """The count of an episode that was read whole: what was written is what was matched."""
+    said = [s.decision for s in episode.steps]
+    written = sum(size(d.reasoning) + size(d.action or "") for d in said)
+    return Tally(
+        episodes=1,
+        steps=len(said),
+        written=written,
+        matched=written,
+        empty=sum(d.action is None for d in said),
+        labels_inside=sum(len(_LABEL.findall(s.observation)) for s in episode.steps),
+    )
 
 
 class Played(NamedTuple):
