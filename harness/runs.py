@@ -54,6 +54,8 @@ class RunMeta(msgspec.Struct, frozen=True):
     workers: int
     error_rate: float = 0.0
     errors_from: str | None = None
+    #: The run that holds further samplings of the reference's agent; None: the reference itself.
+    ceiling: str | None = None
     argv: tuple[str, ...] = ()
     commit: str | None = None
     dirty: bool | None = None

@@ -128,7 +128,7 @@ def _references(plan: Plan, out: Path) -> None:
     }  # fmt: skip
     for e in wanted.values():
         meta = api.plan("random", e.env, tasks=e.task_set(), env_options=e.env_options)
-        api.reference_episodes(meta, out / "results", meta.reference)
+        api.reference_run(meta, out / "results", meta.reference)
 
 
 @contextmanager
