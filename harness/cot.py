@@ -46,11 +46,12 @@ NONE = Match(None, None, None)
 def overlap(ours: Counter[str], theirs: Counter[str]) -> Match:
     """Clipped multiset intersection; exchanging the sides exchanges recall and precision."""
     shared, mine, wanted = (ours & theirs).total(), ours.total(), theirs.total()
-    return Match(
-        shared / wanted if wanted else None,
-        shared / mine if mine else None,
-        2 * shared / (mine + wanted) if mine or wanted else None,
-    )
+    return Match(_share(shared, wanted), _share(shared, mine), _share(2 * shared, mine + wanted))
+
+
+def _share(part: int, whole: int) -> float | None:
+    """Six digits, as records hold it: a million rows are read in seconds."""
+    return round(part / whole, 6) if whole else None
 
 
 def match(
@@ -105,35 +106,38 @@ def references(
 ) -> dict[str, Reference]:
     """The reference of each of ``tasks`` that has one.
 
-    It is the won episode of the lowest seed and attempt in ``recorded``. The second sampling is the
+    It is ``chosen`` from ``recorded``. The second sampling is the
     episode of the lowest other seed and attempt in ``again``, won or lost: the same seed and
     attempt would be the same sampling. Another task's reference is that of the next task of the
     same type in the order of ``tasks``, round to the first, that is of another ``group``: trials of
     one folder are nearly one task.
     """
-    wanted = dict.fromkeys(tasks)
-    first = _lowest(e for e in recorded() if e.task.id in wanted and won(e))
+    first = chosen(recorded(), tasks)
     second = _lowest(
         e for e in again()
         if e.task.id in first and e.outcome is not Outcome.ERROR and e.key != first[e.task.id].key
     )  # fmt: skip
     types: dict[str, list[str]] = {}
-    for task in wanted:
-        if task in first and reasoning(first[task], protocol):
-            types.setdefault(first[task].task_type, []).append(task)
+    for task, episode in first.items():
+        if reasoning(episode, protocol):
+            types.setdefault(episode.task_type, []).append(task)
     others = {
         task: first[other] for ids in types.values() for task, other in _next_groups(ids, group)
     }
     return {
-        task: Reference(first[task], others.get(task), second.get(task))
-        for task in wanted
-        if task in first
+        task: Reference(episode, others.get(task), second.get(task))
+        for task, episode in first.items()
     }
 
 
-def won(episode: Episode) -> bool:
-    """Whether an episode can be a reference."""
-    return episode.success and episode.outcome is Outcome.DONE
+def chosen(episodes: Iterable[Episode], tasks: Sequence[str]) -> dict[str, Episode]:
+    """The reference of each of ``tasks`` that has one, in their order: of its won episodes that of
+    the lowest seed and attempt."""
+    wanted = frozenset(tasks)
+    found = _lowest(
+        e for e in episodes if e.task.id in wanted and e.success and e.outcome is Outcome.DONE
+    )
+    return {task: found[task] for task in tasks if task in found}
 
 
 def _lowest(episodes: Iterable[Episode]) -> dict[str, Episode]:

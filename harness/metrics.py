@@ -194,7 +194,8 @@ class Tally:
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._sums: dict[str, Any] = defaultdict(int)
         self._counts: Counter[str] = Counter()
-        self._types: Counter[tuple[str, bool]] = Counter()
+        self._types: Counter[str] = Counter()
+        self._won: Counter[str] = Counter()
 
     def add(self, rows: Sequence[EpisodeMetrics]) -> None:
         """Add episodes; those that broke are counted and enter no sum."""
@@ -205,10 +206,14 @@ class Tally:
             self._outcomes[outcome] += outcomes.count(outcome)
         broken = Outcome.ERROR
         scored = [r for r in rows if r.outcome is not broken] if broken in outcomes else rows
-        self._sum("successes", [bool(r.success) for r in scored])
-        self._types.update([(r.task_type, bool(r.success)) for r in scored])
+        wins = [r.success for r in scored]
+        types = [r.task_type for r in scored]
+        steps = [r.n_steps for r in scored]
+        self._sums["successes"] += wins.count(True)
+        self._types.update(types)
+        self._won.update([t for t, won in zip(types, wins, strict=True) if won])
         self._sum("score", [r.score or 0.0 for r in scored])
-        self._sum("steps", [r.n_steps for r in scored])
+        self._sum("steps", steps)
         self._sum("invalid", [r.invalid_actions for r in scored])
         self._sum("words", [r.reasoning_words for r in scored])
         self._sum("seconds", [r.seconds for r in scored])
@@ -221,21 +226,30 @@ class Tally:
         self._known("ceiling f1", [r.cot_ceiling_f1 for r in scored])
         self._known("format errors", [r.format_errors for r in scored])
         self._known("loops", [r.loops for r in scored])
-        for name, counts in (
-            ("reasoning", [(r.reasoning_tokens, r.n_steps) for r in scored]),
-            ("action", [(r.action_tokens, r.n_steps) for r in scored]),
+        for name, tokens in (
+            ("reasoning", [r.reasoning_tokens for r in scored]),
+            ("action", [r.action_tokens for r in scored]),
         ):
-            known = [(tokens, steps) for tokens, steps in counts if tokens is not None]
-            self._known(name, [tokens for tokens, _ in known])
-            self._sum(f"{name} steps", [steps for _, steps in known])
+            self._known(name, tokens)
+            known = (
+                [n for n, t in zip(steps, tokens, strict=True) if t is not None]
+                if None in tokens
+                else steps
+            )
+            self._sum(f"{name} steps", known)
 
     def _sum(self, name: str, values: Sequence[float]) -> None:
         self._sums[name] = sum(values, self._sums[name])
 
     def _known(self, name: str, values: Sequence[float | None]) -> None:
         """Add up and count the values that are known."""
-        known = [v for v in values if v is not None] if None in values else values
-        self._sums[name] = sum(known, self._sums[name])  # type: ignore[arg-type]
+        known: Sequence[Any] = values
+        try:
+            total = sum(known)
+        except TypeError:  # some are None, which is rare: looking for one first would take longer
+            known = [v for v in values if v is not None]
+            total = sum(known)
+        self._sums[name] += total
         self._counts[name] += len(known)
 
     def _mean(self, name: str) -> float | None:
@@ -277,10 +291,7 @@ class Tally:
             cot_ceiling_f1=self._mean("ceiling f1"),
             cot_ceiling_n=self._counts["ceiling"],
             seconds=_ratio(s["seconds"], n),
-            types={
-                name: (self._types[name, True] + self._types[name, False], self._types[name, True])
-                for name in sorted({name for name, _ in self._types})
-            },
+            types={name: (n, self._won[name]) for name, n in sorted(self._types.items())},
         )
 
 
