@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -108,25 +108,32 @@ def references(
 
     It is ``chosen`` from ``recorded``. The second sampling is the
     episode of the lowest other seed and attempt in ``again``, won or lost: the same seed and
-    attempt would be the same sampling. Another task's reference is that of the next task of the
-    same type in the order of ``tasks``, round to the first, that is of another ``group``: trials of
-    one folder are nearly one task.
+    attempt would be the same sampling.
     """
     first = chosen(recorded(), tasks)
     second = _lowest(
         e for e in again()
         if e.task.id in first and e.outcome is not Outcome.ERROR and e.key != first[e.task.id].key
     )  # fmt: skip
+    others = other_tasks(first, group, protocol)
+    return {
+        task: Reference(episode, others.get(task), second.get(task))
+        for task, episode in first.items()
+    }
+
+
+def other_tasks(
+    first: Mapping[str, Episode], group: Callable[[str], str], protocol: Protocol | None = None
+) -> dict[str, Episode]:
+    """The reference of another task for each that has one: of the next task of the same type, round
+    to the first, that is of another ``group`` (trials of one folder are nearly one task) and whose
+    reference reasons. A type of one group has none."""
     types: dict[str, list[str]] = {}
     for task, episode in first.items():
         if reasoning(episode, protocol):
             types.setdefault(episode.task_type, []).append(task)
-    others = {
-        task: first[other] for ids in types.values() for task, other in _next_groups(ids, group)
-    }
     return {
-        task: Reference(episode, others.get(task), second.get(task))
-        for task, episode in first.items()
+        task: first[other] for ids in types.values() for task, other in _next_groups(ids, group)
     }
 
 

@@ -87,8 +87,9 @@ class Mean(msgspec.Struct, frozen=True):
 
 class Report(msgspec.Struct, frozen=True):
     """How an agent answers at a reference's steps. ``f1`` is over the steps that the reference
-    reasons at, ``agreement`` over those where it names an action. ``errors`` are in neither,
-    ``missing`` steps are not asked yet."""
+    reasons at, ``agreement`` over those where it names an action. ``floor`` is F1 by chance: with
+    the thought of the same step in the reference of another task (see ``cot.other_tasks``), which
+    has to have one. ``errors`` are in no mean, ``missing`` steps are not asked yet."""
 
     agent: str
     reference_agent: str
@@ -101,6 +102,7 @@ class Report(msgspec.Struct, frozen=True):
     no_action: int
     overflows: int
     f1: Mean
+    floor: Mean
     agreement: Mean
     #: By task type: F1 and agreement.
     types: dict[str, tuple[Mean, Mean]]
@@ -165,6 +167,7 @@ def report(path: Path, reference: Run, *, most: int | None = None) -> Report:
     meta = reference.meta
     group, protocol = registry.env_class(meta.task_set.env).group, meta.task_set.protocol
     episodes = _episodes(reference, most)
+    others = cot.other_tasks({e.task.id: e for e in episodes}, group, protocol)
     scored: list[_Scored] = []
     found: list[Answer] = []
     due = 0
@@ -178,7 +181,12 @@ def report(path: Path, reference: Run, *, most: int | None = None) -> Report:
             found.append(answer)
             if answer.error is None:
                 f1, agrees = compare(answer.decision, episode.steps[number].decision, protocol)
-                scored.append(_Scored(group(episode.task.id), episode.task_type, f1, agrees))
+                other = others.get(episode.task.id)
+                floor = None
+                if f1 is not None and other is not None and number < len(other.steps):
+                    floor, _ = compare(answer.decision, other.steps[number].decision, protocol)
+                cluster = group(episode.task.id)
+                scored.append(_Scored(cluster, episode.task_type, f1, floor, agrees))
     faults = [a.error for a in found if a.error is not None]
     types = sorted({s.task_type for s in scored if s.task_type})
     return Report(
@@ -193,6 +201,7 @@ def report(path: Path, reference: Run, *, most: int | None = None) -> Report:
         no_action=sum(a.decision is not None and a.decision.action is None for a in found),
         overflows=sum(a.overflow for a in found),
         f1=_mean([(s.cluster, s.f1) for s in scored]),
+        floor=_mean([(s.cluster, s.floor) for s in scored]),
         agreement=_mean([(s.cluster, s.agrees) for s in scored]),
         types={
             name: (
@@ -251,7 +260,9 @@ def table(found: Report) -> Table:
         f"{found.agent} at {found.steps} steps of {found.reference_agent} "
         f"({found.episodes} episodes of {found.reference})"
     )
-    beside = f"{found.no_action} replies without an action, {found.overflows} beyond the window"
+    value, _, n = _cells(found.floor)
+    beside = f"F1 by chance, with another task's thought at that step: {value} (n = {n})\n"
+    beside += f"{found.no_action} replies without an action, {found.overflows} beyond the window"
     beside += f"; {found.errors} steps broke, {found.missing} not asked (in no mean)"
     grid = Table(title=Text(plain(title)), title_justify="left", header_style="bold",
                  caption=Text(beside), caption_justify="left")  # fmt: skip
@@ -295,6 +306,7 @@ class _Scored(msgspec.Struct, frozen=True):
     cluster: str
     task_type: str
     f1: float | None
+    floor: float | None
     agrees: bool | None
 
 

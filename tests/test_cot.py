@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.cot import Reference, chosen, match, overlap, reasoning, references
@@ -65,9 +65,12 @@ def test_injected_thoughts_count_neither_as_ours_nor_as_the_references():
     assert match(episode("x", "alpha", injected=(1,)), teacher).recall == 0.0
 
 
+#: A busy machine draws slowly; how fast says nothing here.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 bags = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 5)).map(Counter)
 
 
+@unhurried
 @given(bags, bags)
 def test_match_is_bounded_and_exchanging_the_sides_exchanges_recall_and_precision(ours, theirs):
     found, swapped = overlap(ours, theirs), overlap(theirs, ours)
@@ -79,11 +82,13 @@ def test_match_is_bounded_and_exchanging_the_sides_exchanges_recall_and_precisio
         assert found.f1 == pytest.approx(mean, abs=2e-6)
 
 
+@unhurried
 @given(bags)
 def test_everything_matches_itself(words):
     assert overlap(words, words) == ((1.0, 1.0, 1.0) if words else (None, None, None))
 
 
+@unhurried
 @given(bags, bags, bags)
 def test_more_words_never_lower_recall(ours, more, theirs):
     least, most = overlap(ours, theirs), overlap(ours + more, theirs)
