@@ -459,9 +459,7 @@ def _report(run: Run) -> None:
     types = boards.type_table(board)
     if types is not None:
         stdout().print(types)
-    for line in (boards.length_text(run.summary), boards.match_text(run.summary)):
-        if line is not None:
-            print(line)
+    print("\n".join(boards.notes(run.summary)))
     if meta.cost is not None:
         say(told(meta.cost))
     if run.summary.errors:

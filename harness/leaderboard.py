@@ -222,41 +222,46 @@ def type_table(board: Board) -> Table | None:
     return grid
 
 
-def match_text(s: Summary) -> str | None:
-    """CoT match in a line, with what to read it by; None without a reference trace."""
-    if s.cot_overlap is None:
-        return None
-
-    def told(overlap: float | None, f1: float | None, n: int) -> str:
-        return "not known" if n == 0 else f"{_percent(overlap)} (F1 {_percent(f1)}, n = {n})"
-
-    return (
-        f"CoT match with the reference, in words: overlap {_percent(s.cot_overlap)}, precision "
-        f"{_percent(s.cot_precision)}, F1 {_percent(s.cot_f1)} (n = {s.cot_overlap_n}). By chance, "
-        f"with another task's reference: {told(s.cot_floor, s.cot_floor_f1, s.cot_floor_n)}. "
-        "The reference's agent with itself: "
-        f"{told(s.cot_ceiling, s.cot_ceiling_f1, s.cot_ceiling_n)}."
-    )
-
-
-def length_text(s: Summary) -> str:
-    """Reasoning an episode, replies without an action and loops, in a line."""
+def notes(s: Summary) -> list[str]:
+    """What a run's table has no room for, a line each: reasoning an episode, replies without an
+    action, loops; CoT match (where there is a reference trace) and what to read it by."""
     tokens = "" if s.reasoning_tokens is None else f", {s.reasoning_tokens:.0f} tokens of its own"
-    return (
+    lines = [
         f"An episode: {_number(s.reasoning_words, 0)} words of reasoning{tokens}; replies without "
         f"an action {_number(s.format_errors, 2)}, loops {_number(s.loops, 2)}."
-    )
+    ]
+    if s.cot_overlap is None:
+        return lines
+
+    def level(name: str, overlap: float | None, f1: float | None, n: int) -> str:
+        told = f"overlap {_percent(overlap)}, F1 {_percent(f1)} (n = {n})" if n else "not known"
+        return f"  {name}: {told}"
+
+    return [
+        *lines,
+        f"CoT match, in words: overlap {_percent(s.cot_overlap)}, precision "
+        f"{_percent(s.cot_precision)}, F1 {_percent(s.cot_f1)} (n = {s.cot_overlap_n})",
+        level("by chance, with the reference of another task", s.cot_floor, s.cot_floor_f1,
+              s.cot_floor_n),
+        level("of the reference's agent with itself", s.cot_ceiling, s.cot_ceiling_f1,
+              s.cot_ceiling_n),
+    ]  # fmt: skip
 
 
 def markdown(found: Sequence[Board]) -> str:
-    """All boards as Markdown."""
+    """All boards as Markdown. Of the further columns those that some row knows."""
     parts = []
     for board in found:
         heads = columns(board, more=True)
+        rows = [cells(board, row, more=True) for row in board.rows]
+        few = len(columns(board))
+        shown = [i for i in range(len(heads)) if i < few or any(row[i] != "-" for row in rows)]
         head = [heading for heading, _ in heads]
         rule = [":---" if justify == "left" else "---:" for _, justify in heads]
-        lines = [head, rule, *(cells(board, row, more=True) for row in board.rows)]
-        text = "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
+        text = "\n".join(
+            "| " + " | ".join(_escape(line[i]) for i in shown) + " |"
+            for line in (head, rule, *rows)
+        )
         parts.append(f"### {_escape(title(board))}\n\n{text}\n")
     return "\n".join(parts)
 

@@ -94,8 +94,10 @@ def test_a_scored_run_tells_its_types_and_what_cot_match_is_read_by(folder):
     found = harness("score", run, cwd=folder)
     assert found.stdout == expert.stdout
     assert "alfworld/builtin-dev[0:12] by task type" in found.stdout
-    assert "overlap 100.0 %, precision 100.0 %, F1 100.0 % (n = 12). By chance" in found.stdout
-    assert "The reference's agent with itself: not known" not in found.stdout
+    assert "overlap 100.0 %, precision 100.0 %, F1 100.0 % (n = 12)\n  by chance" in found.stdout
+    notes = found.stdout.splitlines()[-5:-1]
+    assert max(map(len, notes)) <= 100
+    assert notes[-1].startswith("  of the reference's agent with itself: overlap ")
     second = harness("run", "-a", "expert", "-e", "alfworld", "-t", "builtin-dev[:12]", "--seeds",
                      "2", "--out", "twelve", cwd=folder).stdout.splitlines()[-1]  # fmt: skip
     harness("score", run, "--ceiling", second, cwd=folder)
