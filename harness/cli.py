@@ -224,6 +224,7 @@ def teacher_forced(
     json: cli_look.Json = False,
 ) -> None:
     """Ask an agent at every step of a recorded reference: F1 of its reasoning, same actions."""
+    from harness import answers
     from harness import teacher_forced as forced
     from harness.sides import find_side
 
@@ -236,9 +237,9 @@ def teacher_forced(
     with _stoppable("the same command goes on"):
         found = forced.ask(agent, runs[0], out, workers=workers, most=most, on_step=steps)
     if json:
-        print(forced.to_json(found))
+        print(answers.to_json(found))
     else:
-        stdout().print(forced.table(found))
+        stdout().print(answers.table(found))
         print(found.record)
     if found.fault is not None:
         say(

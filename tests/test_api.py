@@ -62,6 +62,17 @@ def test_the_experts_overlap_with_itself_is_whole_and_the_randoms_is_not(results
     assert len(references) == 1
 
 
+def test_a_reference_agent_is_sampled_twice_and_gives_floor_and_ceiling(results):
+    (row,) = [r for r in boards(find_runs(results))[0].rows if r.agent == "expert"]
+    s = row.summary
+    assert s.cot_precision == s.cot_f1 == 1.0
+    assert s.cot_floor < s.cot_ceiling < s.cot_overlap
+    assert s.cot_floor_f1 < s.cot_ceiling_f1 < s.cot_f1
+    assert s.cot_ceiling_n == s.cot_overlap_n
+    (reference,) = [r for r in find_runs(results) if r.meta.kind == "reference"]
+    assert {e.attempt for e in reference.episodes()} == {0, 1}
+
+
 def test_a_run_repeats_exactly(results, tmp_path):
     again = harness.evaluate("random", "alfworld", tasks=TASKS, out=tmp_path, workers=1)
     first = harness.load(results / "alfworld" / "random")
@@ -87,17 +98,6 @@ def test_another_run_can_be_the_reference(results):
     rows = api.score(run.path, results, reference=str(results / "alfworld" / "oracle"))
     assert all(r.cot_overlap is None or 0 <= r.cot_overlap <= 1 for r in rows)
     api.score(run.path, results)
-
-
-def test_a_reference_agent_is_sampled_twice_and_gives_floor_and_ceiling(results):
-    (row,) = [r for r in boards(find_runs(results))[0].rows if r.agent == "expert"]
-    s = row.summary
-    assert s.cot_precision == s.cot_f1 == 1.0
-    assert s.cot_floor < s.cot_ceiling < s.cot_overlap
-    assert s.cot_floor_f1 < s.cot_ceiling_f1 < s.cot_f1
-    assert s.cot_ceiling_n == s.cot_overlap_n
-    (reference,) = [r for r in find_runs(results) if r.meta.kind == "reference"]
-    assert {e.attempt for e in reference.episodes()} == {0, 1}
 
 
 def test_a_recorded_run_can_be_the_ceiling(tmp_path):

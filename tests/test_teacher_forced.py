@@ -15,7 +15,7 @@ import pytest
 from harness_agents.scripted import ScriptedPolicy
 
 import harness
-from harness import registry
+from harness import answers, cot, registry
 from harness import teacher_forced as forced
 from harness.config import AgentConfig
 from harness.errors import ConfigError, TraceError
@@ -38,7 +38,7 @@ def reference(tmp_path_factory):
 def own(reference):
     """The reference's own steps, as (episode, number)."""
     tasks = [t.id for t in reference.meta.task_set.tasks]
-    episodes = forced.cot.chosen(reference.episodes(), tasks).values()
+    episodes = cot.chosen(reference.episodes(), tasks).values()
     return [
         (e, i) for e in episodes for i, s in enumerate(e.steps) if not s.decision.injected
     ]  # fmt: skip
@@ -58,9 +58,9 @@ def test_the_reference_agrees_with_itself(reference, tmp_path):
     assert 0.2 < found.floor.value < 0.9
     assert found.floor.low < found.floor.value < found.floor.high
     assert sum(f1.n for f1, _ in found.types.values()) == found.f1.n == found.steps
-    head, answers = forced.read(Path(found.record))
+    head, lines = answers.read(Path(found.record))
     assert (head.agent.name, head.reference) == ("expert", reference.meta.run_id)
-    assert len(answers) == found.steps
+    assert len(lines) == found.steps
 
 
 def test_other_wordings_of_the_expert_agree_in_action_and_not_in_words(reference, tmp_path):
@@ -105,17 +105,17 @@ def test_the_agent_sees_the_references_history_and_nothing_of_the_environment(re
 
 def test_one_step_by_hand():
     teacher = Decision("take the mug", "take mug 1")
-    assert forced.compare(Decision("take a mug", "Take  mug 1"), teacher) == (
+    assert answers.compare(Decision("take a mug", "Take  mug 1"), teacher) == (
         pytest.approx(2 / 3, abs=1e-6), True,
     )  # fmt: skip
-    assert forced.compare(Decision("take the mug", None), teacher) == (1.0, False)
-    assert forced.compare(None, teacher) == (0.0, False)
-    assert forced.compare(Decision("x", "look"), Decision("", "look")) == (None, True)
-    assert forced.compare(Decision("x", "look"), Decision("x", None)) == (1.0, None)
+    assert answers.compare(Decision("take the mug", None), teacher) == (1.0, False)
+    assert answers.compare(None, teacher) == (0.0, False)
+    assert answers.compare(Decision("x", "look"), Decision("", "look")) == (None, True)
+    assert answers.compare(Decision("x", "look"), Decision("x", None)) == (1.0, None)
     thinks = Protocol(9, think="OK.")
     thought = Decision("", "think: take the mug")
-    assert forced.compare(thought, thought, thinks) == (1.0, True)
-    assert forced.compare(Decision("", None), thought, thinks) == (0.0, False)
+    assert answers.compare(thought, thought, thinks) == (1.0, True)
+    assert answers.compare(Decision("", None), thought, thinks) == (0.0, False)
 
 
 def test_faults_stand_beside_and_are_asked_again(reference, tmp_path):
@@ -158,7 +158,7 @@ def test_a_record_that_was_cut_goes_on_where_it_was(reference, tmp_path):
     record = Path(whole.record)
     lines = record.read_bytes().splitlines(keepends=True)
     record.write_bytes(b"".join(lines[:20]) + lines[20][:30])
-    partly = forced.report(record, reference)
+    partly = answers.report(record, reference)
     assert (partly.steps, partly.missing) == (19, whole.steps - 19)
     told = []
     again = forced.ask("expert", reference, tmp_path, on_step=lambda *at: told.append(at))
@@ -174,7 +174,7 @@ def test_what_does_not_belong_together_is_refused(reference, tmp_path):
         forced.ask(other, reference, tmp_path)
     oracle = harness.evaluate("oracle", "alfworld", tasks="builtin-dev[:2]", out=tmp_path)
     with pytest.raises(TraceError, match="is not"):
-        forced.report(Path(found.record), oracle)
+        answers.report(Path(found.record), oracle)
     with pytest.raises(ConfigError, match="the solution, which a record does not hold"):
         forced.ask("oracle", reference, tmp_path)
     lost = harness.evaluate("random", "alfworld", tasks="builtin-dev[:1]", out=tmp_path,
@@ -184,7 +184,7 @@ def test_what_does_not_belong_together_is_refused(reference, tmp_path):
     with open(found.record, "ab") as file:
         file.write(b"{}\n")
     with pytest.raises(TraceError, match="not a line of a teacher-forced record"):
-        forced.report(Path(found.record), reference)
+        answers.report(Path(found.record), reference)
 
 
 def test_a_reference_without_thoughts_gives_no_f1(tmp_path):
@@ -199,9 +199,9 @@ def test_a_model_is_asked_and_only_once(reference, tmp_path):
     found = forced.ask("ours-tiny", reference, tmp_path, most=2)
     assert found.errors == 0
     assert 0.3 < found.f1.value < 1.0
-    head, answers = forced.read(Path(found.record))
+    head, lines = answers.read(Path(found.record))
     assert head.policy["weights_sha256"]
-    assert all(a.decision.completion.ids for a in answers.values())
+    assert all(a.decision.completion.ids for a in lines.values())
     before = Path(found.record).read_bytes()
     assert forced.ask("ours-tiny", reference, tmp_path, most=2) == found
     assert Path(found.record).read_bytes() == before
@@ -235,7 +235,7 @@ def test_the_command_reports_and_survives_a_kill(reference, tmp_path):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    there = len(forced.read(record)[1])
+    there = len(answers.read(record)[1])
     total = len(own(reference))
     assert 0 < there < total
     found = subprocess.run([*words, "scripted", "--json"], capture_output=True, text=True)
