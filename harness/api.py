@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import msgspec
 from harness import registry, remote
 from harness.config import AgentConfig
 from harness.cost import Cost, cost_of, total
+from harness.cot import Reference
+from harness.cot import references as cot_references
 from harness.env import Environment
 from harness.errors import ConfigError, DataError
 from harness.metrics import EpisodeMetrics, measure
@@ -252,54 +254,83 @@ def check_data(make_env: Callable[[], Environment], task_set: TaskSet) -> None:
 
 
 def score(
-    path: str | Path, out: str | Path = RESULTS, *, reference: str | None = None
+    path: str | Path,
+    out: str | Path = RESULTS,
+    *,
+    reference: str | None = None,
+    ceiling: str | None = None,
 ) -> list[EpisodeMetrics]:
     """Rebuild metrics.jsonl from the episodes; no new play but, once, the reference traces'.
 
-    Another ``reference`` than the run's becomes the run's: rows say what they were measured with.
+    Another ``reference`` or ``ceiling`` (a run of the reference's agent, whose episodes of other
+    seeds or attempts tell how well the agent matches itself) than the run's becomes the run's: rows
+    say what they were measured with. Raises ConfigError for a ceiling of another agent, or with no
+    further sampling of any reference.
     """
     folder = Path(path)
     meta = read_meta(folder)
-    references = reference_episodes(meta, Path(out), reference or meta.reference)
+    if reference not in (None, meta.reference):
+        meta = msgspec.structs.replace(meta, reference=reference, ceiling=ceiling)
+    elif ceiling is not None:
+        meta = msgspec.structs.replace(meta, ceiling=ceiling)
+    found = references(meta, Path(out))
     others = {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
     rows = []
     for episode in read_episodes(folder / EPISODES):
-        other = references.get(episode.task.id)
+        against = found.get(episode.task.id)
+        other = against.episode if against else None
         extra = {name: metric(episode, other) for name, metric in others.items()}
-        rows.append(measure(episode, other, extra, meta.task_set.protocol))
+        rows.append(measure(episode, against, extra, meta.task_set.protocol))
     write_metrics(folder, rows)
-    if reference not in (None, meta.reference):
-        write_meta(folder, msgspec.structs.replace(meta, reference=reference))
+    if (reference, ceiling) != (None, None):
+        write_meta(folder, meta)
     return rows
 
 
-def reference_episodes(meta: RunMeta, out: Path, reference: str | None) -> dict[str, Episode]:
-    """The reference trace of each task: from a recorded run, or an agent played once per task set
-    and kept beside the runs. Only won episodes serve as reference."""
-    if reference is None or meta.kind == "reference":
+def references(meta: RunMeta, out: Path) -> dict[str, Reference]:
+    """What each task's episodes are measured against (``harness.cot.references``)."""
+    run = reference_run(meta, out, meta.reference)
+    if run is None:
         return {}
+    again = run if meta.ceiling is None else open_run(meta.ceiling)
+    if again.meta.agent.name != run.meta.agent.name:
+        raise ConfigError(
+            f"{again.path} is a run of '{again.meta.agent.name}', but the reference is of "
+            f"'{run.meta.agent.name}': a ceiling tells how well the reference's agent matches "
+            "itself. Name another run of it with --ceiling."
+        )
+    tasks = [task.id for task in meta.task_set.tasks]
+    group = registry.env_class(meta.task_set.env).group
+    found = cot_references(run.episodes, again.episodes, tasks, group, meta.task_set.protocol)
+    if meta.ceiling is not None and not any(r.second for r in found.values()):
+        raise ConfigError(
+            f"{again.path} holds no further sampling of a reference: its episodes are of other "
+            "tasks, or of the reference's own seeds and attempts. Record one with "
+            f"`harness run --agent {again.meta.agent.name} --attempts 2`."
+        )
+    return found
+
+
+def reference_run(meta: RunMeta, out: Path, reference: str | None) -> Run | None:
+    """The run of reference traces: a recorded one, or an agent's, played twice a task once per task
+    set and kept beside the runs (the second attempt is the ceiling). Only won episodes serve as
+    reference."""
+    if reference is None or meta.kind == "reference":
+        return None
     if reference not in registry.agent_configs():
-        return _won(open_run(reference).episodes())
+        return open_run(reference)
     folder = reference_folder(meta, out, reference)
     if not (folder / EPISODES).exists() or read_meta(folder).status != "complete":
         options = {**meta.task_set.options, **meta.env_options}
         base = plan(reference, meta.task_set.env, tasks=meta.task_set, kind="reference",
-                    env_options=options, workers=1)  # fmt: skip
+                    env_options=options, attempts=2, workers=1)  # fmt: skip
         base = msgspec.structs.replace(base, run_id=folder.name, reference=None)
         _execute(base, folder, out, None, None, None)
-    return _won(read_episodes(folder / EPISODES))
+    return Run(folder)
 
 
 def reference_folder(meta: RunMeta, out: Path, reference: str) -> Path:
     return out / meta.task_set.env / reference / f"reference-{meta.task_set_hash}"
-
-
-def _won(episodes: Iterable[Episode]) -> dict[str, Episode]:
-    found: dict[str, Episode] = {}
-    for episode in episodes:
-        if episode.success and episode.outcome is Outcome.DONE:
-            found.setdefault(episode.task.id, episode)
-    return found
 
 
 def _key(job: Job) -> tuple[str, int, int]:

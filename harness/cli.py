@@ -12,7 +12,7 @@ import typer
 
 from harness import cli_export, cli_look
 from harness.cli_look import RESULTS, Out
-from harness.console import Progress, say, stdout, warn
+from harness.console import Progress, Steps, say, stdout, warn
 from harness.errors import ConfigError, HarnessError
 from harness.plain import plain
 
@@ -195,14 +195,57 @@ def import_(context: typer.Context) -> None:
 
 @app.command(rich_help_panel="More")
 def score(
-    path: Annotated[Path, typer.Argument(help="Run folder.")], reference: Reference = None
+    path: Annotated[Path, typer.Argument(help="Run folder.")],
+    reference: Reference = None,
+    ceiling: Annotated[
+        str | None,
+        typer.Option("--ceiling", help="Another run of the reference's agent, to match with it."),
+    ] = None,
 ) -> None:
     """Rebuild a run's metrics from its episodes; nothing is played again."""
     from harness import api
 
     found = api.load(path)
-    api.score(found.path, api.results_folder(found), reference=reference)
+    api.score(found.path, api.results_folder(found), reference=reference, ceiling=ceiling)
     _report(api.load(found.path))
+
+
+@app.command("teacher-forced", rich_help_panel="More")
+def teacher_forced(
+    reference: Annotated[str, typer.Argument(help="Run folder of the reference, or its agent.")],
+    agent: Agent = "",
+    out: Out = RESULTS,
+    env: cli_look.OnlyEnv = None,
+    tasks: cli_look.OnlyTasks = None,
+    workers: Workers = None,
+    most: Annotated[
+        int | None, typer.Option("--most", min=1, help="Only the reference's first N episodes.")
+    ] = None,
+    json: cli_look.Json = False,
+) -> None:
+    """Ask an agent at every step of a recorded reference: F1 of its reasoning, same actions."""
+    from harness import answers
+    from harness import teacher_forced as forced
+    from harness.sides import find_side
+
+    if not agent:
+        raise ConfigError("`harness teacher-forced` needs --agent. See `harness list agents`.")
+    runs = find_side(reference, out, env, tasks, warn)
+    if len(runs) > 1:
+        raise ConfigError(f"`harness teacher-forced` takes one reference, not '{reference}'.")
+    steps = Steps(f"{agent} at {runs[0].path}")
+    with _stoppable("the same command goes on"):
+        found = forced.ask(agent, runs[0], out, workers=workers, most=most, on_step=steps)
+    if json:
+        print(answers.to_json(found))
+    else:
+        stdout().print(answers.table(found))
+        print(found.record)
+    if found.fault is not None:
+        say(
+            f"{found.errors} steps broke and are in no mean. The first:\n  {found.fault.message}\n"
+            "  The same command asks at them again."
+        )
 
 
 @app.command(rich_help_panel="More")
@@ -386,11 +429,11 @@ def _resume(path: Path, limits: Any, retry_errors: bool) -> None:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(remedy: str = "`harness run --resume RUN`") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say("harness: stopped; what was played is recorded (`harness run --resume RUN`).")
+        say(f"harness: stopped; what was played is recorded ({remedy}).")
         raise typer.Exit(130) from None
 
 
@@ -400,7 +443,12 @@ def _report(run: Run) -> None:
 
     meta = run.meta
     row = boards.Row(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary)
-    stdout().print(boards.table(boards.board(meta, [row])))
+    board = boards.board(meta, [row])
+    stdout().print(boards.table(board))
+    types = boards.type_table(board)
+    if types is not None:
+        stdout().print(types)
+    print("\n".join(boards.notes(run.summary)))
     if meta.cost is not None:
         say(told(meta.cost))
     if run.summary.errors:

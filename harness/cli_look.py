@@ -35,11 +35,16 @@ def leaderboard(
     json: Json = False,
     page: Page = None,
     teacher: Teacher = None,
+    by_type: Annotated[
+        bool, typer.Option("--by-type", help="On the terminal: success by task type too.")
+    ] = False,
 ) -> None:
     """Who is better: a table per task set, with Wilson intervals and errors beside them."""
     from harness import leaderboard as boards
 
     _at_most_one({"--markdown": markdown, "--json": json, "--page": page is not None})
+    if by_type and (markdown or json or page is not None):
+        raise ConfigError("--by-type is for the terminal; --json and --page have types anyway.")
     damaged: list[str] = []
 
     def on_damage(error: Exception) -> None:
@@ -62,6 +67,9 @@ def leaderboard(
     else:
         for board in found:
             stdout().print(boards.table(board), "")
+            types = boards.type_table(board) if by_type else None
+            if types is not None:
+                stdout().print(types, "")
 
 
 def compare(

@@ -136,10 +136,21 @@ _OTHERS: tuple[tuple[str, _Value, bool], ...] = (
     ("steps", lambda r: r.n_steps, False),
     ("steps, both solved", lambda r: r.n_steps, True),
     ("invalid actions", lambda r: r.invalid_actions, False),
+    ("replies without an action", lambda r: r.format_errors, False),
+    ("loops", lambda r: r.loops, False),
     ("reasoning words a step", _per_step(lambda r: r.reasoning_words), False),
     ("reasoning tokens a step", _per_step(lambda r: r.reasoning_tokens), False),
+    ("reasoning words an episode", lambda r: r.reasoning_words, False),
+    ("reasoning tokens an episode", lambda r: r.reasoning_tokens, False),
 )
-_OVERLAP: tuple[str, _Value, bool] = ("CoT overlap", lambda r: r.cot_overlap, False)
+#: Only where both sides were measured with one reference.
+_MATCH: tuple[tuple[str, _Value, bool], ...] = (
+    ("CoT overlap", lambda r: r.cot_overlap, False),
+    ("CoT overlap by chance", lambda r: r.cot_floor, False),
+    ("CoT precision", lambda r: r.cot_precision, False),
+    ("CoT F1", lambda r: r.cot_f1, False),
+    ("CoT F1 by chance", lambda r: r.cot_floor_f1, False),
+)
 
 
 def compare(
@@ -177,7 +188,7 @@ def compare(
     lost = _shares(pairs, draws) if len(pairs) > len(whole) else estimate
     gains = [_won(p.a) - _won(p.b) for p in whole]
     references = {run.meta.reference for run in (*left, *right)}
-    others = (*_OTHERS, _OVERLAP) if len(references) == 1 else _OTHERS
+    others = (*_OTHERS, *_MATCH) if len(references) == 1 else _OTHERS
     types = sorted({p.a.task_type for p in whole if p.a.task_type})
     tasks = len({p.a.task_id for p in whole})
     clusters = len({p.cluster for p in whole})

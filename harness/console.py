@@ -99,3 +99,24 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class Steps:
+    """How many steps are asked at and how fast: a line now and then."""
+
+    def __init__(self, label: str) -> None:
+        import time
+
+        self._now, self._label = time.monotonic, label
+        self._start = self._told = self._now()
+        self._first: int | None = None
+
+    def __call__(self, done: int, due: int) -> None:
+        self._first = done - 1 if self._first is None else self._first
+        now = self._now()
+        if now - self._told < 10 and done < due:
+            return
+        self._told = now
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        left = (due - done) / rate
+        say(f"{self._label}: {done}/{due} steps, {rate:.1f} a second, {left:.0f} s left")

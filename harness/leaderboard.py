@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import TraceError
-from harness.metrics import Summary
+from harness.metrics import Summary, wilson
 from harness.plain import plain
 from harness.runs import OnDamage, Run, RunMeta
 
@@ -131,17 +131,43 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("CoT overlap", "right"),
     ("s/ep", "right"),
 )
+#: Further columns where there is room for them: a page, Markdown.
+_MORE: tuple[tuple[str, str], ...] = (
+    ("words/ep", "right"),
+    ("tokens/ep", "right"),
+    ("no action/ep", "right"),
+    ("loops/ep", "right"),
+    ("CoT precision", "right"),
+    ("CoT F1", "right"),
+    ("F1 by chance - ceiling", "right"),
+    ("overlap by chance - ceiling", "right"),
+)
 
 
-def columns(board: Board) -> list[tuple[str, str]]:
+#: Columns of a table by task type.
+_TYPE_COLUMNS = (("task type", "left"), ("agent", "left"), *_COLUMNS[1:3], ("n", "right"))
+
+
+def columns(board: Board, *, more: bool = False) -> list[tuple[str, str]]:
     """Headings and their sides; retention only where there is a teacher."""
-    return [*_COLUMNS, *([("of teacher", "right")] if board.teacher is not None else [])]
+    retention = [("of teacher", "right")] if board.teacher is not None else []
+    return [*_COLUMNS, *retention, *(_MORE if more else ())]
 
 
-def cells(board: Board, row: Row) -> list[str]:
+def cells(board: Board, row: Row, *, more: bool = False) -> list[str]:
     """The row as text; what does not apply is a dash."""
     s = row.summary
     retention = [_percent(row.retention)] if board.teacher is not None else []
+    further = [
+        _number(s.reasoning_words, 0),
+        _number(s.reasoning_tokens, 0),
+        _number(s.format_errors, 2),
+        _number(s.loops, 2),
+        _percent(s.cot_precision),
+        _percent(s.cot_f1),
+        between(s.cot_floor_f1, s.cot_ceiling_f1),
+        between(s.cot_floor, s.cot_ceiling),
+    ]
     return [
         row.agent,
         _percent(s.success),
@@ -157,6 +183,7 @@ def cells(board: Board, row: Row) -> list[str]:
         _percent(s.cot_overlap),
         _number(s.seconds, 2),
         *retention,
+        *(further if more else ()),
     ]
 
 
@@ -175,14 +202,66 @@ def table(board: Board) -> Table:
     return grid
 
 
+def type_table(board: Board) -> Table | None:
+    """Success by task type for the terminal; None where all tasks are of one."""
+    types = sorted({name for row in board.rows for name in row.summary.types})
+    if len(types) < 2:
+        return None
+    grid = Table(title=Text(plain(f"{board.task_set} by task type")), title_justify="left",
+                 header_style="bold")  # fmt: skip
+    for heading, justify in _TYPE_COLUMNS:
+        grid.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    ends = board.rows[-1] if len(board.rows) > 1 else None
+    for name in types:
+        for i, row in enumerate(board.rows):
+            n, won = row.summary.types.get(name, (0, 0))
+            low, high = wilson(won, n)
+            told = ("" if i else name or "-", row.agent, _percent(won / n if n else None),
+                    f"{100 * low:.1f} - {100 * high:.1f}" if n else "-", str(n))  # fmt: skip
+            grid.add_row(*(Text(plain(cell)) for cell in told), end_section=row is ends)
+    return grid
+
+
+def notes(s: Summary) -> list[str]:
+    """What a run's table has no room for, a line each: reasoning an episode, replies without an
+    action, loops; CoT match (where there is a reference trace) and what to read it by."""
+    tokens = "" if s.reasoning_tokens is None else f", {s.reasoning_tokens:.0f} tokens of its own"
+    lines = [
+        f"An episode: {_number(s.reasoning_words, 0)} words of reasoning{tokens}; replies without "
+        f"an action {_number(s.format_errors, 2)}, loops {_number(s.loops, 2)}."
+    ]
+    if s.cot_overlap is None:
+        return lines
+
+    def level(name: str, overlap: float | None, f1: float | None, n: int) -> str:
+        told = f"overlap {_percent(overlap)}, F1 {_percent(f1)} (n = {n})" if n else "not known"
+        return f"  {name}: {told}"
+
+    return [
+        *lines,
+        f"CoT match, in words: overlap {_percent(s.cot_overlap)}, precision "
+        f"{_percent(s.cot_precision)}, F1 {_percent(s.cot_f1)} (n = {s.cot_overlap_n})",
+        level("by chance, with the reference of another task", s.cot_floor, s.cot_floor_f1,
+              s.cot_floor_n),
+        level("of the reference's agent with itself", s.cot_ceiling, s.cot_ceiling_f1,
+              s.cot_ceiling_n),
+    ]  # fmt: skip
+
+
 def markdown(found: Sequence[Board]) -> str:
-    """All boards as Markdown."""
+    """All boards as Markdown. Of the further columns those that some row knows."""
     parts = []
     for board in found:
-        head = [heading for heading, _ in columns(board)]
-        rule = [":---" if justify == "left" else "---:" for _, justify in columns(board)]
-        lines = [head, rule, *(cells(board, row) for row in board.rows)]
-        text = "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
+        heads = columns(board, more=True)
+        rows = [cells(board, row, more=True) for row in board.rows]
+        few = len(columns(board))
+        shown = [i for i in range(len(heads)) if i < few or any(row[i] != "-" for row in rows)]
+        head = [heading for heading, _ in heads]
+        rule = [":---" if justify == "left" else "---:" for _, justify in heads]
+        text = "\n".join(
+            "| " + " | ".join(_escape(line[i]) for i in shown) + " |"
+            for line in (head, rule, *rows)
+        )
         parts.append(f"### {_escape(title(board))}\n\n{text}\n")
     return "\n".join(parts)
 
@@ -198,6 +277,11 @@ def _escape(text: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """A floor and a ceiling as text."""
+    return "-" if low is None and high is None else f"{_percent(low)} - {_percent(high)}"
 
 
 def _number(value: Any, digits: int) -> str:

@@ -54,10 +54,7 @@ def play_episode(
         outcome, info = _play(policy, env, task, protocol, attempt, clock)
         error = None
     except EpisodeError as fault:
-        cause = fault.__cause__
-        outcome, info = Outcome.ERROR, {}
-        kind = type(fault).__name__ + (f"/{type(cause).__name__}" if cause else "")
-        error = Fault(kind, str(fault))
+        outcome, info, error = Outcome.ERROR, {}, fault_of(fault)
     return finish(task, agent, attempt, clock, outcome, info, error)
 
 
@@ -112,11 +109,7 @@ def _play(
         info["sampling_seed"] = sampling_seed(task, attempt, number)
         asked = clock.enter("policy.act")
         try:
-            with boundary(AgentError, "policy.act"):
-                decision = call(policy, clock.instruction, tuple(clock.steps), observation, info)
-                if not isinstance(decision, Decision):
-                    raise TypeError(f"returned {type(decision).__name__}, not a Decision")
-                decision = tidy(decision)
+            decision = decide(policy, clock.instruction, tuple(clock.steps), observation, info)
         except AgentError as error:
             if isinstance(error.__cause__, ContextOverflow):
                 return Outcome.CONTEXT, info
@@ -151,6 +144,23 @@ def _play(
     if protocol.last_action is not None:
         info = _act_for_the_agent(env, task, protocol.last_action, clock)
     return Outcome.TRUNCATED, info
+
+
+def decide(
+    policy: Policy, instruction: str, history: Sequence[Step], observation: str, info: Info
+) -> Decision:
+    """Ask a policy for one decision. Whatever breaks in it is an AgentError or a BackendError."""
+    with boundary(AgentError, "policy.act"):
+        decision = call(policy, instruction, history, observation, info)
+        if not isinstance(decision, Decision):
+            raise TypeError(f"returned {type(decision).__name__}, not a Decision")
+        return tidy(decision)
+
+
+def fault_of(error: EpisodeError) -> Fault:
+    """What broke, for the record."""
+    cause = error.__cause__
+    return Fault(type(error).__name__ + (f"/{type(cause).__name__}" if cause else ""), str(error))
 
 
 def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:

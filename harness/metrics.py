@@ -1,4 +1,4 @@
-"""Metrics: functions of an episode and, for CoT overlap, of a reference episode of its task.
+"""Metrics: functions of an episode and, for CoT match, of the reference of its task.
 
 Definitions follow SAD, appendix C, read per episode as DISTILL's decisions say. A metric that
 does not apply is None, never 0.
@@ -7,26 +7,16 @@ does not apply is None, never 0.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from harness.cost import completions
+from harness.cot import NONE, Reference, is_thought, match, parts, words
 from harness.protocol import Protocol
-from harness.types import Completion, Decision, Episode, Outcome
-
-_WORD = re.compile(r"\w+|[^\w\s]")
-
-
-@lru_cache(maxsize=65536)
-def words(text: str) -> tuple[str, ...]:
-    """The fixed word tokenisation every agent is measured with: runs of letters and digits,
-    lower-cased, and single punctuation marks."""
-    return tuple(_WORD.findall(text.lower()))
+from harness.types import Completion, Episode, Outcome, Step
 
 
 class EpisodeMetrics(msgspec.Struct, frozen=True, gc=False):
@@ -59,6 +49,17 @@ class EpisodeMetrics(msgspec.Struct, frozen=True, gc=False):
     #: Seconds of the model and of waiting for it; together less than ``policy_seconds``.
     model_seconds: float | None = None
     waiting_seconds: float | None = None
+    #: CoT match beside ``cot_overlap``, which is its recall; what the reference of another task and
+    #: a second sampling of the reference's agent get (see ``harness.cot``).
+    cot_precision: float | None = None
+    cot_f1: float | None = None
+    cot_floor: float | None = None
+    cot_floor_f1: float | None = None
+    cot_ceiling: float | None = None
+    cot_ceiling_f1: float | None = None
+    #: Replies that name no action; decisions that an earlier step made at the same observation.
+    format_errors: int | None = None
+    loops: int | None = None
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -68,7 +69,7 @@ class EpisodeMetrics(msgspec.Struct, frozen=True, gc=False):
 
 def measure(
     episode: Episode,
-    reference: Episode | None = None,
+    reference: Reference | None = None,
     extra: dict[str, Any] | None = None,
     protocol: Protocol | None = None,
 ) -> EpisodeMetrics:
@@ -77,13 +78,18 @@ def measure(
     under ``protocol`` (``think: ...``) count as reasoning."""
     steps = [s for s in episode.steps if not s.forced]
     broken = episode.outcome is Outcome.ERROR
-    texts = [_texts(s.decision, protocol) for s in steps]
+    texts = [parts(s.decision, protocol) for s in steps]
     sampled = [
-        (c.prompt_tokens, *_shares(c, _thinks(s.decision, protocol)))
+        (c.prompt_tokens, *_shares(c, is_thought(s.decision, protocol)))
         for s in steps
         if (c := s.decision.completion) is not None
     ]
     asked = completions(steps)
+    cot = floor = ceiling = NONE
+    if reference is not None and not broken:
+        cot = match(episode, reference.episode, protocol)
+        floor = match(episode, reference.other, protocol)
+        ceiling = match(reference.second, reference.episode, protocol)
     return EpisodeMetrics(
         task_id=episode.task.id,
         seed=episode.task.seed,
@@ -99,7 +105,7 @@ def measure(
         reasoning_tokens=_known([n for _, n, _ in sampled]),
         action_tokens=_known([n for _, _, n in sampled]),
         prompt_tokens=_known([n for n, _, _ in sampled]),
-        cot_overlap=None if broken else cot_overlap(episode, reference, protocol),
+        cot_overlap=cot.recall,
         seconds=episode.seconds,
         policy_seconds=round(sum(s.policy_seconds for s in steps), 6),
         env_seconds=round(sum(s.env_seconds for s in steps), 6),
@@ -109,43 +115,21 @@ def measure(
         reread_tokens=_known([c.reread_tokens for c in asked]),
         model_seconds=round(sum(c.seconds for c in asked), 6) if asked else None,
         waiting_seconds=round(sum(c.waited for c in asked), 6) if asked else None,
+        cot_precision=cot.precision,
+        cot_f1=cot.f1,
+        cot_floor=floor.recall,
+        cot_floor_f1=floor.f1,
+        cot_ceiling=ceiling.recall,
+        cot_ceiling_f1=ceiling.f1,
+        format_errors=sum(s.decision.action is None for s in steps),
+        loops=_loops(steps),
     )
 
 
-def cot_overlap(
-    episode: Episode, reference: Episode | None, protocol: Protocol | None = None
-) -> float | None:
-    """CoT match rate: clipped multiset intersection of reasoning words over the reference's count
-    (SAD, appendix C). None without a reference, or when the reference reasons not at all."""
-    if reference is None:
-        return None
-    theirs = _reasoning(reference, protocol)
-    total = sum(theirs.values())
-    if not total:
-        return None
-    ours = _reasoning(episode, protocol)
-    return sum(min(count, ours[word]) for word, count in theirs.items()) / total
-
-
-def _reasoning(episode: Episode, protocol: Protocol | None) -> Counter[str]:
-    count: Counter[str] = Counter()
-    for step in episode.steps:
-        if not step.decision.injected:
-            count.update(words(_texts(step.decision, protocol)[0]))
-    return count
-
-
-def _thinks(decision: Decision, protocol: Protocol | None) -> bool:
-    action = decision.action
-    return action is not None and protocol is not None and protocol.is_thought(action)
-
-
-def _texts(decision: Decision, protocol: Protocol | None) -> tuple[str, str]:
-    """A decision's reasoning and its action."""
-    action = decision.action or ""
-    if _thinks(decision, protocol):
-        return f"{decision.reasoning} {action}", ""
-    return decision.reasoning, action
+def _loops(steps: Sequence[Step]) -> int:
+    """Steps that did again what an earlier one did at the same observation."""
+    done = [(s.observation, s.decision.action) for s in steps if s.decision.action is not None]
+    return len(done) - len(set(done))
 
 
 def wilson(successes: float, n: float, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -176,12 +160,27 @@ class Summary(msgspec.Struct, frozen=True):
     #: 100 times the mean score.
     score: float | None
     steps: float | None
+    #: Mean numbers an episode.
     invalid_actions: float | None
+    format_errors: float | None
+    loops: float | None
+    reasoning_words: float | None
+    reasoning_tokens: float | None
     reasoning_words_per_step: float | None
     reasoning_tokens_per_step: float | None
     action_tokens_per_step: float | None
+    #: CoT match: means over the ``cot_overlap_n`` episodes that have one, precision over those that
+    #: reason; floor and ceiling over their own.
     cot_overlap: float | None
     cot_overlap_n: int
+    cot_precision: float | None
+    cot_f1: float | None
+    cot_floor: float | None
+    cot_floor_f1: float | None
+    cot_floor_n: int
+    cot_ceiling: float | None
+    cot_ceiling_f1: float | None
+    cot_ceiling_n: int
     seconds: float | None
     #: By task type: scored episodes, and those won.
     types: dict[str, tuple[int, int]] = {}
@@ -194,7 +193,9 @@ class Tally:
         self.rows = 0
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._sums: dict[str, Any] = defaultdict(int)
-        self._types: Counter[tuple[str, bool]] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._types: Counter[str] = Counter()
+        self._won: Counter[str] = Counter()
 
     def add(self, rows: Sequence[EpisodeMetrics]) -> None:
         """Add episodes; those that broke are counted and enter no sum."""
@@ -205,26 +206,54 @@ class Tally:
             self._outcomes[outcome] += outcomes.count(outcome)
         broken = Outcome.ERROR
         scored = [r for r in rows if r.outcome is not broken] if broken in outcomes else rows
-        self._sum("successes", [bool(r.success) for r in scored])
-        self._types.update([(r.task_type, bool(r.success)) for r in scored])
+        wins = [r.success for r in scored]
+        types = [r.task_type for r in scored]
+        steps = [r.n_steps for r in scored]
+        self._sums["successes"] += wins.count(True)
+        self._types.update(types)
+        self._won.update([t for t, won in zip(types, wins, strict=True) if won])
         self._sum("score", [r.score or 0.0 for r in scored])
-        self._sum("steps", [r.n_steps for r in scored])
+        self._sum("steps", steps)
         self._sum("invalid", [r.invalid_actions for r in scored])
         self._sum("words", [r.reasoning_words for r in scored])
         self._sum("seconds", [r.seconds for r in scored])
-        overlaps = [r.cot_overlap for r in scored if r.cot_overlap is not None]
-        self._sum("overlap", overlaps)
-        self._sum("overlaps", [len(overlaps)])
-        for name, counts in (
-            ("reasoning", [(r.reasoning_tokens, r.n_steps) for r in scored]),
-            ("action", [(r.action_tokens, r.n_steps) for r in scored]),
+        self._known("overlap", [r.cot_overlap for r in scored])
+        self._known("precision", [r.cot_precision for r in scored])
+        self._known("f1", [r.cot_f1 for r in scored])
+        self._known("floor", [r.cot_floor for r in scored])
+        self._known("floor f1", [r.cot_floor_f1 for r in scored])
+        self._known("ceiling", [r.cot_ceiling for r in scored])
+        self._known("ceiling f1", [r.cot_ceiling_f1 for r in scored])
+        self._known("format errors", [r.format_errors for r in scored])
+        self._known("loops", [r.loops for r in scored])
+        for name, tokens in (
+            ("reasoning", [r.reasoning_tokens for r in scored]),
+            ("action", [r.action_tokens for r in scored]),
         ):
-            known = [(tokens, steps) for tokens, steps in counts if tokens is not None]
-            self._sum(name, [tokens for tokens, _ in known])
-            self._sum(f"{name} steps", [steps for _, steps in known])
+            self._known(name, tokens)
+            known = (
+                [n for n, t in zip(steps, tokens, strict=True) if t is not None]
+                if None in tokens
+                else steps
+            )
+            self._sum(f"{name} steps", known)
 
     def _sum(self, name: str, values: Sequence[float]) -> None:
         self._sums[name] = sum(values, self._sums[name])
+
+    def _known(self, name: str, values: Sequence[float | None]) -> None:
+        """Add up and count the values that are known."""
+        known: Sequence[Any] = values
+        try:
+            total = sum(known)
+        except TypeError:  # some are None, which is rare: looking for one first would take longer
+            known = [v for v in values if v is not None]
+            total = sum(known)
+        self._sums[name] += total
+        self._counts[name] += len(known)
+
+    def _mean(self, name: str) -> float | None:
+        return _ratio(self._sums[name], self._counts[name])
 
     def summary(self) -> Summary:
         """What the rows add up to."""
@@ -244,16 +273,25 @@ class Tally:
             score=_ratio(100 * s["score"], n),
             steps=_ratio(s["steps"], n),
             invalid_actions=_ratio(s["invalid"], n),
+            format_errors=self._mean("format errors"),
+            loops=self._mean("loops"),
+            reasoning_words=_ratio(s["words"], n),
+            reasoning_tokens=self._mean("reasoning"),
             reasoning_words_per_step=_ratio(s["words"], s["steps"]),
             reasoning_tokens_per_step=_ratio(s["reasoning"], s["reasoning steps"]),
             action_tokens_per_step=_ratio(s["action"], s["action steps"]),
-            cot_overlap=_ratio(s["overlap"], s["overlaps"]),
-            cot_overlap_n=s["overlaps"],
+            cot_overlap=self._mean("overlap"),
+            cot_overlap_n=self._counts["overlap"],
+            cot_precision=self._mean("precision"),
+            cot_f1=self._mean("f1"),
+            cot_floor=self._mean("floor"),
+            cot_floor_f1=self._mean("floor f1"),
+            cot_floor_n=self._counts["floor"],
+            cot_ceiling=self._mean("ceiling"),
+            cot_ceiling_f1=self._mean("ceiling f1"),
+            cot_ceiling_n=self._counts["ceiling"],
             seconds=_ratio(s["seconds"], n),
-            types={
-                name: (self._types[name, True] + self._types[name, False], self._types[name, True])
-                for name in sorted({name for name, _ in self._types})
-            },
+            types={name: (n, self._won[name]) for name, n in sorted(self._types.items())},
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import ConfigError
-from harness.leaderboard import Board, Row, front, title
+from harness.leaderboard import Board, Row, between, front, title
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Step
@@ -185,7 +185,8 @@ def _step(step: Step) -> dict[str, Any]:
 
 def _table(board: Board) -> str:
     head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated", "invalid/ep",
-            "steps", "words/step", "tokens/step", "CoT overlap",
+            "steps", "words/step", "tokens/step", "words/ep", "tokens/ep",
+            "CoT overlap", "CoT F1", "F1 by chance - ceiling",
             *(("of teacher",) if board.teacher is not None else ()))  # fmt: skip
     lines = []
     above: Row | None = None
@@ -198,7 +199,9 @@ def _table(board: Board) -> str:
             _bar(s.success, s.success_low, s.success_high) if s.n else "",
             str(s.n), str(s.errors), str(s.truncated), _number(s.invalid_actions, 2),
             _number(s.steps, 1), _number(s.reasoning_words_per_step, 1),
-            _number(s.reasoning_tokens_per_step, 1), _share(s.cot_overlap),
+            _number(s.reasoning_tokens_per_step, 1), _number(s.reasoning_words, 0),
+            _number(s.reasoning_tokens, 0), _share(s.cot_overlap), _share(s.cot_f1),
+            between(s.cot_floor_f1, s.cot_ceiling_f1),
             *((_share(row.retention),) if board.teacher is not None else ()),
         ]  # fmt: skip
         mark = ' class="tied-above"' if tied else ""

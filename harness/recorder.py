@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from io import BufferedWriter
 from pathlib import Path
 
 import msgspec
@@ -28,21 +29,7 @@ class Recorder:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / EPISODES
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab")  # noqa: SIM115 (held open for the run)
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot write to {folder}: {error.strerror}. Choose another place with --out."
-            ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise ConfigError(
-                f"{folder} is being written by another process. Wait for it, or stop it."
-            ) from None
-        _cut_torn_line(self.path)
+        self._file = open_to_append(self.path)
         self.keys: set[Key] = {episode.key for episode in read_episodes(self.path)}
 
     def write(self, episode: Episode) -> None:
@@ -67,6 +54,29 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_to_append(path: Path) -> BufferedWriter:
+    """A file of lines, held open by one writer, its torn last line cut off.
+
+    Raises ConfigError where it cannot be written, or another process writes it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115 (the writer holds it open)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write to {path.parent}: {error.strerror}. Choose another place with --out."
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigError(
+            f"{path.parent} is being written by another process. Wait for it, or stop it."
+        ) from None
+    _cut_torn_line(path)
+    return file
 
 
 def read_episodes(path: Path) -> Iterator[Episode]:

@@ -54,6 +54,8 @@ class RunMeta(msgspec.Struct, frozen=True):
     workers: int
     error_rate: float = 0.0
     errors_from: str | None = None
+    #: The run that holds further samplings of the reference's agent; None: the reference itself.
+    ceiling: str | None = None
     argv: tuple[str, ...] = ()
     commit: str | None = None
     dirty: bool | None = None
@@ -174,14 +176,23 @@ def metrics_parts(file: Path, size: int = 5000) -> Iterator[list[EpisodeMetrics]
     """Rows of metrics.jsonl, ``size`` at a time; damage raises TraceError with file and line."""
     try:
         with open(file, "rb") as lines:
-            numbered = enumerate(lines, 1)
-            while part := [_row(file, n, line) for n, line in islice(numbered, size)]:
-                yield part
+            number = 1
+            while part := list(islice(lines, size)):
+                try:
+                    rows = _decode_rows(b"".join(part))
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    rows = []
+                # Blank lines are damage too; one line at a time finds which.
+                if len(rows) != len(part):
+                    rows = [_row(file, n, line) for n, line in enumerate(part, number)]
+                yield rows
+                number += len(part)
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
 
 
-_decode_row = msgspec.json.Decoder(EpisodeMetrics).decode
+_decoder = msgspec.json.Decoder(EpisodeMetrics)
+_decode_row, _decode_rows = _decoder.decode, _decoder.decode_lines
 
 
 def _row(file: Path, number: int, line: bytes) -> EpisodeMetrics:

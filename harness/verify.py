@@ -26,8 +26,12 @@ from harness.types import Decision, Episode, Outcome, Step
 #: and what takes another trace or package.
 _NOT_PLAYED = frozenset({
     "seconds", "policy_seconds", "env_seconds", "model_seconds", "waiting_seconds",
-    "sampled_tokens", "cached_tokens", "reread_tokens", "cot_overlap", "extra",
+    "sampled_tokens", "cached_tokens", "reread_tokens", "extra",
+    "cot_overlap", "cot_precision", "cot_f1", "cot_floor", "cot_floor_f1", "cot_ceiling",
+    "cot_ceiling_f1",
 })  # fmt: skip
+#: What rows of older versions do not tell.
+_NEWER = frozenset({"format_errors", "loops"})
 
 Key = tuple[str, int, int]
 
@@ -170,7 +174,9 @@ def _metrics_difference(
     right = measure(episode, protocol=meta.task_set.protocol)
     for field in EpisodeMetrics.__struct_fields__:
         ours, theirs = getattr(row, field), getattr(right, field)
-        if field not in _NOT_PLAYED and ours != theirs:
+        if field in _NOT_PLAYED or (ours is None and field in _NEWER):
+            continue
+        if ours != theirs:
             return _whole(episode.key, f"metrics, {field}", ours, theirs)
     for name, theirs in right.extra.items():
         if row.extra.get(name) != theirs:

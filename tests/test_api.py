@@ -62,6 +62,17 @@ def test_the_experts_overlap_with_itself_is_whole_and_the_randoms_is_not(results
     assert len(references) == 1
 
 
+def test_a_reference_agent_is_sampled_twice_and_gives_floor_and_ceiling(results):
+    (row,) = [r for r in boards(find_runs(results))[0].rows if r.agent == "expert"]
+    s = row.summary
+    assert s.cot_precision == s.cot_f1 == 1.0
+    assert s.cot_floor < s.cot_ceiling < s.cot_overlap
+    assert s.cot_floor_f1 < s.cot_ceiling_f1 < s.cot_f1
+    assert s.cot_ceiling_n == s.cot_overlap_n
+    (reference,) = [r for r in find_runs(results) if r.meta.kind == "reference"]
+    assert {e.attempt for e in reference.episodes()} == {0, 1}
+
+
 def test_a_run_repeats_exactly(results, tmp_path):
     again = harness.evaluate("random", "alfworld", tasks=TASKS, out=tmp_path, workers=1)
     first = harness.load(results / "alfworld" / "random")
@@ -89,6 +100,29 @@ def test_another_run_can_be_the_reference(results):
     api.score(run.path, results)
 
 
+def test_a_recorded_run_can_be_the_ceiling(tmp_path):
+    tasks = "alfworld/builtin-dev[:12]"
+    once = harness.evaluate("expert", "alfworld", tasks=tasks, out=tmp_path)
+    other = harness.evaluate("expert", "alfworld", tasks=tasks, out=tmp_path, seeds=(3,))
+    oracle = harness.evaluate("oracle", "alfworld", tasks=tasks, out=tmp_path)
+    api.score(oracle.path, tmp_path, reference=str(once.path))
+    assert harness.load(oracle.path).summary.cot_ceiling is None
+    api.score(oracle.path, tmp_path, ceiling=str(other.path))
+    scored = harness.load(oracle.path)
+    assert (scored.meta.reference, scored.meta.ceiling) == (str(once.path), str(other.path))
+    assert 0.5 < scored.summary.cot_ceiling < 1.0
+    assert scored.summary.cot_overlap == 0.0
+    before = (oracle.path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="no further sampling of a reference"):
+        api.score(oracle.path, tmp_path, ceiling=str(once.path))
+    with pytest.raises(ConfigError, match="is a run of 'oracle', but the reference is of 'expert'"):
+        api.score(oracle.path, tmp_path, ceiling=str(oracle.path))
+    assert (oracle.path / "metrics.jsonl").read_bytes() == before
+    # Another reference has another ceiling.
+    api.score(oracle.path, tmp_path, reference=str(other.path))
+    assert harness.load(oracle.path).meta.ceiling is None
+
+
 def test_different_sets_never_meet_in_one_table(results, tmp_path):
     harness.evaluate("random", "alfworld", tasks="builtin-dev[:3]", out=tmp_path)
     harness.evaluate("random", "alfworld", tasks="builtin-dev[:3]", out=tmp_path, max_steps=7)
@@ -101,6 +135,7 @@ def test_different_sets_never_meet_in_one_table(results, tmp_path):
 def test_leaderboards_in_every_form(results):
     found = boards(find_runs(results))
     assert "| oracle | 100.0 % |" in markdown(found)
+    assert "| F1 by chance - ceiling |" in markdown(found)
     decoded = json.loads(to_json(found))
     assert {r["agent"] for r in decoded[0]["rows"]} == {"oracle", "expert", "random"}
 

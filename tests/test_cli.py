@@ -87,6 +87,35 @@ def test_score_rebuilds_metrics(folder):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_scored_run_tells_its_types_and_what_cot_match_is_read_by(folder):
+    expert = harness("run", "-a", "expert", "-e", "alfworld", "-t", "builtin-dev[:12]", "--out",
+                     "twelve", cwd=folder)  # fmt: skip
+    run = expert.stdout.splitlines()[-1]
+    found = harness("score", run, cwd=folder)
+    assert found.stdout == expert.stdout
+    assert "alfworld/builtin-dev[0:12] by task type" in found.stdout
+    assert "overlap 100.0 %, precision 100.0 %, F1 100.0 % (n = 12)\n  by chance" in found.stdout
+    notes = found.stdout.splitlines()[-5:-1]
+    assert max(map(len, notes)) <= 100
+    assert notes[-1].startswith("  of the reference's agent with itself: overlap ")
+    second = harness("run", "-a", "expert", "-e", "alfworld", "-t", "builtin-dev[:12]", "--seeds",
+                     "2", "--out", "twelve", cwd=folder).stdout.splitlines()[-1]  # fmt: skip
+    harness("score", run, "--ceiling", second, cwd=folder)
+    assert json.loads((folder / run / "run.json").read_text())["ceiling"] == second
+
+
+def test_a_leaderboard_by_task_type(folder):
+    words = ("leaderboard", "--out", "twelve", "--by-type")
+    harness("run", "-a", "random", "-e", "alfworld", "-t", "builtin-dev[:12]", "--out", "twelve",
+            cwd=folder)  # fmt: skip
+    types = harness(*words, cwd=folder).stdout.split("by task type")[1]
+    rows = [line for line in types.splitlines() if "random" in line]
+    assert len(rows) >= 2
+    assert max(map(len, rows)) <= 100
+    wrong = harness(*words, "--json", cwd=folder, fine=False)
+    assert (wrong.returncode, "for the terminal" in wrong.stderr) == (2, True)
+
+
 def test_check_and_doctor(tmp_path):
     assert "FAIL" not in harness("check", "env", "alfworld", cwd=tmp_path).stdout
     assert "FAIL" not in harness("check", "agent", "random", cwd=tmp_path).stdout

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.metrics import EpisodeMetrics, Tally, cot_overlap, measure, summarise, wilson, words
+from harness.cot import Reference, match, words
+from harness.errors import TraceError
+from harness.metrics import EpisodeMetrics, Tally, measure, summarise, wilson
 from harness.protocol import Protocol
+from harness.runs import read_metrics
 from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
 
 
@@ -23,25 +26,6 @@ def episode(*thoughts: str, outcome=Outcome.DONE, success=True, injected=(), com
         Task("e", "v", "v/1"), "a", "do", steps, "end", success, float(success), outcome,
         error=Fault("EnvError", "x") if outcome is Outcome.ERROR else None,
     )  # fmt: skip
-
-
-def test_overlap_is_the_clipped_share_of_the_references_words():
-    teacher = episode("the mug is on the desk", "take it")
-    assert cot_overlap(teacher, teacher) == 1.0
-    assert cot_overlap(episode("the the the the"), teacher) == pytest.approx(2 / 8)
-    assert cot_overlap(episode("THE DESK", "mug"), teacher) == pytest.approx(3 / 8)
-    assert cot_overlap(episode(""), teacher) == 0.0
-
-
-def test_overlap_without_a_reference_is_none_never_zero():
-    assert cot_overlap(episode("x"), None) is None
-    assert cot_overlap(episode("x"), episode("", "")) is None
-
-
-def test_injected_thoughts_count_neither_as_ours_nor_as_the_references():
-    teacher = episode("alpha", "beta", injected=(1,))
-    assert cot_overlap(episode("alpha"), teacher) == 1.0
-    assert cot_overlap(episode("x", "alpha", injected=(1,)), teacher) == 0.0
 
 
 def test_a_broken_episode_enters_no_mean():
@@ -67,7 +51,9 @@ def test_tokens_are_the_models_and_absent_without_one():
 
 
 def test_rows_survive_json():
-    row = measure(episode("a b"), episode("a"), {"mine": 1.5})
+    teacher = Reference(episode("a"), episode("b"), episode("a c"))
+    row = measure(episode("a b"), teacher, {"mine": 1.5})
+    assert None not in (row.cot_f1, row.cot_floor, row.cot_ceiling_f1, row.loops)
     assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
 
 
@@ -114,7 +100,7 @@ def test_a_thought_that_the_protocol_answers_is_reasoning_and_no_action():
     teacher = msgspec.structs.replace(
         episode("x"), steps=(Step("o", Decision("", "think: a mug")),)
     )
-    assert cot_overlap(thinking, teacher, Protocol(9, think="OK.")) == 1.0
+    assert match(thinking, teacher, Protocol(9, think="OK.")).recall == 1.0
 
 
 def test_what_the_environment_measured_stands_beside_the_metrics():
@@ -132,7 +118,8 @@ rows_ = st.lists(
         st.sampled_from(["t", "u"]), st.sampled_from(Outcome), st.booleans(), share,
         st.integers(0, 40), st.integers(0, 9),
         st.integers(0, 999), st.integers(0, 99), count, count, count, share, st.floats(0, 9),
-        st.just(0.0), st.just(0.0),
+        st.just(0.0), st.just(0.0), cot_f1=share, cot_floor=share, cot_ceiling=share, loops=count,
+        format_errors=count,
     ),
     max_size=30,
 )  # fmt: skip
@@ -163,9 +150,53 @@ def test_a_summary_is_the_rows_means_in_whatever_parts_they_come(rows, size):
     overlaps = [r.cot_overlap for r in scored if r.cot_overlap is not None]
     assert found.cot_overlap == ratio(sum(overlaps), len(overlaps))
     assert found.cot_overlap_n == len(overlaps)
+    assert found.reasoning_tokens == ratio(sum(r.reasoning_tokens for r in known), len(known))
+    assert found.reasoning_words == ratio(sum(r.reasoning_words for r in scored), len(scored))
+    for field in ("cot_f1", "cot_floor", "cot_ceiling", "loops", "format_errors"):
+        values = [v for r in scored if (v := getattr(r, field)) is not None]
+        assert getattr(found, field) == ratio(sum(values), len(values))
     assert (found.success_low, found.success_high) == wilson(found.successes, found.n)
     assert found.types == {
         t: (len(own), sum(r.success for r in own))
         for t in {r.task_type for r in scored}
         for own in [[r for r in scored if r.task_type == t]]
     }
+
+
+def test_replies_without_an_action_and_loops_are_counted():
+    def step(observation, action):
+        return Step(observation, Decision("", action), invalid=action is None)
+
+    steps = [step("a", "go"), step("b", "go"), step("b", None), step("b", None), step("a", "go"),
+             step("b", "go"), step("a", "look")]  # fmt: skip
+    row = measure(msgspec.structs.replace(episode("x"), steps=tuple(steps)))
+    assert (row.format_errors, row.loops, row.invalid_actions) == (2, 2, 2)
+
+
+def test_rows_of_an_older_version_are_read_and_what_they_lack_is_none(tmp_path):
+    teacher = Reference(episode("a"), episode("b"), episode("a c"))
+    row = msgspec.to_builtins(measure(episode("a b"), teacher))
+    for name in ("cot_precision", "cot_f1", "cot_floor", "cot_floor_f1", "cot_ceiling",
+                 "cot_ceiling_f1", "format_errors", "loops"):  # fmt: skip
+        del row[name]
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(msgspec.json.encode(row) + b"\n")
+    (old,) = read_metrics(file)
+    assert (old.cot_overlap, old.cot_f1, old.cot_ceiling, old.loops) == (1.0, None, None, None)
+    summary = summarise([old])
+    assert (summary.cot_overlap, summary.reasoning_words) == (1.0, 2.0)
+    assert (summary.cot_f1, summary.cot_floor, summary.loops, summary.cot_floor_n) == (
+        None, None, None, 0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [0, 4999, 5000, 7000])
+def test_a_damaged_row_is_named_wherever_it_stands(tmp_path, place):
+    line = msgspec.json.encode(measure(episode("a")))
+    for damage, rest in ((b"{", b"}"), (b"", None), (line[:40], line[40:])):
+        lines = [line] * 7001
+        lines[place : place + 1] = [damage] if rest is None else [damage, rest]
+        file = tmp_path / "metrics.jsonl"
+        file.write_bytes(b"\n".join(lines) + b"\n")
+        with pytest.raises(TraceError, match=rf"metrics.jsonl:{place + 1}: not a metrics row"):
+            read_metrics(file)

@@ -87,11 +87,16 @@ def row(rng: random.Random, task: str, seed: int) -> EpisodeMetrics:
     draw = rng.random()
     steps = int(4 + 26 * draw)
     broken = draw < 0.002
+    match = None if broken else round(0.5 + draw / 2, 6)
     return EpisodeMetrics(
         task, seed, 0, "pick_and_place_simple", Outcome.ERROR if broken else Outcome.DONE,
         None if broken else draw < 0.5, None if broken else float(draw < 0.5), steps,
         int(3 * draw), 25 * steps, 5 * steps, 28 * steps, 6 * steps, 300 * steps,
-        None if broken else 0.5 + draw / 2, 0.4 * steps, 0.4 * steps, 0.0001 * steps,
+        match, 0.4 * steps, 0.4 * steps, 0.0001 * steps,
+        sampled_tokens=37 * steps, cached_tokens=250 * steps, reread_tokens=0,
+        model_seconds=0.3 * steps, waiting_seconds=0.1 * steps,
+        cot_precision=match, cot_f1=match, cot_floor=match, cot_floor_f1=match, cot_ceiling=match,
+        cot_ceiling_f1=match, format_errors=0, loops=int(2 * draw),
     )  # fmt: skip
 
 
