@@ -35,6 +35,8 @@ from harness.tasksets import TaskSet
 from harness.types import Episode, Outcome
 
 RESULTS = Path("results")
+#: Keyword ``data`` of an environment that plays what comes with it.
+BUILTIN = "builtin"
 
 #: Called with each finished episode and the number of episodes in the run.
 OnEpisode = Callable[[Episode, int], None]
@@ -72,7 +74,8 @@ def plan(
 ) -> RunMeta:
     """Resolve everything a run depends on, and refuse what cannot be, before anything is played.
 
-    ``protocol`` names rules of play that the environment knows from its literature; ``max_steps``,
+    ``protocol`` names rules of play that the environment knows from its literature, with the tasks
+    that go with them where ``env_options`` name real data and ``tasks`` is None; ``max_steps``,
     ``max_tokens`` and ``repeat_limit`` (see ``Protocol``) change limits of it, and so the task set.
     ``decode`` plays a language model in another way than its config ("admissible": only actions
     that the environment admits), as an agent of its own name.
@@ -86,6 +89,9 @@ def plan(
             config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
         )
     cls = registry.env_class(env)
+    preset = registry.preset(cls, env, protocol) if protocol is not None else None
+    if tasks is None and preset is not None and (env_options or {}).get("data", BUILTIN) != BUILTIN:
+        tasks = preset.tasks
     task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
     if task_set.env != env:
         raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
@@ -95,8 +101,8 @@ def plan(
         raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
     registry.check_env_options(cls, env, env_options or {})
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
-    if protocol is not None:
-        task_set = task_set.under(protocol, registry.protocol(cls, env, protocol))
+    if protocol is not None and preset is not None:
+        task_set = task_set.under(protocol, preset.protocol)
     task_set = task_set.varied(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )

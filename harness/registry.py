@@ -23,7 +23,7 @@ from harness.config import AgentConfig, load_toml
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, HarnessError, MissingDependency, unknown
 from harness.policy import Policy
-from harness.protocol import Protocol
+from harness.protocol import Preset
 from harness.tasksets import SUFFIX, TaskSet, split_slice, thaw
 
 
@@ -106,7 +106,7 @@ def task_set(env: str, name: str | None = None) -> TaskSet:
     return found if part is None else found.part(part)
 
 
-def protocol(cls: type[Environment], name: str, wanted: str) -> Protocol:
+def preset(cls: type[Environment], name: str, wanted: str) -> Preset:
     """Rules of play by name, of those that an environment offers."""
     if wanted not in cls.protocols:
         raise ConfigError(unknown(f"protocol of '{name}'", wanted, cls.protocols))

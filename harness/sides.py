@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import registry
@@ -23,19 +23,24 @@ def find_side(
 
     Damaged runs beside an agent's are told to ``on_damage`` and passed over (None: raised).
     """
-    found = [_find(p.strip(), out, env, tasks, on_damage) for p in text.split(",") if p.strip()]
+    fits = chooser(env, tasks)
+    asked = tasks if tasks is not None else env
+    found = [_find(p.strip(), out, fits, asked, on_damage) for p in text.split(",") if p.strip()]
     if not found:
         raise ConfigError(f"'{text}' names no run: give a run folder or an agent.")
     return found
 
 
 def _find(
-    name: str, out: Path, env: str | None, tasks: str | None, on_damage: OnDamage | None
+    name: str,
+    out: Path,
+    fits: Callable[[Run], bool],
+    asked: str | None,
+    on_damage: OnDamage | None,
 ) -> Run:
     if Path(name).is_dir():
         run = open_run(name)
-        if not _fits(run, env, tasks):
-            asked = tasks if tasks is not None else env
+        if not fits(run):
             raise ConfigError(f"{run.path} is a run on '{run.meta.task_set.name}', not '{asked}'.")
         return run
     fitting = [
@@ -44,10 +49,10 @@ def _find(
         if run.meta.agent.name == name
         and run.meta.kind == "run"
         and run.meta.status == "complete"
-        and _fits(run, env, tasks)
+        and fits(run)
     ]
     if not fitting:
-        where = f" of '{tasks}'" if tasks else ""
+        where = f" of '{asked}'" if asked else ""
         raise ConfigError(
             f"No complete run of agent '{name}'{where} in {out}, and no folder of that name. "
             f"Make one with `harness run --agent {name} --env ENV`; see `harness list runs`."
@@ -61,9 +66,24 @@ def _find(
     return max(fitting, key=lambda run: run.meta.started)
 
 
-def _fits(run: Run, env: str | None, tasks: str | None) -> bool:
-    task_set = run.meta.task_set
-    return env in (None, task_set.env) and (tasks is None or named(tasks, task_set))
+def chooser(env: str | None, tasks: str | None) -> Callable[[Run], bool]:
+    """Tells whether a run is of an environment and on the task set asked for: any (None), one of a
+    name or a part of it (``tasksets.named``), or the one frozen in a file, known by its hash.
+
+    Raises ConfigError for a file that is not there, TraceError for one that was changed.
+    """
+
+    def ours(run: Run) -> bool:
+        return env in (None, run.meta.task_set.env)
+
+    if tasks is None:
+        return ours
+    base, part = split_slice(tasks)
+    if not base.endswith(SUFFIX):
+        return lambda run: ours(run) and named(tasks, run.meta.task_set)
+    frozen = thaw(Path(base)).part(part)
+    wanted = (frozen.hash, frozen.env_version)
+    return lambda run: ours(run) and (run.meta.task_set_hash, run.meta.env_version) == wanted
 
 
 def find_set(text: str, env: str | None = None) -> Frozen:
