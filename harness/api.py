@@ -17,6 +17,7 @@ from harness.env import Environment
 from harness.errors import ConfigError, DataError
 from harness.metrics import EpisodeMetrics, measure
 from harness.policy import Policy
+from harness.protocol import Preset
 from harness.recorder import EPISODES, Recorder, read_episodes
 from harness.runner import Job, Limits, play_all
 from harness.runs import (
@@ -91,7 +92,7 @@ def plan(
     cls = registry.env_class(env)
     preset = registry.preset(cls, env, protocol) if protocol is not None else None
     if tasks is None and preset is not None and (env_options or {}).get("data", BUILTIN) != BUILTIN:
-        tasks = preset.tasks
+        tasks = _its_tasks(preset, env, str(protocol))
     task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
     if task_set.env != env:
         raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
@@ -126,6 +127,16 @@ def plan(
         parents=tuple(parents),
     )
     return msgspec.structs.replace(meta, run_id=new_run_id(meta), **provenance())
+
+
+def _its_tasks(preset: Preset, env: str, name: str) -> str:
+    """The task set that goes with a preset."""
+    if preset.tasks is None:
+        raise ConfigError(
+            f"Protocol '{name}' of '{env}' has no task set here ({preset.plays}): say which tasks "
+            f"to play under it with --tasks. See `harness list tasks` and `list protocols {name}`."
+        )
+    return preset.tasks
 
 
 def evaluate(

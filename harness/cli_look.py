@@ -274,8 +274,8 @@ def list_(
     sets: Annotated[
         list[str] | None,
         typer.Argument(
-            help="tasks: a set, a frozen file or a run, to see its tasks; two, to see what differs. "
-            "protocols: one, to see all about it."
+            help="tasks: a set, a frozen file or a run, to see its tasks; two, to see what "
+            "differs. protocols: one, to see all about it."
         ),
     ] = None,
     out: Out = RESULTS,

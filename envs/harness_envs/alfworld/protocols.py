@@ -40,10 +40,10 @@ PROTOCOLS = {
         Protocol(50, format_limit=None),
         tasks="seen-140",
         plays="128 games drawn from valid_seen (140)",
-        grammar="`<think>...</think><action>...</action>`, admissible actions listed in the prompt; "
-        "puts by `move X to Y`",
-        invalid="executed: `Nothing happens.`, a step; a reply without tags is executed as its last "
-        "30 characters; a penalty of 0.1 in training only",
+        grammar="`<think>...</think><action>...</action>`, admissible actions listed in the "
+        "prompt; puts by `move X to Y`",
+        invalid="executed: `Nothing happens.`, a step; a reply without tags is executed as its "
+        "last 30 characters; a penalty of 0.1 in training only",
         scoring=f"{_SUCCESS} (reward 10 a win)",
         differs=f"all 140 games, not a draw of 128; {_ANSWER}",
         source="langfengQ/verl-agent at 2716b30 (in the fork xlan156/verl-agent): examples/"
@@ -97,8 +97,8 @@ PROTOCOLS = {
         invalid="the admissible action of the highest BLEU is executed instead; a reply without a "
         f"call costs a step; {_AGENTBENCH_STOP.format('action')}",
         scoring=_SUCCESS,
-        differs="16 of the 109 games, which ALFWorld's release 2.1.2 does not have; actions are read "
-        f"from the agent's text, not from function calls; {_ANSWER}",
+        differs="16 of the 109 games, which ALFWorld's release 2.1.2 does not have; actions are "
+        f"read from the agent's text, not from function calls; {_ANSWER}",
         source="THUDM/AgentBench at 578c5e9 (main, function calling): src/server/tasks/alfworld/"
         "{task,utils}.py, configs/tasks/alfworld.yaml, data/alfworld/new_std.json",
     ),

@@ -40,8 +40,8 @@ PROTOCOLS = {
         plays="draws from synthetic goals 0-499 of the 1,000 products",
         grammar=f"`<think>...</think><action>...</action>` of {_ACTIONS}, which are listed in the "
         "prompt",
-        invalid=f"{_IGNORED}; a reply without tags is executed as its last 20 characters; a penalty "
-        "of 0.1 in training only",
+        invalid=f"{_IGNORED}; a reply without tags is executed as its last 20 characters; a "
+        "penalty of 0.1 in training only",
         scoring=f"success: reward 1; score: {_MEAN}",
         differs="all 500 goals in the original shop's order; there each worker shuffles the goals "
         f"by a seed of its own, so that its 500 are others and met in training; {_ANSWER}",
