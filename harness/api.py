@@ -102,8 +102,8 @@ def plan(
         raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
     registry.check_env_options(cls, env, env_options or {})
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
-    if protocol is not None and preset is not None:
-        task_set = task_set.under(protocol, preset.protocol)
+    if protocol is not None:
+        task_set = registry.under(task_set, protocol)
     task_set = task_set.varied(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )

@@ -294,8 +294,8 @@ def list_(
     listings: dict[str, Callable[[], Any]] = {
         "envs": listing.envs,
         "agents": lambda: listing.agents(everything),
-        "tasks": listing.tasks,
-        "protocols": listing.protocols,
+        "tasks": lambda: listing.tasks(env),
+        "protocols": lambda: listing.protocols(env),
         "runs": lambda: listing.runs(out, warn),
     }
     if what not in listings:
@@ -304,8 +304,10 @@ def list_(
         stdout().print(listing.protocol(sets[0], env))
         return
     if not sets:
-        if to is not None or env is not None:
-            raise ConfigError("--to and --env go with `harness list tasks SET`.")
+        if to is not None:
+            raise ConfigError("--to goes with `harness list tasks SET`.")
+        if env is not None and what not in ("tasks", "protocols"):
+            raise ConfigError("--env goes with `harness list tasks` and `harness list protocols`.")
         stdout().print(listings[what]())
         return
     if what != "tasks" or len(sets) > 2 or (to is not None and len(sets) > 1):

@@ -58,12 +58,16 @@ def agents(everything: bool = False) -> Table:
     return table
 
 
-def tasks() -> Table:
-    """Task sets of all environments."""
+def _envs(env: str | None) -> list[str]:
+    return [env] if env is not None else sorted(registry.names("envs"))
+
+
+def tasks(env: str | None = None) -> Table:
+    """Task sets of one environment, or of all."""
     table = _grid("task set", "tasks", "steps", "hash", "CoT reference")
-    for env in sorted(registry.names("envs")):
-        for name in registry.task_set_names(env):
-            found = registry.task_set(env, name)
+    for e in _envs(env):
+        for name in registry.task_set_names(e):
+            found = registry.task_set(e, name)
             _add(
                 table, name, str(len(found.tasks)), str(found.protocol.max_steps), found.hash,
                 found.reference or "-",
@@ -99,7 +103,9 @@ def task_differences(a: Frozen, b: Frozen) -> Group:
     for task in d.only_b:
         _add(table, _named(task), "-", "in it")
     same = a.hash == b.hash
-    told = f"{d.same} tasks in both; hash {a.hash}" + ("" if same else f" and {b.hash}")
+    told = f"{d.same} tasks in both; " + (
+        f"the same set, hash {a.hash}" if same else f"hash {a.hash} and {b.hash}"
+    )
     return Group(Text(told), *([table] if table.row_count else []))
 
 
@@ -107,13 +113,13 @@ def _named(task: Task) -> str:
     return task.id + (f", seed {task.seed}" if task.seed else "")
 
 
-def protocols() -> Group:
+def protocols(env: str | None = None) -> Group:
     """Rules of play of the literature, for `run --protocol`."""
     table = _grid("environment", "protocol", "steps", "rules", "its tasks here", "not reproduced")
-    for env in sorted(registry.names("envs")):
-        for name, preset in registry.env_class(env).protocols.items():
+    for e in _envs(env):
+        for name, preset in registry.env_class(e).protocols.items():
             _add(
-                table, env, name, str(preset.protocol.max_steps),
+                table, e, name, str(preset.protocol.max_steps),
                 "\n".join(rules(preset.protocol)) or "-", preset.tasks or "-",
                 preset.differs or "-",
             )  # fmt: skip
@@ -127,8 +133,7 @@ def protocols() -> Group:
 
 def protocol(name: str, env: str | None = None) -> Group:
     """All that is known of the presets of one name."""
-    envs = [env] if env is not None else sorted(registry.names("envs"))
-    known = {e: registry.env_class(e).protocols for e in envs}
+    known = {e: registry.env_class(e).protocols for e in _envs(env)}
     fitting = {e: presets[name] for e, presets in known.items() if name in presets}
     if not fitting:
         raise ConfigError(unknown("protocol", name, {n for some in known.values() for n in some}))

@@ -88,16 +88,21 @@ def chooser(env: str | None, tasks: str | None) -> Callable[[Run], bool]:
 
 def find_set(text: str, env: str | None = None) -> Frozen:
     """A task set that an argument names: one of the environments', a part of it, a file of a frozen
-    one, or a run's folder (the set it was played on)."""
+    one, or a run's folder (the set it was played on); ``+NAME`` behind it: under that protocol."""
     base, part = split_slice(text)
     if Path(base).is_dir():
         run = open_run(base)
         meta = run.meta
         frozen = Frozen(meta.task_set_hash, meta.env_version, meta.task_set)
-        return frozen.checked(run.path).part(part)
+        return _of(env, frozen.checked(run.path), text).part(part)
     if base.endswith(SUFFIX):
-        return thaw(Path(base)).part(part)
+        return _of(env, thaw(Path(base)), text).part(part)
     envs = [env] if env is not None else sorted(registry.names("envs"))
+    rest, plus, protocol = text.rpartition("+")
+    if plus and any(protocol in registry.env_class(e).protocols for e in envs):
+        plain = find_set(rest, env)
+        found = registry.under(plain.task_set, protocol)
+        return Frozen(found.hash, plain.env_version, found)
     sets = {name: e for e in envs for name in registry.task_set_names(e)}
     fitting = [name for name in sets if base in (name, name.partition("/")[2])]
     if not fitting:
@@ -106,6 +111,13 @@ def find_set(text: str, env: str | None = None) -> Frozen:
         raise ConfigError(f"'{base}' is {' and '.join(fitting)}: give the whole name, or --env.")
     found = registry.task_set(sets[fitting[0]], text)
     return Frozen(found.hash, registry.env_class(found.env).version, found)
+
+
+def _of(env: str | None, found: Frozen, text: str) -> Frozen:
+    """A set that must be of an environment."""
+    if env not in (None, found.task_set.env):
+        raise ConfigError(f"'{text}' is a task set of '{found.task_set.env}', not '{env}'.")
+    return found
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
