@@ -90,9 +90,9 @@ def plan(
             config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
         )
     cls = registry.env_class(env)
-    preset = registry.preset(cls, env, protocol) if protocol is not None else None
-    if tasks is None and preset is not None and (env_options or {}).get("data", BUILTIN) != BUILTIN:
-        tasks = _its_tasks(preset, env, str(protocol))
+    real = (env_options or {}).get("data", BUILTIN) != BUILTIN
+    if protocol is not None and tasks is None and real:
+        tasks = _its_tasks(registry.preset(cls, env, protocol), env, protocol)
     task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
     if task_set.env != env:
         raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")

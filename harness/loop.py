@@ -139,7 +139,8 @@ def _play(
             continue
         if decision.action == protocol.help_action:
             clock.steps.append(step)
-            clock.observation = observation = ADMISSIBLE + ", ".join(info["admissible_actions"])
+            listed = ", ".join(info["admissible_actions"])
+            clock.observation = observation = clean(ADMISSIBLE + listed)
             continue
         with boundary(EnvError, f"{task.env}.step"):
             observation, reward, terminated, _, info = env.step(decision.action)

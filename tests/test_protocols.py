@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
+
 import msgspec
 import pytest
 from harness_envs.alfworld import ALFWorldEnv
@@ -192,6 +195,16 @@ def test_webshops_invalid_actions_are_answered_by_react_and_ignored_elsewhere():
         assert len(episode.steps) == BUDGETS["webshop", name]
     thought = play("webshop", "react", "think[which one?]")
     assert (varied(thought), thought.final_observation) == ((Outcome.TRUNCATED, 14, 0), "OK.")
+
+
+def test_reacts_published_webshop_episodes_have_its_budget(data: Path) -> None:
+    path = data / "trajectories" / "webshop_react" / "react_webshop_500.jsonl.gz"
+    episodes = [msgspec.json.decode(line) for line in gzip.open(path)]
+    assert len(episodes) == 500
+    longest = [e for e in episodes if len(e["steps"]) >= BUDGETS["webshop", "react"]]
+    assert {len(e["steps"]) for e in longest} == {BUDGETS["webshop", "react"]}
+    # Most that took so many were cut off.
+    assert sum(e["reward"] == 0 for e in longest) > len(longest) / 2
 
 
 def test_a_purchase_that_is_not_right_is_a_score_and_no_success():

@@ -10,6 +10,7 @@ _OLD_GRAMMAR = "puts by `put X in/on Y` (here: the games' own `move X to Y` too)
 _SEEN, _UNSEEN = "valid_seen, 140 games", "valid_unseen, all 134 games"
 _SUCCESS = "share of games won"
 _ANSWER = "a reply without an action is answered in this project's words"
+_TODAY = "observations and listed commands are worded as today's games do"
 _AGENTBENCH_STOP = "ended at the third identical {} in a row, from the fourth step on"
 
 PROTOCOLS = {
@@ -21,6 +22,7 @@ PROTOCOLS = {
         grammar=f"a line is an action or `think: ...`, which costs a step; {_OLD_GRAMMAR}",
         invalid="executed: `Nothing happens.`, a step; never ended early",
         scoring=_SUCCESS,
+        differs=_TODAY,
         source="ysymyth/ReAct at 6bdb3a1: alfworld.ipynb",
     ),
     # max_steps 40 in the task's config; test is eval_out_of_distribution, dev the 140 seen games.
@@ -31,7 +33,7 @@ PROTOCOLS = {
         grammar=f"`Thought: ...` and `Action: ...`; {_OLD_GRAMMAR}",
         invalid="a step each; never ended early",
         scoring="mean reward, which is the share of games won",
-        differs=_ANSWER,
+        differs=f"{_TODAY}; {_ANSWER}",
         source="Yifan-Song793/ETO at a2fc5da: eval_agent/envs/alfworld_env.py, tasks/alfworld.py, "
         "configs/task/alfworld.json",
     ),
@@ -61,7 +63,7 @@ PROTOCOLS = {
         scoring="success rate; progress rate: share of a game's annotated subgoals that "
         "observations have matched; grounding: share of actions that were valid",
         differs="no progress rate (its subgoal annotations are not here) and no easy and hard "
-        "games; `look` shows the room, not the place last gone to or opened; a full stop behind "
+        f"games; {_TODAY}; `look` shows the room, not the place last gone to or opened; a full stop behind "
         "an action is not dropped; the list of valid actions is worded otherwise",
         source="hkust-nlp/AgentBoard at bb7255e: agentboard/tasks/alfworld.py, agentboard/"
         "environment/alfworld/alfworld_env.py, eval_configs/main_results_all_tasks.yaml",
@@ -80,6 +82,7 @@ PROTOCOLS = {
         invalid="the admissible action of the highest BLEU is executed instead; a reply without "
         f"an action ends the game; {_AGENTBENCH_STOP.format('reply')}",
         scoring=_SUCCESS,
+        differs=f"{_TODAY}, so that the most like one may be another",
         source="THUDM/AgentBench at 41e6807 (branch v0.2, of the paper): src/server/tasks/alfworld/"
         "{task,utils}.py, configs/tasks/alfworld.yaml, data/alfworld/standard.json",
     ),
@@ -98,7 +101,8 @@ PROTOCOLS = {
         f"call costs a step; {_AGENTBENCH_STOP.format('action')}",
         scoring=_SUCCESS,
         differs="16 of the 109 games, which ALFWorld's release 2.1.2 does not have; actions are "
-        f"read from the agent's text, not from function calls; {_ANSWER}",
+        f"read from the agent's text, not from function calls; {_TODAY}, so that the most like one "
+        f"may be another; {_ANSWER}",
         source="THUDM/AgentBench at 578c5e9 (main, function calling): src/server/tasks/alfworld/"
         "{task,utils}.py, configs/tasks/alfworld.yaml, data/alfworld/new_std.json",
     ),
