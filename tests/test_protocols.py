@@ -199,7 +199,8 @@ def test_webshops_invalid_actions_are_answered_by_react_and_ignored_elsewhere():
 
 def test_reacts_published_webshop_episodes_have_its_budget(data: Path) -> None:
     path = data / "trajectories" / "webshop_react" / "react_webshop_500.jsonl.gz"
-    episodes = [msgspec.json.decode(line) for line in gzip.open(path)]
+    with gzip.open(path) as file:
+        episodes = [msgspec.json.decode(line) for line in file]
     assert len(episodes) == 500
     longest = [e for e in episodes if len(e["steps"]) >= BUDGETS["webshop", "react"]]
     assert {len(e["steps"]) for e in longest} == {BUDGETS["webshop", "react"]}

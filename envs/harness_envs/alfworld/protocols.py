@@ -63,8 +63,8 @@ PROTOCOLS = {
         scoring="success rate; progress rate: share of a game's annotated subgoals that "
         "observations have matched; grounding: share of actions that were valid",
         differs="no progress rate (its subgoal annotations are not here) and no easy and hard "
-        f"games; {_TODAY}; `look` shows the room, not the place last gone to or opened; a full stop behind "
-        "an action is not dropped; the list of valid actions is worded otherwise",
+        f"games; {_TODAY}; `look` shows the room, not the place last gone to or opened; a full "
+        "stop behind an action is not dropped; the list of valid actions is worded otherwise",
         source="hkust-nlp/AgentBoard at bb7255e: agentboard/tasks/alfworld.py, agentboard/"
         "environment/alfworld/alfworld_env.py, eval_configs/main_results_all_tasks.yaml",
     ),
