@@ -247,8 +247,8 @@ def _not_empty(found: Sequence[Board], out: Path, tasks: str | None = None) -> N
     if tasks is None:
         raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
     raise ConfigError(
-        f"No complete runs of '{tasks}' in {out}. Make one with `harness run --tasks {tasks}`; see "
-        "`harness list runs`."
+        f"No complete runs of '{tasks}' in {out}. Make one with `harness run --tasks '{tasks}'`; "
+        "see `harness list runs`."
     )
 
 

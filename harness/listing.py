@@ -164,6 +164,8 @@ def rules(protocol: Protocol) -> list[str]:
         n = protocol.format_limit
         told.append(f"ends at {n} replies without an action" if n > 1 else
                     "ends at a reply without an action")  # fmt: skip
+    if protocol.actions is not None:
+        told.append(f"an action begins with {protocol.actions}")
     if protocol.max_tokens is not None:
         told.append(f"ends at {protocol.max_tokens} sampled tokens")
     if protocol.repeat_limit is not None:

@@ -125,7 +125,7 @@ def _play(
             raise
         acted = clock.enter("env.step")
         step = Step(observation, decision, policy_seconds=round(acted - asked, 6))
-        if decision.action is None:
+        if decision.action is None or not protocol.is_action(decision.action):
             unreadable += 1
             clock.steps.append(msgspec.structs.replace(step, invalid=True))
             clock.observation = observation = NO_ACTION
@@ -171,8 +171,10 @@ def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:
             )
         if used >= protocol.max_tokens:
             return True
-    if protocol.repetition is not None and _in_circles(steps, protocol.repetition):
-        return True
+    if protocol.repetition is not None:
+        acted = [s.decision for s in steps if protocol.is_action(s.decision.action)]
+        if _in_circles(acted, protocol.repetition):
+            return True
     limit = protocol.repeat_limit
     if limit is None or len(steps) < limit:
         return False
@@ -182,8 +184,7 @@ def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:
     )
 
 
-def _in_circles(steps: Sequence[Step], rule: Repetition) -> bool:
-    acted = [s.decision for s in steps if s.decision.action is not None]
+def _in_circles(acted: Sequence[Decision], rule: Repetition) -> bool:
     if len(acted) < max(rule.limit, rule.least):
         return False
     last = acted[-rule.limit :]

@@ -46,6 +46,8 @@ class Protocol(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     #: So many identical invalid actions in a row end an episode (outcome ``truncated``).
     repeat_limit: int | None = None
+    #: Pattern that an action begins with: a reply with any other names none.
+    actions: str | None = None
     #: What else ends an episode that repeats itself.
     repetition: Repetition | None = None
     #: An action that is answered with the admissible ones, at the price of a step.
@@ -63,10 +65,19 @@ class Protocol(msgspec.Struct, frozen=True):
             raise ConfigError(f"A step budget is at least 1, not {self.max_steps}.")
         if self.format_limit is not None and self.format_limit < 1:
             raise ConfigError(f"A format limit is at least 1, not {self.format_limit}.")
+        if self.actions is not None:
+            try:
+                re.compile(self.actions)
+            except re.error as error:
+                raise ConfigError(f"No pattern of actions: '{self.actions}' ({error}).") from None
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"A token budget is at least 1, not {self.max_tokens}.")
         if self.repeat_limit is not None and self.repeat_limit < 1:
             raise ConfigError(f"A limit of repetitions is at least 1, not {self.repeat_limit}.")
+
+    def is_action(self, action: str | None) -> bool:
+        """Whether a reply named an action that the protocol reads as one."""
+        return action is not None and (self.actions is None or bool(re.match(self.actions, action)))
 
     def is_thought(self, action: str) -> bool:
         """Whether an action is one that the protocol answers itself."""

@@ -193,6 +193,9 @@ def test_webshops_invalid_actions_are_answered_by_react_and_ignored_elsewhere():
         assert len({s.observation for s in episode.steps}) == 1
         assert varied(episode) == (Outcome.TRUNCATED, len(episode.steps), len(episode.steps))
         assert len(episode.steps) == BUDGETS["webshop", name]
+    # In AgentBench, what is neither a search nor a click is no action and ends the episode.
+    assert varied(play("webshop", "agentbench", "search[tea]", "buy it")) == (Outcome.FORMAT, 2, 1)
+    assert varied(play("webshop", "eto", "search[tea]", "buy it")) == (Outcome.TRUNCATED, 10, 9)
     thought = play("webshop", "react", "think[which one?]")
     assert (varied(thought), thought.final_observation) == ((Outcome.TRUNCATED, 14, 0), "OK.")
 
@@ -295,13 +298,14 @@ def test_unused_rules_leave_hashes_alone_and_used_ones_change_them():
         for rule in (
             {"format_limit": None},
             {"help_action": "help me"},
+            {"actions": "go"},
             {"repetition": Repetition(3)},
             {"repetition": Repetition(3, of="action")},
             {"repetition": Repetition(3, least=4)},
         )
     ]
     hashes = {msgspec.structs.replace(plain, protocol=p).hash for p in changed}
-    assert len(hashes | {plain.hash}) == 6
+    assert len(hashes | {plain.hash}) == 7
 
 
 def test_rules_that_cannot_be_are_refused():
@@ -309,6 +313,8 @@ def test_rules_that_cannot_be_are_refused():
         Repetition(1)
     with pytest.raises(ConfigError, match="at least 2 replies"):
         Repetition(3, least=0)
+    with pytest.raises(ConfigError, match="No pattern of actions"):
+        Protocol(3, actions="(go")
     with pytest.raises(ConfigError, match="format limit is at least 1"):
         Protocol(3, format_limit=0)
 

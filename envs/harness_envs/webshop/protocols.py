@@ -63,15 +63,14 @@ PROTOCOLS = {
         "environment/webshop_env.py, agentboard/environment/WebShop/web_agent_site/app.py, "
         "eval_configs/main_results_all_tasks.yaml",
     ),
-    # for j in range(10); no action in the reply: reward 0 and out.
+    # for j in range(10); no search or click behind 'Action:' in the reply: reward 0 and out.
     "agentbench": Preset(
-        Protocol(10, format_limit=1),
+        Protocol(10, format_limit=1, actions=r"(search|click)\[.+?\]"),
         plays="human goals 0-199 of the full catalogue",
         grammar=f"{_THOUGHT} of {_ACTIONS}, clickables listed",
         invalid=f"{_IGNORED}; a reply without such an action ends the episode with reward 0",
         scoring=_MEAN,
-        differs=f"{_FULL}; an action that is neither a search nor a click is ignored, it ends no "
-        "episode",
+        differs=_FULL,
         source="THUDM/AgentBench at 41e6807 (branch v0.2, of the paper): src/server/tasks/webshop/"
         "__init__.py, configs/tasks/webshop.yaml",
     ),
