@@ -19,6 +19,7 @@ from harness.env import Environment
 from harness.errors import ConfigError, DataError
 from harness.metrics import EpisodeMetrics, measure
 from harness.policy import Policy
+from harness.protocol import Preset
 from harness.recorder import EPISODES, Recorder, read_episodes
 from harness.runner import Job, Limits, play_all
 from harness.runs import (
@@ -37,6 +38,8 @@ from harness.tasksets import TaskSet
 from harness.types import Episode, Outcome
 
 RESULTS = Path("results")
+#: Keyword ``data`` of an environment that plays what comes with it.
+BUILTIN = "builtin"
 
 #: Called with each finished episode and the number of episodes in the run.
 OnEpisode = Callable[[Episode, int], None]
@@ -74,7 +77,8 @@ def plan(
 ) -> RunMeta:
     """Resolve everything a run depends on, and refuse what cannot be, before anything is played.
 
-    ``protocol`` names rules of play that the environment knows from its literature; ``max_steps``,
+    ``protocol`` names rules of play that the environment knows from its literature, with the tasks
+    that go with them where ``env_options`` name real data and ``tasks`` is None; ``max_steps``,
     ``max_tokens`` and ``repeat_limit`` (see ``Protocol``) change limits of it, and so the task set.
     ``decode`` plays a language model in another way than its config ("admissible": only actions
     that the environment admits), as an agent of its own name.
@@ -88,6 +92,9 @@ def plan(
             config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
         )
     cls = registry.env_class(env)
+    real = (env_options or {}).get("data", BUILTIN) != BUILTIN
+    if protocol is not None and tasks is None and real:
+        tasks = _its_tasks(registry.preset(cls, env, protocol), env, protocol)
     task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
     if task_set.env != env:
         raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
@@ -98,7 +105,7 @@ def plan(
     registry.check_env_options(cls, env, env_options or {})
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
     if protocol is not None:
-        task_set = task_set.under(protocol, registry.protocol(cls, env, protocol))
+        task_set = registry.under(task_set, protocol)
     task_set = task_set.varied(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )
@@ -122,6 +129,16 @@ def plan(
         parents=tuple(parents),
     )
     return msgspec.structs.replace(meta, run_id=new_run_id(meta), **provenance())
+
+
+def _its_tasks(preset: Preset, env: str, name: str) -> str:
+    """The task set that goes with a preset."""
+    if preset.tasks is None:
+        raise ConfigError(
+            f"Protocol '{name}' of '{env}' has no task set here ({preset.plays}): say which tasks "
+            f"to play under it with --tasks. See `harness list tasks` and `list protocols {name}`."
+        )
+    return preset.tasks
 
 
 def evaluate(

@@ -18,7 +18,10 @@ RESULTS = Path("results")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Results folder.")]
 OnlyEnv = Annotated[str | None, typer.Option("--env", "-e", help="Only this environment.")]
-OnlyTasks = Annotated[str | None, typer.Option("--tasks", "-t", help="Only this set.")]
+OnlyTasks = Annotated[
+    str | None,
+    typer.Option("--tasks", "-t", help="Only this set: a name, or the file of a frozen one."),
+]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Markdown to stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON to stdout.")]
 Page = Annotated[Path | None, typer.Option("--page", help="Write an HTML page.")]
@@ -55,7 +58,7 @@ def leaderboard(
     if json:
         print(boards.to_json(found))
         return
-    _not_empty(found, out)
+    _not_empty(found, out, tasks)
     if markdown:
         print(boards.markdown(found))
     elif page is not None:
@@ -212,7 +215,7 @@ def plot(
         if paths:
             raise ConfigError(f"`harness plot {figure}` takes its runs from --out, no paths.")
         found = _boards(out, env, tasks, teacher, warn)
-        _not_empty(found, out)
+        _not_empty(found, out, tasks)
         if figure == "scaling":
             named = _lines(line or [], {row.agent for board in found for row in board.rows})
             strips = figures.scaling(found, lines=named, words=words, on_skip=skipped)
@@ -235,14 +238,10 @@ def _boards(
     """The boards asked for. Raises ConfigError for a teacher that is on none of them."""
     from harness import leaderboard
     from harness.runs import find_runs
-    from harness.tasksets import named
+    from harness.sides import chooser
 
-    runs = [
-        run
-        for run in find_runs(out, on_damage)
-        if env in (None, run.meta.task_set.env)
-        and (tasks is None or named(tasks, run.meta.task_set))
-    ]
+    fits = chooser(env, tasks)
+    runs = [run for run in find_runs(out, on_damage) if fits(run)]
     found = leaderboard.boards(runs, teacher=teacher, on_damage=on_damage)
     agents = {row.agent for board in found for row in board.rows}
     if teacher is not None and teacher not in agents:
@@ -250,9 +249,15 @@ def _boards(
     return found
 
 
-def _not_empty(found: Sequence[Board], out: Path) -> None:
-    if not found:
+def _not_empty(found: Sequence[Board], out: Path, tasks: str | None = None) -> None:
+    if found:
+        return
+    if tasks is None:
         raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
+    raise ConfigError(
+        f"No complete runs of '{tasks}' in {out}. Make one with `harness run --tasks '{tasks}'`; "
+        "see `harness list runs`."
+    )
 
 
 def _lines(given: Sequence[str], agents: set[str]) -> dict[str, str]:
@@ -277,7 +282,8 @@ def list_(
     sets: Annotated[
         list[str] | None,
         typer.Argument(
-            help="tasks: a set, a frozen file or a run, to see its tasks; two, to see what differs."
+            help="tasks: a set, a frozen file or a run, to see its tasks; two, to see what "
+            "differs. protocols: one, to see all about it."
         ),
     ] = None,
     out: Out = RESULTS,
@@ -296,15 +302,20 @@ def list_(
     listings: dict[str, Callable[[], Any]] = {
         "envs": listing.envs,
         "agents": lambda: listing.agents(everything),
-        "tasks": listing.tasks,
-        "protocols": listing.protocols,
+        "tasks": lambda: listing.tasks(env),
+        "protocols": lambda: listing.protocols(env),
         "runs": lambda: listing.runs(out, warn),
     }
     if what not in listings:
         raise ConfigError(unknown("list", what, listings))
+    if what == "protocols" and sets and len(sets) == 1 and to is None:
+        stdout().print(listing.protocol(sets[0], env))
+        return
     if not sets:
-        if to is not None or env is not None:
-            raise ConfigError("--to and --env go with `harness list tasks SET`.")
+        if to is not None:
+            raise ConfigError("--to goes with `harness list tasks SET`.")
+        if env is not None and what not in ("tasks", "protocols"):
+            raise ConfigError("--env goes with `harness list tasks` and `harness list protocols`.")
         stdout().print(listings[what]())
         return
     if what != "tasks" or len(sets) > 2 or (to is not None and len(sets) > 1):

@@ -304,7 +304,8 @@ def _same_protocol(runs: Sequence[Run]) -> None:
                 f"'{first.task_set.name}' ({first.task_set_hash}, budget "
                 f"{first.task_set.protocol.max_steps}) and '{meta.task_set.name}' "
                 f"({meta.task_set_hash}, budget {meta.task_set.protocol.max_steps}) score "
-                "different things: tasks, data, budget or rules differ. Run both on one task set."
+                "different things: tasks, data, budget or rules differ. Run both on one task set.\n"
+                f"  What differs: harness list tasks {runs[0].path} {run.path}"
             )
         if meta.env_version != first.env_version:
             raise ConfigError(

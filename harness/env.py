@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import gymnasium
 
 from harness.errors import ConfigError, EnvError, unknown
-from harness.protocol import Protocol
+from harness.protocol import Preset
 from harness.spaces import StringSpace
 from harness.tasksets import TaskSet
 from harness.types import Info, Task
@@ -59,7 +59,7 @@ class Environment(gymnasium.Env[str, str]):
     #: False: several instances cannot share a process; each then lives in one of its own.
     shareable: ClassVar[bool] = True
     #: Rules of play known from the literature, by name.
-    protocols: ClassVar[Mapping[str, Protocol]] = {}
+    protocols: ClassVar[Mapping[str, Preset]] = {}
     #: Split that a bare ``reset()`` draws from.
     default_split: ClassVar[str] = "valid"
     #: Constructor keywords that decide a score, and so belong to a task set.

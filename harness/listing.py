@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import registry
-from harness.errors import TraceError
+from harness.errors import ConfigError, TraceError, unknown
 from harness.plain import plain
+from harness.protocol import Protocol
 from harness.runs import OnDamage, find_runs
 from harness.tasksets import Frozen, differences
 from harness.types import Task
@@ -57,12 +58,16 @@ def agents(everything: bool = False) -> Table:
     return table
 
 
-def tasks() -> Table:
-    """Task sets of all environments."""
+def _envs(env: str | None) -> list[str]:
+    return [env] if env is not None else sorted(registry.names("envs"))
+
+
+def tasks(env: str | None = None) -> Table:
+    """Task sets of one environment, or of all."""
     table = _grid("task set", "tasks", "steps", "hash", "CoT reference")
-    for env in sorted(registry.names("envs")):
-        for name in registry.task_set_names(env):
-            found = registry.task_set(env, name)
+    for e in _envs(env):
+        for name in registry.task_set_names(e):
+            found = registry.task_set(e, name)
             _add(
                 table, name, str(len(found.tasks)), str(found.protocol.max_steps), found.hash,
                 found.reference or "-",
@@ -76,9 +81,11 @@ def task_set(found: Frozen) -> Group:
     table = _grid("task", "split", "seed", "data")
     for task, content in zip(s.tasks, s.content, strict=True):
         _add(table, task.id, task.split, str(task.seed), content)
+    options = [f"option {k}={v}" for k, v in s.options.items()]
     told = (
         f"{s.name}: {len(s.tasks)} tasks, {s.protocol.max_steps} steps, hash {found.hash}, "
-        f"version {found.env_version} of {s.env}"
+        f"version {found.env_version} of {s.env}\n"
+        f"success: {s.success}; {'; '.join([*rules(s.protocol), *options])}"
     )
     return Group(Text(plain(told)), table)
 
@@ -96,7 +103,9 @@ def task_differences(a: Frozen, b: Frozen) -> Group:
     for task in d.only_b:
         _add(table, _named(task), "-", "in it")
     same = a.hash == b.hash
-    told = f"{d.same} tasks in both; hash {a.hash}" + ("" if same else f" and {b.hash}")
+    told = f"{d.same} tasks in both; " + (
+        f"the same set, hash {a.hash}" if same else f"hash {a.hash} and {b.hash}"
+    )
     return Group(Text(told), *([table] if table.row_count else []))
 
 
@@ -104,22 +113,73 @@ def _named(task: Task) -> str:
     return task.id + (f", seed {task.seed}" if task.seed else "")
 
 
-def protocols() -> Table:
+def protocols(env: str | None = None) -> Group:
     """Rules of play of the literature, for `run --protocol`."""
-    table = _grid("environment", "protocol", "steps", "think", "last action", "options")
-    for env in sorted(registry.names("envs")):
-        for name, p in registry.env_class(env).protocols.items():
-            options = " ".join(f"{k}={v}" for k, v in p.options.items())
+    table = _grid("environment", "protocol", "steps", "rules", "its tasks here", "not reproduced")
+    for e in _envs(env):
+        for name, preset in registry.env_class(e).protocols.items():
             _add(
-                table,
-                env,
-                name,
-                str(p.max_steps),
-                p.think or "-",
-                p.last_action or "-",
-                options or "-",
-            )
-    return table
+                table, e, name, str(preset.protocol.max_steps),
+                "\n".join(rules(preset.protocol)) or "-", preset.tasks or "-",
+                preset.differs or "-",
+            )  # fmt: skip
+    told = (
+        "`harness list protocols NAME` tells more. `run --protocol NAME` plays its tasks where "
+        "--data names real data, unless --tasks says which. Prompts and the form of replies are "
+        "the agent's own under every protocol."
+    )
+    return Group(table, Text(told))
+
+
+def protocol(name: str, env: str | None = None) -> Group:
+    """All that is known of the presets of one name."""
+    known = {e: registry.env_class(e).protocols for e in _envs(env)}
+    fitting = {e: presets[name] for e, presets in known.items() if name in presets}
+    if not fitting:
+        raise ConfigError(unknown("protocol", name, {n for some in known.values() for n in some}))
+    parts: list[Table] = []
+    for e, preset in fitting.items():
+        table = _grid("", f"{name} on {e}")
+        facts = {
+            "steps": str(preset.protocol.max_steps),
+            "rules": "\n".join(rules(preset.protocol)),
+            "tasks": preset.plays,
+            "tasks here": preset.tasks or "",
+            "grammar": preset.grammar,
+            "invalid": preset.invalid,
+            "scoring": preset.scoring,
+            "not reproduced": preset.differs,
+            "source": preset.source,
+        }
+        for fact, text in facts.items():
+            _add(table, fact, text or "-")
+        parts.append(table)
+    return Group(*parts)
+
+
+def rules(protocol: Protocol) -> list[str]:
+    """Rules of play besides the step budget, a sentence each."""
+    told = []
+    if protocol.format_limit is not None:
+        n = protocol.format_limit
+        told.append(f"ends at {n} replies without an action" if n > 1 else
+                    "ends at a reply without an action")  # fmt: skip
+    if protocol.actions is not None:
+        told.append(f"an action begins with {protocol.actions}")
+    if protocol.max_tokens is not None:
+        told.append(f"ends at {protocol.max_tokens} sampled tokens")
+    if protocol.repeat_limit is not None:
+        told.append(f"ends at {protocol.repeat_limit} identical invalid actions")
+    if (same := protocol.repetition) is not None:
+        what = "replies" if same.of == "reply" else "actions"
+        told.append(f"ends at {same.limit} identical {what}, from step {same.least} on")
+    if protocol.help_action is not None:
+        told.append(f"`{protocol.help_action}` lists the admissible actions")
+    if protocol.think is not None:
+        told.append(f"`think: ...` costs a step, is answered `{protocol.think}`")
+    if protocol.last_action is not None:
+        told.append(f"`{protocol.last_action}` is done when the steps are used up")
+    return told + [f"option {k}={v}" for k, v in protocol.options.items()]
 
 
 def runs(out: Path, on_damage: OnDamage | None = None) -> Table:

@@ -12,11 +12,13 @@ from harness.cost import sampled
 from harness.env import Environment
 from harness.errors import AgentError, BackendError, EnvError, EpisodeError, boundary
 from harness.policy import ContextOverflow, Policy, call
-from harness.protocol import Protocol
+from harness.protocol import Protocol, Repetition
 from harness.types import Decision, Episode, Fault, Info, Outcome, Step, Task
 
 #: Shown when a reply names no action; costs a step.
 NO_ACTION = "Invalid reply: it has no line 'Action: <action>'."
+#: How the answer to a protocol's ``help_action`` begins.
+ADMISSIBLE = "Admissible actions: "
 
 
 class Clock:
@@ -116,17 +118,22 @@ def _play(
             raise
         acted = clock.enter("env.step")
         step = Step(observation, decision, policy_seconds=round(acted - asked, 6))
-        if decision.action is None:
+        if decision.action is None or not protocol.is_action(decision.action):
             unreadable += 1
             clock.steps.append(msgspec.structs.replace(step, invalid=True))
             clock.observation = observation = NO_ACTION
-            if unreadable >= protocol.format_limit:
+            if protocol.format_limit is not None and unreadable >= protocol.format_limit:
                 return Outcome.FORMAT, info
             continue
         unreadable = 0
         if protocol.is_thought(decision.action):
             clock.steps.append(step)
             clock.observation = observation = str(protocol.think)
+            continue
+        if decision.action == protocol.help_action:
+            clock.steps.append(step)
+            listed = ", ".join(info["admissible_actions"])
+            clock.observation = observation = clean(ADMISSIBLE + listed)
             continue
         with boundary(EnvError, f"{task.env}.step"):
             observation, reward, terminated, _, info = env.step(decision.action)
@@ -174,6 +181,10 @@ def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:
             )
         if used >= protocol.max_tokens:
             return True
+    if protocol.repetition is not None:
+        acted = [s.decision for s in steps if protocol.is_action(s.decision.action)]
+        if _in_circles(acted, protocol.repetition):
+            return True
     limit = protocol.repeat_limit
     if limit is None or len(steps) < limit:
         return False
@@ -181,6 +192,14 @@ def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:
     return action is not None and all(
         s.invalid and s.decision.action == action for s in steps[-limit:]
     )
+
+
+def _in_circles(acted: Sequence[Decision], rule: Repetition) -> bool:
+    if len(acted) < max(rule.limit, rule.least):
+        return False
+    last = acted[-rule.limit :]
+    alike = {(d.reasoning if rule.of == "reply" else "", d.action) for d in last}
+    return len(alike) == 1
 
 
 def _act_for_the_agent(env: Environment, task: Task, action: str, clock: Clock) -> Info:

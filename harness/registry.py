@@ -23,7 +23,7 @@ from harness.config import AgentConfig, load_toml
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, HarnessError, MissingDependency, unknown
 from harness.policy import Policy
-from harness.protocol import Protocol
+from harness.protocol import Preset
 from harness.tasksets import SUFFIX, TaskSet, split_slice, thaw
 
 
@@ -87,8 +87,12 @@ def task_set_names(env: str) -> list[str]:
 
 def task_set(env: str, name: str | None = None) -> TaskSet:
     """A task set by name, sliced if asked (``"alfworld/builtin-valid[:20]"``), or a frozen one by
-    its file; None: default. Raises DataError for one frozen in another version."""
+    its file, either under a protocol if asked (``"unseen-134+eto"``); None: default. Raises
+    DataError for one frozen in another version."""
     known = _task_sets(env)
+    rest, plus, wanted = (name or "").rpartition("+")
+    if plus and wanted in env_class(env).protocols:
+        return under(task_set(env, rest), wanted)
     base, part = split_slice(name or next(iter(known)))
     if base.endswith(SUFFIX):
         frozen, version = thaw(Path(base)), env_class(env).version
@@ -106,11 +110,27 @@ def task_set(env: str, name: str | None = None) -> TaskSet:
     return found if part is None else found.part(part)
 
 
-def protocol(cls: type[Environment], name: str, wanted: str) -> Protocol:
+def preset(cls: type[Environment], name: str, wanted: str) -> Preset:
     """Rules of play by name, of those that an environment offers."""
     if wanted not in cls.protocols:
         raise ConfigError(unknown(f"protocol of '{name}'", wanted, cls.protocols))
     return cls.protocols[wanted]
+
+
+def under(found: TaskSet, wanted: str) -> TaskSet:
+    """A task set under rules of play that its environment offers by name.
+
+    Raises ConfigError for a set that is under some already: its options would stay.
+    """
+    presets = env_class(found.env).protocols
+    rules = preset(env_class(found.env), found.env, wanted).protocol
+    for name in found.name.split("+")[1:]:
+        if name in presets:
+            raise ConfigError(
+                f"'{found.name}' is under protocol '{name}' already; '{wanted}' goes with a set "
+                "that is under none."
+            )
+    return found.under(wanted, rules)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import registry
@@ -23,19 +23,24 @@ def find_side(
 
     Damaged runs beside an agent's are told to ``on_damage`` and passed over (None: raised).
     """
-    found = [_find(p.strip(), out, env, tasks, on_damage) for p in text.split(",") if p.strip()]
+    fits = chooser(env, tasks)
+    asked = tasks if tasks is not None else env
+    found = [_find(p.strip(), out, fits, asked, on_damage) for p in text.split(",") if p.strip()]
     if not found:
         raise ConfigError(f"'{text}' names no run: give a run folder or an agent.")
     return found
 
 
 def _find(
-    name: str, out: Path, env: str | None, tasks: str | None, on_damage: OnDamage | None
+    name: str,
+    out: Path,
+    fits: Callable[[Run], bool],
+    asked: str | None,
+    on_damage: OnDamage | None,
 ) -> Run:
     if Path(name).is_dir():
         run = open_run(name)
-        if not _fits(run, env, tasks):
-            asked = tasks if tasks is not None else env
+        if not fits(run):
             raise ConfigError(f"{run.path} is a run on '{run.meta.task_set.name}', not '{asked}'.")
         return run
     fitting = [
@@ -44,10 +49,10 @@ def _find(
         if run.meta.agent.name == name
         and run.meta.kind == "run"
         and run.meta.status == "complete"
-        and _fits(run, env, tasks)
+        and fits(run)
     ]
     if not fitting:
-        where = f" of '{tasks}'" if tasks else ""
+        where = f" of '{asked}'" if asked else ""
         raise ConfigError(
             f"No complete run of agent '{name}'{where} in {out}, and no folder of that name. "
             f"Make one with `harness run --agent {name} --env ENV`; see `harness list runs`."
@@ -61,23 +66,43 @@ def _find(
     return max(fitting, key=lambda run: run.meta.started)
 
 
-def _fits(run: Run, env: str | None, tasks: str | None) -> bool:
-    task_set = run.meta.task_set
-    return env in (None, task_set.env) and (tasks is None or named(tasks, task_set))
+def chooser(env: str | None, tasks: str | None) -> Callable[[Run], bool]:
+    """Tells whether a run is of an environment and on the task set asked for: any (None), one of a
+    name or a part of it (``tasksets.named``), or the one frozen in a file, known by its hash.
+
+    Raises ConfigError for a file that is not there, TraceError for one that was changed.
+    """
+
+    def ours(run: Run) -> bool:
+        return env in (None, run.meta.task_set.env)
+
+    if tasks is None:
+        return ours
+    base, part = split_slice(tasks)
+    if not base.endswith(SUFFIX):
+        return lambda run: ours(run) and named(tasks, run.meta.task_set)
+    frozen = thaw(Path(base)).part(part)
+    wanted = (frozen.hash, frozen.env_version)
+    return lambda run: ours(run) and (run.meta.task_set_hash, run.meta.env_version) == wanted
 
 
 def find_set(text: str, env: str | None = None) -> Frozen:
     """A task set that an argument names: one of the environments', a part of it, a file of a frozen
-    one, or a run's folder (the set it was played on)."""
+    one, or a run's folder (the set it was played on); ``+NAME`` behind it: under that protocol."""
     base, part = split_slice(text)
     if Path(base).is_dir():
         run = open_run(base)
         meta = run.meta
         frozen = Frozen(meta.task_set_hash, meta.env_version, meta.task_set)
-        return frozen.checked(run.path).part(part)
+        return _of(env, frozen.checked(run.path), text).part(part)
     if base.endswith(SUFFIX):
-        return thaw(Path(base)).part(part)
+        return _of(env, thaw(Path(base)), text).part(part)
     envs = [env] if env is not None else sorted(registry.names("envs"))
+    rest, plus, protocol = text.rpartition("+")
+    if plus and any(protocol in registry.env_class(e).protocols for e in envs):
+        plain = find_set(rest, env)
+        found = registry.under(plain.task_set, protocol)
+        return Frozen(found.hash, plain.env_version, found)
     sets = {name: e for e in envs for name in registry.task_set_names(e)}
     fitting = [name for name in sets if base in (name, name.partition("/")[2])]
     if not fitting:
@@ -86,6 +111,13 @@ def find_set(text: str, env: str | None = None) -> Frozen:
         raise ConfigError(f"'{base}' is {' and '.join(fitting)}: give the whole name, or --env.")
     found = registry.task_set(sets[fitting[0]], text)
     return Frozen(found.hash, registry.env_class(found.env).version, found)
+
+
+def _of(env: str | None, found: Frozen, text: str) -> Frozen:
+    """A set that must be of an environment."""
+    if env not in (None, found.task_set.env):
+        raise ConfigError(f"'{text}' is a task set of '{found.task_set.env}', not '{env}'.")
+    return found
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

@@ -21,7 +21,7 @@ _PART = re.compile(r"\[(\d*):(\d*)\]")
 #: What a limit of the protocol is called in a varied set's name.
 _LIMITS = {"max_steps": "steps", "max_tokens": "tokens", "repeat_limit": "repeats"}
 #: Rules that are no part of a hash while they are not used: runs older than them keep theirs.
-_NEUTRAL = ("max_tokens", "repeat_limit")
+_NEUTRAL = ("max_tokens", "repeat_limit", "actions", "repetition", "help_action")
 _SLICE = re.compile(r"\A(?P<name>.*?)\[(?P<start>\d*):(?P<stop>\d*)\]\Z")
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import harness
-from harness import registry
+from harness import api, registry
 from harness.cli import app
 from harness.errors import ConfigError, DataError, TraceError
 from harness.sides import find_set
@@ -107,14 +107,44 @@ def test_the_command_shows_freezes_and_compares(tmp_path):
     assert "3 tasks in both" in both.stdout
     assert ids[0] in both.stdout
     assert ids[1] not in both.stdout
-    assert "4 tasks in both" in call(path, SET).stdout
+    assert "4 tasks in both; the same set" in call(path, SET).stdout
     refused = {
         "give the whole name": ("builtin-dev",),
         "Unknown task set": ("alfworld/none",),
         "takes one": (SET, SET, "--to", path),
-        "go with": ("--to", path),
+        "goes with": ("--to", path),
+        "a task set of 'alfworld', not 'webshop'": (path, "--env", "webshop"),
     }
     for text, words in refused.items():
         found = call(*words)
         assert isinstance(found.exception, ConfigError)
         assert text in str(found.exception)
+
+
+def test_a_set_under_a_protocol_has_a_name_of_its_own(tmp_path):
+    file = tmp_path / "eto.json"
+    assert call(f"{SET}+eto", "--to", file).exception is None
+    frozen = thaw(file)
+    assert (
+        frozen.task_set
+        == api.plan("random", "alfworld", tasks="builtin-dev[:4]", protocol="eto").task_set
+    )
+    assert registry.task_set("alfworld", "builtin-dev[:4]+eto") == frozen.task_set
+    assert registry.task_set("alfworld", str(file)) == frozen.task_set
+    d = differences(find_set(SET), frozen)
+    assert d.same == 4
+    assert d.rules == (
+        ("option aliases", "False", "True"), ("protocol format_limit", "3", "None")
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="is under protocol 'eto' already"):
+        find_set(f"{file}+react")
+    with pytest.raises(ConfigError, match="is under protocol 'eto' already"):
+        harness.evaluate("random", "alfworld", tasks=str(file), protocol="eto", out=tmp_path)
+    with pytest.raises(ConfigError, match="Unknown task set"):
+        find_set(f"{SET}+nobody's")
+
+
+def test_lists_of_one_environment():
+    shown = CliRunner().invoke(app, ["list", "tasks", "--env", "webshop"]).stdout
+    assert "webshop/small-500" in shown
+    assert "alfworld" not in shown

@@ -15,7 +15,7 @@ from harness_agents.expert.webshop_belief import Belief
 from harness_agents.expert.webshop_pages import Listing, Page
 from harness_agents.expert.webshop_request import Request, says, stems
 
-#: Actions that an episode has (ReAct's protocol).
+#: Actions that an episode has on the project's task sets.
 BUDGET = 15
 #: Result pages worth turning to; the shop shows five.
 PAGES = 3

@@ -11,12 +11,13 @@ from typing import Literal
 from harness import official
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, EnvError, unknown
-from harness.protocol import Protocol
 from harness.tasksets import TaskSet
 from harness.types import Info
 from harness_envs.alfworld import games
 from harness_envs.alfworld.fast import FastEngine
 from harness_envs.alfworld.games import Game, Grammar
+from harness_envs.alfworld.nearest import nearest as most_like
+from harness_envs.alfworld.protocols import PROTOCOLS
 from harness_envs.alfworld.tasksets import TASK_SETS, official_games
 
 
@@ -75,22 +76,17 @@ class ALFWorldEnv(Environment):
     own; extra ``textworld``).
     ``aliases``: also accept the other grammar's ``move X to Y`` or ``put X in/on Y`` (and ``in``,
     ``on``); ``info["executed"]`` then holds what was executed.
+    ``nearest``: a command that is not admissible is replaced by the admissible one most like it
+    (module ``nearest``), as AgentBench does; ``info["executed"]`` tells.
 
     Info adds ``grammar`` (``"move"`` or ``"put"``) to the keys of every environment.
     """
 
     version = "0.1"
     max_steps = 50
-    #: Step budgets as the papers' code has them; ReAct's thoughts cost a step.
-    protocols = {
-        "react": Protocol(49, think="OK."),
-        "eto": Protocol(40),
-        "gigpo": Protocol(50),
-        "agentboard": Protocol(30),
-        "agentbench": Protocol(20),
-    }
+    protocols = PROTOCOLS
     default_split = "valid_seen"
-    scoring_options = ("aliases",)
+    scoring_options = ("aliases", "nearest")
 
     def __init__(
         self,
@@ -98,6 +94,7 @@ class ALFWorldEnv(Environment):
         data: str | Path = "builtin",
         engine: Literal["fast", "textworld"] = "fast",
         aliases: bool = False,
+        nearest: bool = False,
         reveal: bool = False,
     ) -> None:
         super().__init__(reveal=reveal)
@@ -105,6 +102,7 @@ class ALFWorldEnv(Environment):
             raise ConfigError(unknown("ALFWorld engine", str(engine), ENGINES))
         self._data = str(data)
         self._aliases = aliases
+        self._nearest = nearest
         self._engine = ENGINES[engine]()
         self._game: Game | None = None
         self._admissible: list[str] = []
@@ -133,6 +131,8 @@ class ALFWorldEnv(Environment):
         command = action
         if self._aliases and action.strip() not in self._admissible:
             command = translate(action, self._game.grammar)
+        if self._nearest and command.strip() not in self._admissible:
+            command = most_like(command, self._admissible)
         invalid = command.strip() not in self._admissible
         observation, self._admissible, won = self._engine.step(command)
         info = self._info(won)

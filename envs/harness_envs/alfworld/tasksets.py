@@ -2,7 +2,8 @@
 
 Ids and content hashes of the official games (release 2.1.2) are in ``official_games.tsv.xz``, the
 task folders held out of train in ``holdout-1000.txt`` and ``dev-200.txt``; ``make_splits`` writes
-all three. A set is complete without its games: those are needed to play it.
+all three. ``agentbench-50.txt`` and ``agentbench-fc-93.txt`` are AgentBench's own choice. A set is
+complete without its games: those are needed to play it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from harness.types import Task
 from harness_envs.alfworld.games import BuiltinGames, group
 
 ENV = "alfworld"
-#: Steps an agent has; AgentBoard's family uses 30, ReAct 49, GiGPO's 50.
+#: Steps an agent has; those of others are in ``protocols``.
 MAX_STEPS = 40
 HELD_OUT = ("holdout-1000", "dev-200")
 
@@ -32,6 +33,10 @@ def official_games() -> dict[str, str]:
 
 def held_out_folders(name: str) -> frozenset[str]:
     """Task folders of ``holdout-1000`` or ``dev-200``, e.g. ``train/pick_..-Mug-None-Desk-301``."""
+    return _listed(name)
+
+
+def _listed(name: str) -> frozenset[str]:
     text = (files("harness_envs.alfworld") / f"{name}.txt").read_text(encoding="utf-8")
     return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
 
@@ -43,6 +48,11 @@ def _official(name: str, split: str) -> TaskSet:
 def _held_out(name: str) -> TaskSet:
     folders = held_out_folders(name)
     return _official_set(name, [id_ for id_ in official_games() if group(id_) in folders])
+
+
+def _agentbench(name: str) -> TaskSet:
+    """The games of valid_unseen that a version of AgentBench tests on."""
+    return _official_set(name, sorted(_listed(name)))
 
 
 def _real_train() -> TaskSet:
@@ -88,4 +98,6 @@ TASK_SETS: dict[str, Callable[[], TaskSet]] = {
     "alfworld/holdout-1000": partial(_held_out, "holdout-1000"),
     "alfworld/dev-200": partial(_held_out, "dev-200"),
     "alfworld/real-train": _real_train,
+    "alfworld/agentbench-50": partial(_agentbench, "agentbench-50"),
+    "alfworld/agentbench-fc-93": partial(_agentbench, "agentbench-fc-93"),
 }

@@ -14,13 +14,13 @@ from typing import Literal
 from harness import official
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, EnvError, unknown
-from harness.protocol import Protocol
 from harness.tasksets import TaskSet
 from harness.types import Info
 from harness_envs.hotpotqa import data as sources
 from harness_envs.hotpotqa import reading, store
 from harness_envs.hotpotqa.corpus import Corpus
 from harness_envs.hotpotqa.metrics import contains, exact_match, f1_score
+from harness_envs.hotpotqa.protocols import PROTOCOLS
 from harness_envs.hotpotqa.reading import Answer, Lookup, Unsearchable
 from harness_envs.hotpotqa.records import Question
 from harness_envs.hotpotqa.tasksets import TASK_SETS
@@ -66,8 +66,7 @@ class HotPotQAEnv(Environment):
 
     version = "0.1"
     max_steps = 10
-    #: ReAct's loop: seven steps, then an empty answer; an action may begin with a capital.
-    protocols = {"react": Protocol(7, last_action="finish[]", options={"aliases": True})}
+    protocols = PROTOCOLS
     scoring_options = ("backend", "corpus_hash", "aliases")
 
     def __init__(

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 from harness import official
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, EnvError, unknown
-from harness.protocol import Protocol
 from harness.tasksets import TaskSet
 from harness.types import Info
 from harness_envs.webshop import tasksets
@@ -19,6 +18,7 @@ from harness_envs.webshop.browser import Browser, Turn
 from harness_envs.webshop.catalogue import GOAL_SEED
 from harness_envs.webshop.goals import KINDS, Goal
 from harness_envs.webshop.pages import MODES, PER_PAGE, RESULTS, Mode
+from harness_envs.webshop.protocols import PROTOCOLS
 from harness_envs.webshop.react import ReActBrowser
 from harness_envs.webshop.reward import RULES, Rules
 from harness_envs.webshop.shop import Shop, open_shop
@@ -70,8 +70,7 @@ class WebShopEnv(Environment):
 
     version = "0.1"
     max_steps = tasksets.MAX_STEPS
-    #: ReAct's loop: 15 actions on its own view of the pages, which answers thoughts itself.
-    protocols = {"react": Protocol(15, options={"view": "react"})}
+    protocols = PROTOCOLS
     default_split = "valid"
     scoring_options = ("goal_seed", "rules", "observation_mode", "view", "show_attrs")
 

@@ -16,7 +16,7 @@ from harness.types import Task
 from harness_envs.webshop.catalogue import GOAL_SEED
 
 ENV = "webshop"
-#: Actions an agent has, as in ReAct's protocol and most later ones.
+#: Actions an agent has; those of others are in ``protocols``.
 MAX_STEPS = 15
 SMALL = 500
 
