@@ -14,7 +14,7 @@ from harness import registry, remote
 from harness.config import AgentConfig
 from harness.cost import Cost, cost_of, total
 from harness.env import Environment
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError, DataError, TraceError
 from harness.metrics import EpisodeMetrics, measure
 from harness.policy import Policy
 from harness.recorder import EPISODES, Recorder, read_episodes
@@ -22,6 +22,7 @@ from harness.runner import Job, Limits, play_all
 from harness.runs import (
     Run,
     RunMeta,
+    check_description,
     new_run_id,
     open_run,
     provenance,
@@ -257,13 +258,25 @@ def score(
     """Rebuild metrics.jsonl from the episodes; no new play but, once, the reference traces'.
 
     Another ``reference`` than the run's becomes the run's: rows say what they were measured with.
+    Raises TraceError for a description that was changed, for an episode that is not of the run, and
+    for one that is recorded twice.
     """
     folder = Path(path)
-    meta = read_meta(folder)
+    run = Run(folder)
+    check_description(run)
+    meta = run.meta
     references = reference_episodes(meta, Path(out), reference or meta.reference)
     others = {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
     rows = []
+    seen = set()
     for episode in read_episodes(folder / EPISODES):
+        if episode.key in seen or not run.holds(episode.key):
+            why = "recorded twice" if episode.key in seen else "not of this run"
+            raise TraceError(
+                f"{folder / EPISODES}: the episode {episode.key} is {why}. "
+                f"`harness verify {folder}` tells all such episodes; remove their lines."
+            )
+        seen.add(episode.key)
         other = references.get(episode.task.id)
         extra = {name: metric(episode, other) for name, metric in others.items()}
         rows.append(measure(episode, other, extra, meta.task_set.protocol))
