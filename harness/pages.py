@@ -91,7 +91,8 @@ def leaderboard_page(boards: Sequence[Board], *, notes: Sequence[str] = (), belo
     parts.append(
         '<p class="quiet small">Bars: 95 % Wilson intervals. "=": the interval reaches into that '
         "of the agent above; <code>harness compare</code> tells pairs apart. Episodes that broke "
-        "(errors) enter no share.</p>"
+        "(errors) enter no share; repeats of a task count as what they are worth. The dashed line "
+        "leads through agents that none beats with as few words.</p>"
     )
     parts.append(f"{below}</main>")
     return document("Leaderboard", "".join(parts))
@@ -184,8 +185,8 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _table(board: Board) -> str:
-    head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated", "invalid/ep",
-            "steps", "words/step", "tokens/step", "CoT overlap",
+    head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated",
+            "invalid an episode", "steps", "words a step", "tokens a step", "CoT overlap",
             *(("of teacher",) if board.teacher is not None else ()))  # fmt: skip
     lines = []
     above: Row | None = None
@@ -275,12 +276,22 @@ def _scatter(board: Board) -> str:
                "reasoning words an episode</text>")  # fmt: skip
     path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in front((x, y) for x, y, *_ in points))
     out.append(f'<polyline class="front" points="{path}"/>')
-    for x, y, low, high, agent in points:
+    heights = _apart([py(y) for _, y, *_ in points])
+    for (x, y, low, high, agent), height_ in zip(points, heights, strict=True):
         out.append(f'<line class="whisker" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{py(low):.1f}" '
                    f'y2="{py(high):.1f}"/><circle class="point" cx="{px(x):.1f}" '
-                   f'cy="{py(y):.1f}" r="4"/><text x="{px(x) + 8:.1f}" y="{py(y) + 4:.1f}">'
+                   f'cy="{py(y):.1f}" r="4"/><text x="{px(x) + 8:.1f}" y="{height_ + 4:.1f}">'
                    f"{escape(agent)}</text>")  # fmt: skip
     return "".join(out) + "</svg>"
+
+
+def _apart(heights: Sequence[float], gap: float = 14.0) -> list[float]:
+    """Heights of labels, moved down until none stands on another."""
+    placed = list(heights)
+    lowest = -gap
+    for i in sorted(range(len(placed)), key=placed.__getitem__):
+        lowest = placed[i] = max(placed[i], lowest + gap)
+    return placed
 
 
 def _share(value: float | None) -> str:
