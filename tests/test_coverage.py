@@ -39,7 +39,8 @@ class Design(NamedTuple):
 
 DESIGNS = [
     Design(1, 140, 1), Design(1, 40, 5), Design(1, 12, 1),
-    Design(2, 60, 3, 0.3), Design(3, 60, 3, 0.3), Design(5, 60, 3, 0.3), Design(5, 60, 1, 0.0),
+    Design(2, 60, 3, 0.3), Design(3, 60, 3, 0.3), Design(3, 140, 1, 0.3), Design(5, 60, 3, 0.3),
+    Design(5, 60, 1, 0.0),
 ]  # fmt: skip
 designs_ = pytest.mark.parametrize("design", DESIGNS, ids=lambda d: "-".join(map(str, d)))
 
