@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import math
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -276,7 +277,7 @@ def _scatter(board: Board) -> str:
                "reasoning words an episode</text>")  # fmt: skip
     path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in front((x, y) for x, y, *_ in points))
     out.append(f'<polyline class="front" points="{path}"/>')
-    heights = _apart([py(y) for _, y, *_ in points])
+    heights = _apart([py(y) for _, y, *_ in points], py(0.0))
     for (x, y, low, high, agent), height_ in zip(points, heights, strict=True):
         out.append(f'<line class="whisker" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{py(low):.1f}" '
                    f'y2="{py(high):.1f}"/><circle class="point" cx="{px(x):.1f}" '
@@ -285,12 +286,16 @@ def _scatter(board: Board) -> str:
     return "".join(out) + "</svg>"
 
 
-def _apart(heights: Sequence[float], gap: float = 14.0) -> list[float]:
-    """Heights of labels, moved down until none stands on another."""
+def _apart(heights: Sequence[float], bottom: float, gap: float = 14.0) -> list[float]:
+    """Heights of labels, moved down until none stands on another, and up again from ``bottom``."""
     placed = list(heights)
-    lowest = -gap
-    for i in sorted(range(len(placed)), key=placed.__getitem__):
-        lowest = placed[i] = max(placed[i], lowest + gap)
+    order = sorted(range(len(placed)), key=placed.__getitem__)
+    highest = -math.inf
+    for i in order:
+        highest = placed[i] = max(placed[i], highest + gap)
+    lowest = bottom + gap
+    for i in reversed(order):
+        lowest = placed[i] = min(placed[i], lowest - gap)
     return placed
 
 

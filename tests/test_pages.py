@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -161,6 +162,15 @@ def test_the_front_is_what_nobody_beats(points):
         beaten = any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
         assert beaten or (x, y) in kept
     assert all(p in points for p in kept)
+
+
+@given(st.lists(st.floats(0, 100), max_size=7))
+def test_labels_stand_apart_and_inside(heights):
+    placed = pages._apart(heights, 100.0)
+    assert all(b - a > 13.99 for a, b in itertools.pairwise(sorted(placed)))
+    assert max(placed, default=0.0) <= 100.0
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    assert order == sorted(range(len(placed)), key=placed.__getitem__)
 
 
 def test_runs_of_different_sets_and_long_runs_make_no_page(played, tmp_path):
