@@ -16,7 +16,7 @@ from harness.cost import Cost, cost_of, total
 from harness.cot import Reference
 from harness.cot import references as cot_references
 from harness.env import Environment
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError, DataError, TraceError
 from harness.metrics import EpisodeMetrics, measure
 from harness.policy import Policy
 from harness.protocol import Preset
@@ -25,6 +25,7 @@ from harness.runner import Job, Limits, play_all
 from harness.runs import (
     Run,
     RunMeta,
+    check_description,
     new_run_id,
     open_run,
     provenance,
@@ -281,11 +282,14 @@ def score(
 
     Another ``reference`` or ``ceiling`` (a run of the reference's agent, whose episodes of other
     seeds or attempts tell how well the agent matches itself) than the run's becomes the run's: rows
-    say what they were measured with. Raises ConfigError for a ceiling of another agent, or with no
-    further sampling of any reference.
+    say what they were measured with. Raises TraceError for a description that was changed, for an
+    episode that is not of the run, and for one that is recorded twice; ConfigError for a ceiling of
+    another agent, or with no further sampling of any reference.
     """
     folder = Path(path)
-    meta = read_meta(folder)
+    run = Run(folder)
+    check_description(run)
+    meta = run.meta
     if reference not in (None, meta.reference):
         meta = msgspec.structs.replace(meta, reference=reference, ceiling=ceiling)
     elif ceiling is not None:
@@ -293,7 +297,15 @@ def score(
     found = references(meta, Path(out))
     others = {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
     rows = []
+    seen = set()
     for episode in read_episodes(folder / EPISODES):
+        if episode.key in seen or not run.holds(episode.key):
+            why = "recorded twice" if episode.key in seen else "not of this run"
+            raise TraceError(
+                f"{folder / EPISODES}: the episode {episode.key} is {why}. "
+                f"`harness verify {folder}` tells all such episodes; remove their lines."
+            )
+        seen.add(episode.key)
         against = found.get(episode.task.id)
         other = against.episode if against else None
         extra = {name: metric(episode, other) for name, metric in others.items()}

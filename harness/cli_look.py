@@ -90,6 +90,7 @@ def compare(
     ] = 3.0,
     markdown: Markdown = False,
     json: Json = False,
+    page: Page = None,
     fail_if_worse: Annotated[
         bool,
         typer.Option(
@@ -102,7 +103,7 @@ def compare(
     from harness import comparison, comparison_text
     from harness.sides import find_side
 
-    _at_most_one({"--markdown": markdown, "--json": json})
+    _at_most_one({"--markdown": markdown, "--json": json, "--page": page is not None})
     if len(sides) < 2:
         raise ConfigError("`harness compare` needs two agents or runs at least.")
     runs = [find_side(side, out, env, tasks, warn) for side in sides]
@@ -111,6 +112,12 @@ def compare(
         print(comparison_text.to_json(found))
     elif markdown:
         print(comparison_text.markdown(found))
+    elif page is not None:
+        from harness.comparison_page import comparison_page
+        from harness.view import write_page
+
+        write_page(page, comparison_page(found))
+        print(page)
     else:
         for one in found:
             stdout().print(comparison_text.table(one))

@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 
 from harness import paired, registry
-from harness.errors import ConfigError, TraceError
+from harness.errors import ConfigError
 from harness.metrics import EpisodeMetrics
-from harness.runs import Run
+from harness.runs import Run, check_description
 from harness.types import Outcome
 
 #: Differences in success that nobody should care about, unless asked otherwise.
@@ -294,11 +294,7 @@ def _same_protocol(runs: Sequence[Run]) -> None:
             raise ConfigError(f"{run.path}: slips were put into this run; it is no measurement.")
         if meta.status != "complete":
             raise ConfigError(f"{run.path} is not complete: `harness run --resume {run.path}`.")
-        if meta.task_set.hash != meta.task_set_hash:
-            raise TraceError(
-                f"{run.path}: its task set hashes to {meta.task_set.hash}, but run.json says "
-                f"{meta.task_set_hash}: the description was changed after the run. Play it again."
-            )
+        check_description(run)
         if meta.task_set_hash != first.task_set_hash:
             raise ConfigError(
                 f"'{first.task_set.name}' ({first.task_set_hash}, budget "

@@ -11,8 +11,8 @@ from rich.text import Text
 from harness.comparison import Comparison, Part
 from harness.plain import plain
 
-#: Most differing tasks that are named.
-_NAMED = 3
+#: Most differing tasks that are named, and how their sentence begins.
+_MOST, NAMED = 3, "Tasks that differ"
 
 
 def sentences(c: Comparison) -> list[str]:
@@ -29,7 +29,7 @@ def sentences(c: Comparison) -> list[str]:
         f"p = {c.p:.3g}"
         + (f", adjusted for all comparisons {c.p_holm:.3g}" if c.p_holm != c.p else "")
         + f" ({c.test}).",
-        _verdict(c),
+        verdict(c),
     ]
     single = [name for name, runs in ((c.a, c.runs_a), (c.b, c.runs_b)) if runs == 1]
     if single:
@@ -51,16 +51,17 @@ def sentences(c: Comparison) -> list[str]:
             f"{_points(c.lost.high)} (p = {c.p_lost_holm:.3g})."
         )
     if c.differing:
-        told = ", ".join(f"{d.task_id} ({_points(d.difference)})" for d in c.differing[:_NAMED])
-        more = len(c.differing) - _NAMED
+        told = ", ".join(f"{d.task_id} ({_points(d.difference)})" for d in c.differing[:_MOST])
+        more = len(c.differing) - _MOST
         lines.append(
-            f"Tasks that differ (`harness view A B --task ID`): {told}"
+            f"{NAMED} (`harness view A B --task ID`): {told}"
             + (f" and {more} more." if more > 0 else ".")
         )
     return [plain(line) for line in lines]
 
 
-def _verdict(c: Comparison) -> str:
+def verdict(c: Comparison) -> str:
+    """Who is better, or that it is not known, and what the design could have shown."""
     seen = f"This design shows differences from {100 * c.detectable:.1f} points on (80 % power)."
     if c.verdict == "a":
         return f"{c.a} is better. {seen}"
@@ -75,7 +76,7 @@ def table(c: Comparison) -> Table:
     """Success, by task type, and the other quantities."""
     title = Text(plain(f"{c.a} against {c.b}"))
     grid = Table(title=title, title_justify="left", header_style="bold")
-    for heading in _head(c):
+    for heading in head(c):
         grid.add_column(Text(plain(heading)), justify="left" if not heading else "right")
     for row in rows(c):
         grid.add_row(*(Text(plain(cell)) for cell in row))
@@ -86,7 +87,7 @@ def markdown(found: Sequence[Comparison]) -> str:
     """Comparisons as Markdown."""
     parts = []
     for c in found:
-        lines = [_head(c), [":---", *["---:"] * 6], *rows(c)]
+        lines = [head(c), [":---", *["---:"] * 6], *rows(c)]
         text = "\n".join("| " + " | ".join(_escape(x) for x in line) + " |" for line in lines)
         parts.append("\n".join(sentences(c)) + "\n\n" + text + "\n")
     return "\n".join(parts)
@@ -98,7 +99,8 @@ def to_json(found: Sequence[Comparison]) -> str:
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
-def _head(c: Comparison) -> list[str]:
+def head(c: Comparison) -> list[str]:
+    """Headings of the table."""
     return ["", "n", "clusters", c.a, c.b, "difference", "95 % interval"]
 
 

@@ -201,13 +201,17 @@ def _measures(words: bool) -> tuple[_Measure, ...]:
         return 100 * s.success, 100 * s.success_low, 100 * s.success_high
 
     def reasoning(a: _Agent) -> tuple[float | None, float | None, float | None]:
-        return _ratio(a, lambda r: r.reasoning_words if words else r.reasoning_tokens)
+        return ratio_interval(
+            a.run.metrics, lambda r: r.reasoning_words if words else r.reasoning_tokens
+        )
 
     return (
         _Measure("Success", "%", success, share=True),
         _Measure("Reasoning", f"{unit} a step", reasoning),
-        _Measure("CoT overlap", "%", lambda a: _mean(a, _overlap), share=True),
-        _Measure("Steps", "an episode", lambda a: _mean(a, lambda r: r.n_steps)),
+        _Measure("CoT overlap", "%", lambda a: mean_interval(a.run.metrics, _overlap), share=True),
+        _Measure(
+            "Steps", "an episode", lambda a: mean_interval(a.run.metrics, lambda r: r.n_steps)
+        ),
     )
 
 
@@ -240,29 +244,30 @@ def _against_size(m: _Measure, agents: Sequence[_Agent], teachers: Sequence[_Age
     return Panel(m.name, "parameters", m.y, series, levels=tuple(levels), sizes=True, share=m.share)
 
 
-def _mean(
-    agent: _Agent, value: Callable[[EpisodeMetrics], float | None]
+def mean_interval(
+    rows: Sequence[EpisodeMetrics], value: Callable[[EpisodeMetrics], float | None]
 ) -> tuple[float | None, float | None, float | None]:
-    """The leaderboard's mean over scored episodes, with an interval over tasks."""
-    rows = [(r, v) for r in _scored(agent) if (v := value(r)) is not None]
-    return _interval([r for r, _ in rows], [v for _, v in rows])
+    """The mean over scored episodes, with its interval over tasks."""
+    known = [(r, v) for r in _scored(rows) if (v := value(r)) is not None]
+    return _interval([r for r, _ in known], [v for _, v in known])
 
 
-def _ratio(
-    agent: _Agent, count: Callable[[EpisodeMetrics], int | None]
+def ratio_interval(
+    rows: Sequence[EpisodeMetrics], count: Callable[[EpisodeMetrics], int | None]
 ) -> tuple[float | None, float | None, float | None]:
-    """A sum over all steps; each episode enters by its linearised share of the ratio (the delta
-    method), whose mean is the ratio itself."""
-    rows = [(r, c) for r in _scored(agent) if (c := count(r)) is not None]
-    steps = sum(r.n_steps for r, _ in rows)
+    """A count over all steps, with its interval over tasks: each episode enters by its linearised
+    share of the ratio (the delta method), whose mean is the ratio itself."""
+    known = [(r, c) for r in _scored(rows) if (c := count(r)) is not None]
+    steps = sum(r.n_steps for r, _ in known)
     if not steps:
         return None, None, None
-    ratio, per = sum(c for _, c in rows) / steps, steps / len(rows)
-    return _interval([r for r, _ in rows], [ratio + (c - ratio * r.n_steps) / per for r, c in rows])
+    ratio, per = sum(c for _, c in known) / steps, steps / len(known)
+    shares = [ratio + (c - ratio * r.n_steps) / per for r, c in known]
+    return _interval([r for r, _ in known], shares)
 
 
-def _scored(agent: _Agent) -> list[EpisodeMetrics]:
-    return [r for r in agent.run.metrics if r.outcome is not Outcome.ERROR]
+def _scored(rows: Sequence[EpisodeMetrics]) -> list[EpisodeMetrics]:
+    return [r for r in rows if r.outcome is not Outcome.ERROR]
 
 
 def _interval(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -145,8 +145,30 @@ def wilson(successes: float, n: float, z: float = 1.959963984540054) -> tuple[fl
     return low, high
 
 
+def worth(played: Mapping[str, int], won: Mapping[str, int]) -> float:
+    """How many episodes of different tasks know a success share as well as these, of which
+    ``played`` and ``won`` say how many a task has: between the tasks and all episodes.
+
+    Repeats of a task (seeds, attempts) tell of that task alone, and of others only as far as chance
+    decides it (the effective sample size of Korn and Graubard, Survey Methodology 24, 1998).
+    """
+    n, tasks = sum(played.values()), len(played)
+    if n == tasks:
+        return float(n)
+    # What they are worth where every task is won always or never.
+    least = n * n / sum(count * count for count in played.values())
+    p = sum(won.values()) / n
+    if tasks < 2 or p in (0.0, 1.0):
+        return least
+    parts = sum((won.get(task, 0) - p * count) ** 2 for task, count in played.items())
+    variance = parts * tasks / (tasks - 1) / n**2
+    most = p * (1 - p) * n / (n - 1)
+    return float(n) if most >= n * variance else max(most / variance, least)
+
+
 class Summary(msgspec.Struct, frozen=True):
-    """A run in one row. ``n`` counts scored episodes; ``errors`` stand beside them."""
+    """A run in one row. ``n`` counts scored episodes; ``errors`` stand beside them. The interval of
+    success is Wilson's for as many episodes as these are ``worth``."""
 
     n: int
     errors: int
@@ -195,6 +217,8 @@ class Tally:
         self._sums: dict[str, Any] = defaultdict(int)
         self._counts: Counter[str] = Counter()
         self._types: Counter[str] = Counter()
+        self._types_won: Counter[str] = Counter()
+        self._played: Counter[str] = Counter()
         self._won: Counter[str] = Counter()
 
     def add(self, rows: Sequence[EpisodeMetrics]) -> None:
@@ -208,10 +232,13 @@ class Tally:
         scored = [r for r in rows if r.outcome is not broken] if broken in outcomes else rows
         wins = [r.success for r in scored]
         types = [r.task_type for r in scored]
+        tasks = [r.task_id for r in scored]
         steps = [r.n_steps for r in scored]
         self._sums["successes"] += wins.count(True)
         self._types.update(types)
-        self._won.update([t for t, won in zip(types, wins, strict=True) if won])
+        self._types_won.update([t for t, won in zip(types, wins, strict=True) if won])
+        self._played.update(tasks)
+        self._won.update([t for t, won in zip(tasks, wins, strict=True) if won])
         self._sum("score", [r.score or 0.0 for r in scored])
         self._sum("steps", steps)
         self._sum("invalid", [r.invalid_actions for r in scored])
@@ -259,7 +286,9 @@ class Tally:
         """What the rows add up to."""
         s, ended = self._sums, self._outcomes
         n = self.rows - ended[Outcome.ERROR]
-        low, high = wilson(s["successes"], n)
+        success = _ratio(s["successes"], n)
+        units = worth(self._played, self._won) if n else 0.0
+        low, high = wilson(units * (success or 0.0), units)
         return Summary(
             n=n,
             errors=ended[Outcome.ERROR],
@@ -267,7 +296,7 @@ class Tally:
             format=ended[Outcome.FORMAT],
             context=ended[Outcome.CONTEXT],
             successes=s["successes"],
-            success=_ratio(s["successes"], n),
+            success=success,
             success_low=low,
             success_high=high,
             score=_ratio(100 * s["score"], n),
@@ -291,7 +320,7 @@ class Tally:
             cot_ceiling_f1=self._mean("ceiling f1"),
             cot_ceiling_n=self._counts["ceiling"],
             seconds=_ratio(s["seconds"], n),
-            types={name: (n, self._won[name]) for name, n in sorted(self._types.items())},
+            types={name: (n, self._types_won[name]) for name, n in sorted(self._types.items())},
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import math
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -91,7 +92,8 @@ def leaderboard_page(boards: Sequence[Board], *, notes: Sequence[str] = (), belo
     parts.append(
         '<p class="quiet small">Bars: 95 % Wilson intervals. "=": the interval reaches into that '
         "of the agent above; <code>harness compare</code> tells pairs apart. Episodes that broke "
-        "(errors) enter no share.</p>"
+        "(errors) enter no share; repeats of a task count as what they are worth. The dashed line "
+        "leads through agents that none beats with as few words.</p>"
     )
     parts.append(f"{below}</main>")
     return document("Leaderboard", "".join(parts))
@@ -184,8 +186,9 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _table(board: Board) -> str:
-    head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated", "invalid/ep",
-            "steps", "words/step", "tokens/step", "words/ep", "tokens/ep",
+    head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated",
+            "invalid an episode", "steps", "words a step", "tokens a step",
+            "words an episode", "tokens an episode",
             "CoT overlap", "CoT F1", "F1 by chance - ceiling",
             *(("of teacher",) if board.teacher is not None else ()))  # fmt: skip
     lines = []
@@ -278,12 +281,26 @@ def _scatter(board: Board) -> str:
                "reasoning words an episode</text>")  # fmt: skip
     path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in front((x, y) for x, y, *_ in points))
     out.append(f'<polyline class="front" points="{path}"/>')
-    for x, y, low, high, agent in points:
+    heights = _apart([py(y) for _, y, *_ in points], py(0.0))
+    for (x, y, low, high, agent), height_ in zip(points, heights, strict=True):
         out.append(f'<line class="whisker" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{py(low):.1f}" '
                    f'y2="{py(high):.1f}"/><circle class="point" cx="{px(x):.1f}" '
-                   f'cy="{py(y):.1f}" r="4"/><text x="{px(x) + 8:.1f}" y="{py(y) + 4:.1f}">'
+                   f'cy="{py(y):.1f}" r="4"/><text x="{px(x) + 8:.1f}" y="{height_ + 4:.1f}">'
                    f"{escape(agent)}</text>")  # fmt: skip
     return "".join(out) + "</svg>"
+
+
+def _apart(heights: Sequence[float], bottom: float, gap: float = 14.0) -> list[float]:
+    """Heights of labels, moved down until none stands on another, and up again from ``bottom``."""
+    placed = list(heights)
+    order = sorted(range(len(placed)), key=placed.__getitem__)
+    highest = -math.inf
+    for i in order:
+        highest = placed[i] = max(placed[i], highest + gap)
+    lowest = bottom + gap
+    for i in reversed(order):
+        lowest = placed[i] = min(placed[i], lowest - gap)
+    return placed
 
 
 def _share(value: float | None) -> str:

@@ -137,9 +137,10 @@ def crossed(difference: Floats, cluster: Ints, replicate: Ints, weight: Floats) 
     either, or where nothing varies.
 
     The variance of the mean is s2(replicates)/R + s2(clusters)/G - s2(rest)/(RG), the two-way
-    random-effects decomposition, never less than either of the first two; Student's t has
-    Satterthwaite's degrees of freedom. Two replicates have one, whatever the tasks say: their
-    spread is too poorly known to be weighed against another.
+    random-effects decomposition, never less than either of the first two. Student's t has degrees
+    of freedom between R - 1 and G - 1, harmonically by the replicates' share of the variance:
+    Satterthwaite's, who squares the shares, are too many where few replicates happen to lie close
+    together. Two replicates have one, whatever the tasks say.
     """
     table, by_replicate, by_cluster = _contributions(difference, cluster, replicate, weight)
     r, g = table.shape
@@ -152,8 +153,9 @@ def crossed(difference: Floats, cluster: Ints, replicate: Ints, weight: Floats) 
     variance = max(seeds + tasks - both, seeds, tasks)
     if variance < _NOTHING:
         return None
-    df = variance**2 / (seeds**2 / (r - 1) + tasks**2 / (g - 1))
-    return _student(_mean(difference, weight), variance, 1.0 if r == 2 else max(1.0, df))
+    share = seeds / variance
+    df = 1.0 if r == 2 else 1 / (share / (r - 1) + (1 - share) / (g - 1))
+    return _student(_mean(difference, weight), variance, df)
 
 
 def spread(values: Floats, cluster: Ints, replicate: Ints, weight: Floats) -> Spread | None:

@@ -92,12 +92,14 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[EpisodeMetrics]:
-        """One row an episode, from metrics.jsonl. Raises TraceError where an episode has two, and
-        where a complete run lacks some: what is missing is never left out in silence."""
+        """One row an episode, from metrics.jsonl. Raises TraceError where an episode has two or is
+        not of this run, and where a complete run lacks some: what is missing is never left out in
+        silence, and nothing foreign gets in."""
         file = self._scored()
         rows = read_metrics(file)
         if len({row.key for row in rows}) < len(rows):
             raise TraceError(f"{file}: some episode has two rows. {self._remedy}")
+        self._check_held(rows)
         self._check_number(len(rows))
         return rows
 
@@ -107,6 +109,7 @@ class Run:
         ``metrics`` raises."""
         tally, keys = Tally(), set[int]()
         for rows in metrics_parts(self._scored()):
+            self._check_held(rows)
             tally.add(rows)
             keys.update([hash((r.task_id, r.seed, r.attempt)) for r in rows])
         if len(keys) < tally.rows:  # two rows of one episode, or two episodes of one hash
@@ -121,7 +124,13 @@ class Run:
                 f"{self.path} is not complete. Finish it with `harness run --resume {self.path}`."
             )
 
+    @cached_property
+    def tasks(self) -> frozenset[str]:
+        """Ids of the tasks of its set."""
+        return frozenset(task.id for task in self.meta.task_set.tasks)
+
     def _scored(self) -> Path:
+        check_description(self)
         file = self.path / METRICS
         if not file.exists():
             raise TraceError(
@@ -130,11 +139,32 @@ class Run:
             )
         return file
 
+    def _check_held(self, rows: Sequence[EpisodeMetrics]) -> None:
+        # With distinct keys and the right number of rows, this makes them the run's very episodes.
+        meta = self.meta
+        if (
+            {r.task_id for r in rows} <= self.tasks
+            and {r.seed for r in rows} <= set(meta.seeds)
+            and {r.attempt for r in rows} <= set(range(meta.attempts))
+        ):
+            return
+        foreign = next(r.key for r in rows if not self.holds(r.key))
+        raise TraceError(
+            f"{self.path / METRICS}: the episode {foreign} is not of this run. {self._remedy}"
+        )
+
+    def holds(self, key: tuple[str, int, int]) -> bool:
+        """Whether an episode of this (task id, seed, attempt) belongs to the run."""
+        task, seed, attempt = key
+        meta = self.meta
+        return task in self.tasks and seed in meta.seeds and attempt in range(meta.attempts)
+
     def _check_number(self, rows: int) -> None:
         if self.meta.status == "complete" and rows != self.meta.n_episodes:
             raise TraceError(
                 f"{self.path / METRICS}: {rows} rows, but the run has {self.meta.n_episodes} "
-                f"episodes. {self._remedy}"
+                f"episodes. {self._remedy} Episodes that are not recorded are played by "
+                f"`harness run --resume {self.path}`."
             )
 
     @property
@@ -143,6 +173,17 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.meta.agent.name!r} on {self.meta.task_set.name!r}, {str(self.path)!r})"
+
+
+def check_description(run: Run) -> None:
+    """Raises TraceError for a run.json whose task set is not the one it names by hash: its episodes
+    were played under other tasks or rules than it says."""
+    meta = run.meta
+    if meta.task_set.hash != meta.task_set_hash:
+        raise TraceError(
+            f"{run.path}: its task set hashes to {meta.task_set.hash}, but run.json says "
+            f"{meta.task_set_hash}: the description was changed after the run. Play it again."
+        )
 
 
 def read_meta(folder: Path) -> RunMeta:

@@ -19,7 +19,7 @@ from harness.loop import play_episode
 from harness.metrics import EpisodeMetrics, measure
 from harness.policy import ContextOverflow
 from harness.recorder import EPISODES
-from harness.runs import METRICS, Run, RunMeta, read_metrics
+from harness.runs import METRICS, Run, RunMeta, check_description, read_metrics
 from harness.types import Decision, Episode, Outcome, Step
 
 #: What a metrics row holds beside the play: times, what the model's cache did (older rows lack it),
@@ -120,11 +120,7 @@ def check_meta(run: Run) -> None:
             f"{run.path} holds no {EPISODES}: there is nothing to play again. Get the run with its "
             "episodes (`harness export --episodes`)."
         )
-    if meta.task_set.hash != meta.task_set_hash:
-        raise TraceError(
-            f"{run.path}: its task set hashes to {meta.task_set.hash}, but run.json says "
-            f"{meta.task_set_hash}: the description was changed after the run."
-        )
+    check_description(run)
     here = registry.env_class(meta.task_set.env).version
     if meta.env_version != here:
         raise TraceError(

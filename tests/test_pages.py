@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ import harness
 from harness import comparison_text, leaderboard, listing, pages, view
 from harness.cli import app
 from harness.comparison import compare
+from harness.comparison_page import comparison_page
 from harness.errors import ConfigError
 from harness.plain import plain
 from harness.recorder import EPISODES
@@ -126,6 +128,26 @@ def test_the_leaderboard_page_shows_every_row_with_its_interval(played):
     assert "No complete runs" in pages.leaderboard_page([])
 
 
+def test_the_page_of_a_comparison_says_what_the_text_says(played, tmp_path):
+    out, runs = played
+    file = tmp_path / "c.html"
+    words = ["compare", "expert", "random", "--out", str(out), "--page", str(file)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    page = file.read_text()
+    found = compare(runs["expert"], runs["random"])
+    assert f"<strong>{comparison_text.verdict(found)}</strong>" in page
+    assert comparison_text.sentences(found)[1] in page
+    for row in comparison_text.rows(found):
+        assert "<tr>" + "".join(f"<td>{pages.escape(cell)}</td>" for cell in row) in page
+    drawn = [p for p in (found.success, *found.by_type) if p.difference is not None]
+    assert page.count('class="point"') == len(drawn)
+    assert page.count('class="whisker"') == sum(p.low is not None for p in drawn)
+    assert all(d.task_id in page for d in found.differing)
+    named = msgspec.structs.replace(found, a=HOSTILE[1], b=HOSTILE[0])
+    assert "<img" not in comparison_page([named])
+    assert "<script" not in comparison_page([named])
+
+
 def test_a_name_on_the_leaderboard_is_escaped(played):
     board = leaderboard.boards(find_runs(played[0]))[0]
     rows = tuple(msgspec.structs.replace(r, agent=HOSTILE[1]) for r in board.rows)
@@ -140,6 +162,15 @@ def test_the_front_is_what_nobody_beats(points):
         beaten = any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
         assert beaten or (x, y) in kept
     assert all(p in points for p in kept)
+
+
+@given(st.lists(st.floats(0, 100), max_size=7))
+def test_labels_stand_apart_and_inside(heights):
+    placed = pages._apart(heights, 100.0)
+    assert all(b - a > 13.99 for a, b in itertools.pairwise(sorted(placed)))
+    assert max(placed, default=0.0) <= 100.0
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    assert order == sorted(range(len(placed)), key=placed.__getitem__)
 
 
 def test_runs_of_different_sets_and_long_runs_make_no_page(played, tmp_path):
@@ -324,16 +355,81 @@ def test_hostile_names_and_addresses_in_a_real_browser(played, tmp_path):
         dom = browse(file.as_uri() + fragment, tmp_path / "profile")
         assert "5 of 5" in dom
         assert dom.count('<article class="step') > 1
-    assert re.search(r'aria-current="true">.{0,120}t · seed 1<', dom)
+    assert re.search(r'aria-current="true">.{0,300}t · seed 1<', dom)
 
 
-def browse(address, profile):
+def browse(address, profile, *flags):
     """The document as a headless Chromium leaves it."""
     return subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-         "--virtual-time-budget=3000", f"--user-data-dir={profile}", address],
+         "--virtual-time-budget=3000", f"--user-data-dir={profile}", *flags, address],
         capture_output=True, text=True, timeout=120, check=True,
     ).stdout  # fmt: skip
+
+
+def measured(page, script, file, *flags):
+    """What a script of the test makes of a page, as its title."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    if "script-src '" in page:
+        page = page.replace("script-src '", f"script-src 'sha256-{digest}' '", 1)
+    else:
+        page = page.replace(
+            "form-action 'none'", f"form-action 'none'; script-src 'sha256-{digest}'"
+        )
+    view.write_page(file, page.replace("</body>", f"<script>{script}</script></body>"))
+    dom = browse(file.as_uri(), file.parent / "profile", *flags)
+    return re.search(r"<title>(.*?)</title>", dom)[1]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1200, 600])
+def test_no_page_scrolls_sideways(played, tmp_path, width):
+    """A leaderboard with all its columns fits 1,200 pixels; on less its table scrolls, not the
+    page."""
+    runs = played[1]
+    (board,) = leaderboard.boards(runs.values(), teacher="expert")
+    rows = [
+        msgspec.structs.replace(row, agent=name)
+        for row, name in zip(board.rows, ("teacher-of-1500M-parameters", "ours-tiny"), strict=True)
+    ]
+    board = msgspec.structs.replace(board, rows=tuple(rows))
+    shown = {
+        "board": pages.leaderboard_page([board]),
+        "compare": comparison_page([compare(runs["expert"], runs["random"])]),
+        "episode": pages.episodes_page([runs["random"]]),
+        "sides": pages.episodes_page([runs["expert"], runs["random"]]),
+    }
+    wide = (
+        "const over = (e) => Math.max(0, e.scrollWidth - e.clientWidth);"
+        "document.title = over(document.documentElement) + ' '"
+        " + Math.max(0, ...[...document.querySelectorAll('.scroll')].map(over));"
+    )
+    found = {
+        name: measured(page, wide, tmp_path / f"{name}.html", f"--window-size={width},900")
+        for name, page in shown.items()
+    }
+    assert {name: told.split()[0] for name, told in found.items()} == dict.fromkeys(shown, "0")
+    if width == 1200:
+        assert set(found.values()) == {"0 0"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_an_episode_without_its_like_is_called_so(played, tmp_path):
+    runs = []
+    for name, kept in (("expert", slice(0, 3)), ("random", slice(1, 3))):
+        run = played[1][name]
+        write_meta(tmp_path / name, run.meta)
+        episodes = list(run.episodes())[kept]
+        body = b"".join(msgspec.json.encode(e) + b"\n" for e in episodes)
+        (tmp_path / name / EPISODES).write_bytes(body)
+        runs.append(Run(tmp_path / name))
+    told = (
+        "const said = rows.map((_, i) => { current = i; select();"
+        " return document.querySelector('.note').textContent.slice(0, 8); });"
+        "document.title = said.sort().join('|');"
+    )
+    found = measured(pages.episodes_page(runs), told, tmp_path / "p.html")
+    assert found == "Only one|They par|They par"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -357,10 +453,4 @@ def test_search_finds_words_of_steps_and_keys_move(played, tmp_path):
         "s.dispatchEvent(new Event('input'));"
         "document.title = document.getElementById('count').textContent + ' at ' + at;"
     ).replace("WORD", json.dumps(word))
-    digest = base64.b64encode(hashlib.sha256(press.encode()).digest()).decode()
-    page = page.replace("script-src '", f"script-src 'sha256-{digest}' '", 1)
-    page = page.replace("</body>", f"<script>{press}</script></body>")
-    file = tmp_path / "s.html"
-    view.write_page(file, page)
-    dom = browse(file.as_uri(), tmp_path / "profile")
-    assert re.search(r"<title>(.*?)</title>", dom)[1] == f"{hits} of 6 at 1"
+    assert measured(page, press, tmp_path / "s.html") == f"{hits} of 6 at 1"

@@ -108,11 +108,9 @@ def test_crossed_errors_are_those_of_the_two_way_analysis(seeds, tasks, seed):
     )  # fmt: skip
     expected = max(by_seed + by_task - both, by_seed, by_task)
     assert found.error**2 == pytest.approx(expected)
-    assert found.df == pytest.approx(
-        1.0
-        if seeds == 2
-        else max(1.0, expected**2 / (by_seed**2 / (seeds - 1) + by_task**2 / (tasks - 1)))
-    )
+    share = by_seed / expected
+    harmonic = 1 / (share / (seeds - 1) + (1 - share) / (tasks - 1))
+    assert found.df == pytest.approx(1.0 if seeds == 2 else harmonic)
 
 
 def test_repeats_inside_a_task_are_no_replicates_and_no_new_tasks():

@@ -69,8 +69,8 @@ function refresh(keep) {
       const v = verdict(e);
       button.append(make("span", "tag " + v, v + (e ? " " + e.steps.length : "")), " ");
     });
-    button.append(make("span", "", row.name));
-    button.append(make("div", "quiet small", row.episodes.find(Boolean).instruction));
+    button.append(make("span", "", row.episodes.find(Boolean).instruction));
+    button.append(make("div", "quiet small", row.name));
     button.addEventListener("click", () => { current = i; select(); });
     item.append(button);
     return item;
@@ -119,8 +119,8 @@ function select() {
   const first = row.episodes.find(Boolean);
   const head = [make("h2", "", row.name), make("p", "", first.instruction)];
   if (row.episodes.length > 1)
-    head.push(make("div", "note", parts < 0 ? "The same actions throughout."
-      : "They part at step " + (parts + 1) + " (framed)."));
+    head.push(make("div", "note", !row.episodes.every(Boolean) ? "Only one of them has a record of this task."
+      : parts < 0 ? "The same actions throughout." : "They part at step " + (parts + 1) + " (framed)."));
   const columns = make("div", "columns");
   row.episodes.forEach((e, i) => {
     const column = make("section");
