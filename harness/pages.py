@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import ConfigError
-from harness.leaderboard import Board, Row, between, front, title
+from harness.leaderboard import Board, Row, front, title
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Step
@@ -187,9 +187,9 @@ def _step(step: Step) -> dict[str, Any]:
 
 def _table(board: Board) -> str:
     head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated",
-            "invalid an episode", "steps", "words a step", "tokens a step",
-            "words an episode", "tokens an episode",
-            "CoT overlap", "CoT F1", "F1 by chance - ceiling",
+            "invalid an episode", "steps", _two("words a step", "an episode"),
+            _two("tokens a step", "an episode"), _two("CoT overlap", "F1"),
+            _two("F1 by chance", "ceiling"),
             *(("of teacher",) if board.teacher is not None else ()))  # fmt: skip
     lines = []
     above: Row | None = None
@@ -201,10 +201,11 @@ def _table(board: Board) -> str:
             f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
             _bar(s.success, s.success_low, s.success_high) if s.n else "",
             str(s.n), str(s.errors), str(s.truncated), _number(s.invalid_actions, 2),
-            _number(s.steps, 1), _number(s.reasoning_words_per_step, 1),
-            _number(s.reasoning_tokens_per_step, 1), _number(s.reasoning_words, 0),
-            _number(s.reasoning_tokens, 0), _share(s.cot_overlap), _share(s.cot_f1),
-            between(s.cot_floor_f1, s.cot_ceiling_f1),
+            _number(s.steps, 1),
+            _two(_number(s.reasoning_words_per_step, 1), _number(s.reasoning_words, 0)),
+            _two(_number(s.reasoning_tokens_per_step, 1), _number(s.reasoning_tokens, 0)),
+            _two(_share(s.cot_overlap), _share(s.cot_f1)),
+            _two(_share(s.cot_floor_f1), _share(s.cot_ceiling_f1)),
             *((_share(row.retention),) if board.teacher is not None else ()),
         ]  # fmt: skip
         mark = ' class="tied-above"' if tied else ""
@@ -212,6 +213,11 @@ def _table(board: Board) -> str:
         above = row
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)
     return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _two(upper: str, lower: str) -> str:
+    """A cell of two lines; of one where both say nothing."""
+    return upper if upper == lower == "-" else f"{upper}<br><small>{lower}</small>"
 
 
 def _by_type(board: Board) -> str:

@@ -419,7 +419,7 @@ def test_an_episode_without_its_like_is_called_so(played, tmp_path):
     for name, kept in (("expert", slice(0, 3)), ("random", slice(1, 3))):
         run = played[1][name]
         write_meta(tmp_path / name, run.meta)
-        episodes = list(run.episodes())[kept]
+        episodes = sorted(run.episodes(), key=lambda e: e.key)[kept]
         body = b"".join(msgspec.json.encode(e) + b"\n" for e in episodes)
         (tmp_path / name / EPISODES).write_bytes(body)
         runs.append(Run(tmp_path / name))
