@@ -1,6 +1,7 @@
 #!/bin/sh
-# The main job on built-in data: agents without a model in three environments, the shipped language
-# models in their own; a table an environment, on the terminal and as a page.
+# The main job on built-in data: agents without a model and a shipped language model in three
+# environments, a teacher and its students in their own; a table an environment, on the terminal and
+# as a page.
 # HARNESS, DEMO_TASKS and DEMO_OUT come from the Makefile.
 set -eu
 rm -rf "$DEMO_OUT"
@@ -9,7 +10,7 @@ play() {
     "$HARNESS" run --agent "$1" --env "$2" --tasks "$DEMO_TASKS" --out "$DEMO_OUT" >/dev/null
 }
 for env in alfworld webshop hotpotqa; do
-    for agent in oracle expert random; do play "$agent" "$env"; done
+    for agent in oracle expert random ${DEMO_ALL:-teacher-all-tiny}; do play "$agent" "$env"; done
 done
 for agent in ${DEMO_MODELS:-ours-tiny token-tiny teacher-tiny}; do play "$agent" alfworld; done
 echo
