@@ -446,7 +446,7 @@ def test_any_arrivals_lengths_evictions_and_windows_change_no_reply(
     )
     try:
         # Bounds in rows of a window; a store of less than one row keeps nothing.
-        row = window * backend._slots.token_bytes
+        row = (window + backend._ahead) * backend._slots.token_bytes
         backend._most = min(backend._most, row * draw(st.integers(1, 6), label="rows"))
         backend._prefixes.budget = int(row * draw(st.sampled_from([0.5, 2.0, 9.0]), label="store"))
         used: list[tuple[int, int]] = []
