@@ -16,8 +16,9 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import recipe, record
-from harness_distillation import checkpoint, cli, models, stages, tokenizer
+from harness_distillation import checkpoint, cli, models, optimizers, stages, tokenizer
 from harness_distillation import recipe as recipes
+from harness_distillation.recipe import Optim, Student
 from harness_distillation.train import Diverged
 
 from harness.errors import ConfigError, DataError
@@ -77,10 +78,13 @@ def test_finished_stages_are_kept(teacher, run, capfd):
     assert len(log(teacher)) == 60
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_and_resumed_gives_bit_equal_losses(tmp_path, run, precision):
+@pytest.mark.parametrize(
+    ("precision", "optimizer"), [("fp32", "adamw"), ("bf16", "adamw"), ("bf16", "muon")]
+)
+def test_killed_and_resumed_gives_bit_equal_losses(tmp_path, run, precision, optimizer):
     path = recipe(tmp_path, steps=30)
-    path.write_text(path.read_text().replace("[optim]", f"[optim]\nprecision = '{precision}'"))
+    more = f"[optim]\nprecision = '{precision}'\noptimizer = '{optimizer}'"
+    path.write_text(path.read_text().replace("[optim]", more))
     command = [sys.executable, "-m", "harness", "distill", str(path), "--data", str(run), "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -100,6 +104,23 @@ def test_killed_and_resumed_gives_bit_equal_losses(tmp_path, run, precision):
     assert log(broken) == log(whole)
     a, b = (models.weights_hash(models.load(x)) for x in (whole, broken))
     assert a == b
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
+def test_muon_steps_the_matrices_inside_the_layers_alone(arch):
+    """Each parameter has one optimizer; embeddings, head, norms and biases stay with AdamW."""
+    student = Student(arch=arch, layers=2, hidden=32, heads=2, intermediate=48, window=256)
+    tok = tokenizer.train([], "Task: {instruction}\n", 300)
+    model = models.build(student, tok, 0)
+    adamw, muon = optimizers.build(model, Optim(optimizer="muon")).parts
+    names = {id(p): n for n, p in model.named_parameters()}
+    by = [{names[id(p)] for g in part.param_groups for p in g["params"]} for part in (adamw, muon)]
+    assert by[0] | by[1] == set(names.values())
+    assert not by[0] & by[1]
+    assert all("layers." in n or ".h." in n for n in by[1])
+    assert all(model.get_parameter(n).dim() == 2 for n in by[1])
+    inside = [n for n, p in model.named_parameters() if p.dim() == 2 and n not in by[1]]
+    assert all("embed" in n or "wte" in n or "wpe" in n or "head" in n for n in inside)
 
 
 def objective(name: str, teacher: Path, more: str = "", signal: str = "cache") -> str:

@@ -446,12 +446,12 @@ class HFBackend:
         return bool(said) and said[-1].kind is Kind.ACT_FORMAT and "Action" in said[-1].text
 
     def _finish(self, row: Request, place: int, stop: str) -> None:
-        ids = np.concatenate([row.prompt, np.array(row.ids[:-1], dtype=np.int64)])
+        known = row.known
         if self._prefixes.budget:
             saved = self._slots.save(place, row.read)
-            self._prefixes.put(ids, len(row.prompt), saved, row.continues)
+            self._prefixes.put(known[:-1], len(row.prompt), saved, row.continues)
         if self._ahead:
-            self._drafts.learn(row.known.tolist()[-len(row.ids) - CONTEXTS[0] :], CONTEXTS[0])
+            self._drafts.learn(known[-len(row.ids) - CONTEXTS[0] :].tolist(), CONTEXTS[0])
         hidden, said = self._prompts.said(self._decode(row))
         segments = split_reply(said)
 

@@ -7,6 +7,7 @@ chat template write the turns.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -69,9 +70,13 @@ class ChatPrompts(Prompts):
             raise ConfigError(f"{name}: chat = true, but the checkpoint has no chat template.")
         reader = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         reader.encode_special_tokens = False  # the template's own marks are tokens
-        super().__init__(
-            name, lambda text: reader.encode(text, add_special_tokens=False).ids, window
-        )
+
+        # A prompt is read again in the next steps, for the lengths of what the window may drop.
+        @lru_cache(maxsize=1 << 10)
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(reader.encode(text, add_special_tokens=False).ids)
+
+        super().__init__(name, encode, window)
         self._tokenizer = tokenizer
         self._special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
         #: What the template writes last for the model to go on from, if that opens a thought.
