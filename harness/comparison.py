@@ -20,6 +20,7 @@ import numpy as np
 from harness import paired, registry
 from harness.errors import ConfigError
 from harness.metrics import EpisodeMetrics
+from harness.retention import retention
 from harness.runs import Run, check_description
 from harness.types import Outcome
 
@@ -51,6 +52,17 @@ class Parting(msgspec.Struct, frozen=True):
 
     task_id: str
     difference: float
+
+
+class Retained(msgspec.Struct, frozen=True):
+    """The student's success as a share of its teacher's, and its 95 % interval (``high`` is None
+    where the teacher's success is not told from 0)."""
+
+    student: str
+    teacher: str
+    share: float
+    low: float
+    high: float | None
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -92,6 +104,8 @@ class Comparison(msgspec.Struct, frozen=True):
     by_type: tuple[Part, ...]
     others: tuple[Part, ...]
     differing: tuple[Parting, ...]
+    #: Where one side, and one only, has the role of a teacher that won something.
+    retained: Retained | None = None
 
     @property
     def verdict(self) -> str:
@@ -231,6 +245,7 @@ def compare(
             for name, value, solved in others
         ),
         differing=_differing(whole),
+        retained=_retained(whole, (name_a, left), (name_b, right)),
     )
 
 
@@ -342,6 +357,24 @@ def _differing(pairs: Sequence[_Pair]) -> tuple[Parting, ...]:
         count[p.a.task_id] += 1
     found = [Parting(task, total[task] / count[task]) for task in count if total[task]]
     return tuple(sorted(found, key=lambda d: (-abs(d.difference), d.task_id)))
+
+
+def _retained(
+    pairs: Sequence[_Pair], a: tuple[str, list[Run]], b: tuple[str, list[Run]]
+) -> Retained | None:
+    teaches = [all(run.meta.agent.role == "teacher" for run in runs) for _, runs in (a, b)]
+    if teaches[0] == teaches[1]:
+        return None
+    rows = [np.array([_won(r) for r in side]) for side in _rows(pairs)]
+    if teaches[0]:
+        (a, b), rows = (b, a), rows[::-1]
+    at = _arrays(pairs)
+    found = retention(rows[0], rows[1], at.cluster, at.replicate, at.weight)
+    if found is None:
+        return None
+    return Retained(
+        a[0], b[0], found.ratio, found.low, found.high if math.isfinite(found.high) else None
+    )
 
 
 class _Arrays(msgspec.Struct, frozen=True):

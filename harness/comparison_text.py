@@ -8,7 +8,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from harness.comparison import Comparison, Part
+from harness.comparison import Comparison, Part, Retained
 from harness.plain import plain
 
 #: Most differing tasks that are named, and how their sentence begins.
@@ -31,6 +31,8 @@ def sentences(c: Comparison) -> list[str]:
         + f" ({c.test}).",
         verdict(c),
     ]
+    if c.retained is not None:
+        lines.append(_kept(c.retained))
     single = [name for name, runs in ((c.a, c.runs_a), (c.b, c.runs_b)) if runs == 1]
     if single:
         lines.append(
@@ -58,6 +60,15 @@ def sentences(c: Comparison) -> list[str]:
             + (f" and {more} more." if more > 0 else ".")
         )
     return [plain(line) for line in lines]
+
+
+def _kept(r: Retained) -> str:
+    told = (
+        f"from {_percent(r.low)} on"
+        if r.high is None
+        else f"{_percent(r.low)} to {_percent(r.high)}"
+    )
+    return f"{r.student} keeps {_percent(r.share)} of {r.teacher}'s success, 95 % interval {told}."
 
 
 def verdict(c: Comparison) -> str:

@@ -277,19 +277,26 @@ def newcombe(
     17, 1998, method 10), as if the shares seen came from ``n`` pairs."""
     weight = np.ones(len(won_a)) if weight is None else weight
     p, q = _mean(won_a, weight), _mean(won_b, weight)
-    both = n * _mean(won_a * won_b, weight)
-    neither = n * _mean((1 - won_a) * (1 - won_b), weight)
-    crossed = both * neither - (n * p - both) * (n * q - both)
-    spread = math.sqrt(max(0.0, p * (1 - p) * q * (1 - q))) * n * n
-    if crossed > 0:
-        crossed = max(crossed - n / 2, 0.0)
-    phi = crossed / spread if spread else 0.0
+    phi = correlation(won_a, won_b, n, weight)
     (low_p, high_p), (low_q, high_q) = wilson(n * p, n, z), wilson(n * q, n, z)
 
     def side(one: float, other: float) -> float:
         return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
     return p - q - side(p - low_p, high_q - q), p - q + side(high_p - p, q - low_q)
+
+
+def correlation(won_a: Floats, won_b: Floats, n: float, weight: Floats) -> float:
+    """Phi of two paired outcomes as if seen in ``n`` pairs, a positive one corrected for continuity
+    as Newcombe does; 0 where an outcome never varies."""
+    p, q = _mean(won_a, weight), _mean(won_b, weight)
+    both = n * _mean(won_a * won_b, weight)
+    neither = n * _mean((1 - won_a) * (1 - won_b), weight)
+    crossed = both * neither - (n * p - both) * (n * q - both)
+    spread = math.sqrt(max(0.0, p * (1 - p) * q * (1 - q))) * n * n
+    if crossed > 0:
+        crossed = max(crossed - n / 2, 0.0)
+    return crossed / spread if spread else 0.0
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import msgspec
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from harness.cli import app
 from harness.comparison import compare_all
 from harness.comparison_text import markdown, rows, sentences
 from harness.errors import ConfigError, TraceError
+from harness.retention import retention
 from harness.runs import Run, read_metrics, write_meta, write_metrics
 from harness.sides import find_side
 from harness.types import Outcome
@@ -309,3 +311,33 @@ def test_markdown_and_sentences_agree_with_the_rows(played):
     found = harness.compare(runs["expert"], runs["random"], draws=500)
     assert all(line in markdown([found]) for line in sentences(found))
     assert read_metrics(runs["expert"].path / "metrics.jsonl") == runs["expert"].metrics
+
+
+def test_a_student_is_told_beside_its_teacher(played, tmp_path):
+    """Either way round, and with a teacher that won nothing: no share at all."""
+    _, runs = played
+    agent = msgspec.structs.replace(runs["expert"].meta.agent, name="tutor", role="teacher")
+    teacher = edited(runs["expert"], tmp_path / "t", losing(range(10)), agent=agent)
+    student = edited(runs["expert"], tmp_path / "s", losing(range(5, 35)))
+    one, other = harness.compare(teacher, student), harness.compare(student, teacher)
+    assert one.retained == other.retained
+    assert (one.retained.student, one.retained.teacher) == ("expert", "tutor")
+    assert one.retained.share == pytest.approx(30 / 50)
+    assert 0.4 < one.retained.low < 0.6 < one.retained.high < 0.8
+    assert "expert keeps 60.0 % of tutor's success" in " ".join(sentences(one))
+    assert harness.compare(student, runs["random"]).retained is None  # no teacher
+    assert harness.compare(teacher, edited(teacher, tmp_path / "u", losing(()))).retained is None
+    lost = edited(teacher, tmp_path / "n", losing(range(60)))
+    assert harness.compare(lost, student).retained is None
+
+
+def test_retention_of_a_teacher_that_hardly_wins_has_no_upper_end():
+    """Two seeds, one of which won nothing; and the student's own zero is no certainty."""
+    seeds, tasks = np.repeat([0, 1], 30), np.tile(np.arange(30), 2)
+    rng = np.random.default_rng(0)
+    teacher = ((rng.random(60) < 0.5) & (seeds == 0)).astype(float)
+    found = retention((rng.random(60) < 0.3).astype(float), teacher, tasks, seeds)
+    assert found.low < found.ratio < found.high == float("inf")
+    one = np.zeros(30, dtype=np.int64)
+    none = retention(np.zeros(30), (np.arange(30) < 20).astype(float), np.arange(30), one)
+    assert none.ratio == none.low == 0 < none.high < 0.4

@@ -19,6 +19,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from harness import paired
+from harness.retention import retention
 
 #: Standard deviations in logits: of clusters, of tasks in them, of what suits one agent.
 CLUSTER, TASK, TASTE = 1.0, 0.5, 0.7
@@ -132,6 +133,28 @@ def test_agents_that_are_alike_are_told_apart_at_most_once_in_twenty(design, wor
 def test_equivalence_is_claimed_of_unlike_agents_at_most_once_in_twenty(design, worlds):
     """TOST, the true difference being the margin itself."""
     assert rates(design, 0.7, worlds).equal <= at_most(0.05, worlds)
+
+
+@worlds_
+@designs_
+@pytest.mark.parametrize("worse", [-2.5, -0.7, 0.0])
+def test_intervals_of_retention_cover(design, worse, worlds):
+    """MOVER-R (one seed), Fieller's set over seeds and tasks (several)."""
+    rng = np.random.default_rng(0)
+    truth = success(worse, design.spread) / success(0.5, design.spread)
+    cluster, replicate, _ = layout(design)
+    missed = told = 0
+    for _ in range(worlds):
+        won = [
+            (rng.random(len(cluster)) < 1 / (1 + np.exp(-x - shift))).astype(float)
+            for x, shift in zip(logits(rng, design, 0.0), (worse, 0.5), strict=True)
+        ]
+        found = retention(*won, cluster, replicate)
+        if found is not None:
+            told += 1
+            missed += not found.low <= truth <= found.high
+    assert told > 0.95 * worlds
+    assert missed / told <= at_most(0.05, told)
 
 
 def test_equivalence_can_be_shown():
