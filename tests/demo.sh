@@ -1,7 +1,6 @@
 #!/bin/sh
-# The main job on built-in data: agents without a model and a shipped language model in three
-# environments, a teacher and its students in their own; a table an environment, on the terminal and
-# as a page.
+# The main job on built-in data: agents without a model and the shipped language models in three
+# environments; a table an environment, on the terminal and as a page.
 # HARNESS, DEMO_TASKS and DEMO_OUT come from the Makefile.
 set -eu
 rm -rf "$DEMO_OUT"
@@ -10,9 +9,10 @@ play() {
     "$HARNESS" run --agent "$1" --env "$2" --tasks "$DEMO_TASKS" --out "$DEMO_OUT" >/dev/null
 }
 for env in alfworld webshop hotpotqa; do
-    for agent in oracle expert random ${DEMO_ALL:-teacher-all-tiny}; do play "$agent" "$env"; done
+    for agent in oracle expert random ${DEMO_MODELS:-ours-tiny token-tiny teacher-tiny}; do
+        play "$agent" "$env"
+    done
 done
-for agent in ${DEMO_MODELS:-ours-tiny token-tiny teacher-tiny}; do play "$agent" alfworld; done
 echo
 "$HARNESS" leaderboard --out "$DEMO_OUT"
 "$HARNESS" leaderboard --out "$DEMO_OUT" --markdown >"$DEMO_OUT/leaderboard.md"

@@ -34,7 +34,7 @@ PAPER = {
     "token-llama-7b": ("Token-LLaMA-7B", 4),
 }
 OTHERS = (
-    "teacher-tiny", "teacher-all-tiny", "ours-tiny", "token-tiny",
+    "teacher-tiny", "ours-tiny", "token-tiny",
     "smollm2-135m", "smollm2-135m-fewshot",
 )  # fmt: skip
 
@@ -198,7 +198,7 @@ def test_missing_weights_say_where_they_were_looked_for_and_how_to_get_them(
 
 def test_notes_tell_the_method_that_weights_were_trained_with(tmp_path: Path) -> None:
     methods = {
-        "teacher-tiny": "sft", "teacher-all-tiny": "sft", "token-tiny": "kd", "ours-tiny": "sad"
+        "teacher-tiny": "sft", "token-tiny": "kd", "ours-tiny": "sad"
     }  # fmt: skip
     for name, method in methods.items():
         assert locate(f"package:{name}").settings.method == method

@@ -66,10 +66,7 @@ play = 1
 [change]
 max_new_tokens = 12
 [change.student]
-layers = 1
-hidden = 32
-heads = 2
-intermediate = 64
+start = "models/small-start"
 window = 2048
 [change.teacher]
 checkpoint = "models/small"
@@ -100,6 +97,7 @@ layers = 1
 hidden = 32
 heads = 2
 intermediate = 64
+window = 2048
 [parents.change.tokenizer]
 vocab = 400
 
@@ -108,6 +106,24 @@ successes_only = false
 collect = [{ agent = "expert", env = "alfworld", tasks = "builtin-train[:8]" }]
 [parents.change.optim]
 steps = 2
+warmup = 1
+rows = 1
+row_tokens = 2048
+[[parents]]
+name = "small-start"
+recipe = "student-tiny-start"
+[parents.change.student]
+layers = 1
+hidden = 32
+heads = 2
+intermediate = 64
+window = 2048
+[parents.change.tokenizer]
+start = "models/small"
+[parents.change.data]
+collect = [{ agent = "expert", env = "alfworld", tasks = "builtin-train[:6]" }]
+[parents.change.optim]
+steps = 1
 warmup = 1
 rows = 1
 row_tokens = 2048
@@ -122,7 +138,7 @@ def own(tmp_path) -> Path:
 def written(folder: Path, text: str = GRID) -> Path:
     # A teacher from scratch: of sft-tiny's own teacher nothing is wanted.
     (folder / "start.toml").write_text(
-        (recipes.shipped()["teacher-tiny-start"]).read_text(encoding="utf-8")
+        (recipes.shipped()["teacher-tiny"]).read_text(encoding="utf-8")
     )
     text = text.replace('recipe = "sft-tiny"', f'recipe = "{folder / "start.toml"}"')
     path = folder / "own.toml"
@@ -212,8 +228,7 @@ def test_table_4_has_a_teacher_a_family():
 def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatch):
     wanted = grid.load("table5", "tiny")
     names = [c.name for c in grid.cells(wanted) if c.arm == grid.PARENT]
-    assert names[-1] == "teacher-tiny"
-    assert len(names) > 1  # it goes on from another model
+    assert names == ["teacher-tiny", "student-tiny-start"]
     folder = tmp_path / "models" / "teacher-tiny"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
@@ -221,7 +236,9 @@ def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatc
     monkeypatch.delenv("HARNESS_MODELS", raising=False)
     assert plan.at_hand(wanted) == {"teacher-tiny": str(folder)}
     made = plan.make(wanted, plan.at_hand(wanted))
-    assert [p.cell.name for p in made.cells if p.cell.arm == grid.PARENT] == ["teacher-tiny"]
+    parents = {p.cell.name: p.cell for p in made.cells if p.cell.arm == grid.PARENT}
+    assert sorted(parents) == ["student-tiny-start", "teacher-tiny"]
+    assert parents["student-tiny-start"].parents == ("teacher-tiny",)
     (folder / "model.safetensors").write_bytes(b"other weights")
     again = plan.make(wanted, plan.at_hand(wanted))
     assert {a.key == b.key for a, b in zip(made.cells, again.cells, strict=True)} == {False}
@@ -319,14 +336,9 @@ def test_models_that_need_each_other_are_refused(tmp_path):
             above.append(waiting.pop())
             assert len(above) < 50, above
             waiting += [n for n in references(recipes.load(above[-1])) if n in recipes.shipped()]
-    text = GRID.replace(
-        "[parents.change]\n",
-        '[parents.change]\nstudent = { start = "models/other" }\n[[parents]]\nname = "other"\n'
-        'recipe = "sft-tiny"\n[parents.change.student]\nstart = "models/small"\n',
-        1,
-    )
-    text = text[: text.index("max_new_tokens = 12\n[parents.change.student]\nlayers")]
-    with pytest.raises(ConfigError, match="small -> other -> small"):
+    before = "[parents.change.student]\n"
+    text = GRID.replace(before, f'{before}start = "models/small-start"\n', 1)
+    with pytest.raises(ConfigError, match="small-start -> small -> small-start"):
         grid.cells(grid.load(str(written(tmp_path, text)), ""))
     own = tmp_path / "mine.toml"
     own.write_text('base = "ours-tiny"\n[teacher]\ncheckpoint = "models/mine"\n')
