@@ -230,7 +230,8 @@ def _execute(
         if own and hasattr(policy, "close"):
             policy.close()
     score(folder, out)
-    write_meta(folder, msgspec.structs.replace(meta, status="complete", finished=utc_now()))
+    meta = msgspec.structs.replace(read_meta(folder), status="complete", finished=utc_now())
+    write_meta(folder, meta)
     return Run(folder)
 
 
@@ -310,9 +311,9 @@ def score(
         other = against.episode if against else None
         extra = {name: metric(episode, other) for name, metric in others.items()}
         rows.append(measure(episode, against, extra, meta.task_set.protocol))
-    write_metrics(folder, rows)
     if (reference, ceiling) != (None, None):
         write_meta(folder, meta)
+    write_metrics(folder, rows)
     return rows
 
 

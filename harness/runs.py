@@ -69,6 +69,8 @@ class RunMeta(msgspec.Struct, frozen=True):
     started: str = ""
     finished: str | None = None
     status: str = "running"
+    #: sha256 of metrics.jsonl as scored (None: scored before this was kept).
+    metrics_hash: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -93,28 +95,30 @@ class Run:
     @cached_property
     def metrics(self) -> list[EpisodeMetrics]:
         """One row an episode, from metrics.jsonl. Raises TraceError where an episode has two or is
-        not of this run, and where a complete run lacks some: what is missing is never left out in
-        silence, and nothing foreign gets in."""
-        file = self._scored()
-        rows = read_metrics(file)
+        not of this run, where a complete run lacks some, and where the file is not as it was
+        scored: what is missing is never left out in silence, and nothing foreign gets in."""
+        file, digest = self._scored(), hashlib.sha256()
+        rows = [row for part in metrics_parts(file, digest=digest) for row in part]
         if len({row.key for row in rows}) < len(rows):
             raise TraceError(f"{file}: some episode has two rows. {self._remedy}")
         self._check_held(rows)
         self._check_number(len(rows))
+        self._check_unchanged(digest.hexdigest())
         return rows
 
     @cached_property
     def summary(self) -> Summary:
         """The metrics' summary, read in parts: memory does not grow with the run. Raises what
         ``metrics`` raises."""
-        tally, keys = Tally(), set[int]()
-        for rows in metrics_parts(self._scored()):
+        tally, keys, digest = Tally(), set[int](), hashlib.sha256()
+        for rows in metrics_parts(self._scored(), digest=digest):
             self._check_held(rows)
             tally.add(rows)
             keys.update([hash((r.task_id, r.seed, r.attempt)) for r in rows])
         if len(keys) < tally.rows:  # two rows of one episode, or two episodes of one hash
             return summarise(self.metrics)
         self._check_number(tally.rows)
+        self._check_unchanged(digest.hexdigest())
         return tally.summary()
 
     def check_complete(self) -> None:
@@ -167,6 +171,12 @@ class Run:
                 f"`harness run --resume {self.path}`."
             )
 
+    def _check_unchanged(self, digest: str) -> None:
+        if self.meta.metrics_hash not in (None, digest):
+            raise TraceError(
+                f"{self.path / METRICS} was changed after the run was scored. {self._remedy}"
+            )
+
     @property
     def _remedy(self) -> str:
         return f"Score the run again with `harness score {self.path}`."
@@ -213,14 +223,20 @@ def read_metrics(file: Path) -> list[EpisodeMetrics]:
     return [row for part in metrics_parts(file) for row in part]
 
 
-def metrics_parts(file: Path, size: int = 5000) -> Iterator[list[EpisodeMetrics]]:
-    """Rows of metrics.jsonl, ``size`` at a time; damage raises TraceError with file and line."""
+def metrics_parts(
+    file: Path, size: int = 5000, digest: Any = None
+) -> Iterator[list[EpisodeMetrics]]:
+    """Rows of metrics.jsonl, ``size`` at a time; damage raises TraceError with file and line.
+    ``digest`` (of hashlib) is fed all that is read."""
     try:
         with open(file, "rb") as lines:
             number = 1
             while part := list(islice(lines, size)):
+                body = b"".join(part)
+                if digest is not None:
+                    digest.update(body)
                 try:
-                    rows = _decode_rows(b"".join(part))
+                    rows = _decode_rows(body)
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     rows = []
                 # Blank lines are damage too; one line at a time finds which.
@@ -247,10 +263,14 @@ def _row(file: Path, number: int, line: bytes) -> EpisodeMetrics:
 
 
 def write_metrics(folder: Path, rows: Sequence[EpisodeMetrics]) -> None:
+    """Write metrics.jsonl in one move, then its hash into the folder's run.json."""
     encoder = msgspec.json.Encoder()
     temporary = folder / f".{METRICS}.{os.getpid()}"
-    temporary.write_bytes(b"".join(encoder.encode(r) + b"\n" for r in rows))
+    body = b"".join(encoder.encode(r) + b"\n" for r in rows)
+    temporary.write_bytes(body)
     temporary.replace(folder / METRICS)
+    digest = hashlib.sha256(body).hexdigest()
+    write_meta(folder, msgspec.structs.replace(read_meta(folder), metrics_hash=digest))
 
 
 def new_run_id(config: Any) -> str:

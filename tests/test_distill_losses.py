@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from harness_distillation import models  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from harness_distillation import attention, models  # noqa: E402
 from harness_distillation.losses import (  # noqa: E402
     Live,
     Target,
@@ -367,6 +369,56 @@ def test_packed_documents_are_isolated_and_their_gradient_is_exact(arch, way):
     assert abs(float((loss - total).detach())) < 1e-6
     for name, p in alone.named_parameters():
         assert float((got[name] - p.grad).abs().max()) < 1e-6, name
+
+
+def attended(way, q, k, v, grad, bounds, scale):
+    """Outputs and gradients of q, k, v [1, H, T, D] by one way of attending inside documents."""
+    if way == "exact":
+        q, k, v = (x.detach().double().requires_grad_() for x in (q, k, v))
+        parts = [
+            F.scaled_dot_product_attention(
+                *(x[:, :, a:b] for x in (q, k, v)), is_causal=True, scale=scale
+            )
+            for a, b in pairwise(bounds)
+        ]
+        out = torch.cat(parts, 2)
+    elif way == "kept":
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        out = attention.Kept.apply(q, k, v, bounds, scale)
+    else:
+        at = torch.tensor(bounds)
+        out, lse = attention.attend(q, k, v, at, scale)
+        return out, *attention.attend_backward(grad, q, k, v, out, lse, at, scale)
+    return out.detach(), *torch.autograd.grad(out, (q, k, v), grad.to(out.dtype))
+
+
+@pytest.mark.parametrize("sharp", [1.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kept_probabilities_give_the_kernels_numbers(dtype, sharp):
+    """Against fp64: exact in fp32; in bf16 as near as PyTorch's kernel, within a factor."""
+    torch.manual_seed(0)
+    lengths = [1, 300, attention.BLOCK, attention.BLOCK + 1, 17]
+    bounds = [0, *accumulate(lengths)]
+    # As models give them: the values are a view of [1, T, H, D].
+    q, k, v, grad = (
+        torch.randn(1, bounds[-1], 2, 32).mul(s).to(dtype).transpose(1, 2)
+        for s in (sharp, sharp, 1.0, 1.0)
+    )
+    exact, kernel, kept = (
+        attended(way, q, k, v, grad, bounds, 32**-0.5) for way in ("exact", "flash", "kept")
+    )
+    for right, flash, mine in zip(exact, kernel, kept, strict=True):
+        off, known = (float((x.double() - right).norm() / right.norm()) for x in (mine, flash))
+        assert off < (1e-5 if dtype is torch.float32 else max(4 * known, 5e-3))
+
+
+def test_what_is_kept_stays_within_memory():
+    q = torch.zeros(1, 4, 8, 32, dtype=torch.bfloat16)
+    assert attention.keeps(q, [0, 3072, 6144, 8192])
+    assert not attention.keeps(q, [0, 3072, 6144, 20000])
+    assert not attention.keeps(q.float(), [0, 64])
+    with torch.no_grad():
+        assert not attention.keeps(q, [0, 64])
 
 
 def test_opt_leaks_when_packed_and_one_document_a_row_does_not():

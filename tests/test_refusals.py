@@ -74,8 +74,14 @@ def edited_observation(run: Run) -> None:
     write_episodes(run, [msgspec.structs.replace(first, steps=steps), *rest])
 
 
+def edited_metrics(run: Run) -> None:
+    """One lost episode is made a won one, by hand."""
+    file = run.path / METRICS
+    file.write_bytes(file.read_bytes().replace(b'"success":false', b'"success":true', 1))
+
+
 def claimed_win(run: Run) -> None:
-    """Metrics say what the episodes do not."""
+    """Metrics say what the episodes do not, and run.json their hash."""
     write_metrics(run.path, [msgspec.structs.replace(row, success=True) for row in run.metrics])
 
 
@@ -159,6 +165,12 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         **dict.fromkeys(("compare", "verify", "export"), ("TraceError", f"{METRICS}:1: not a")),
         "leaderboard": ("ok", "passed over"),
         "plot": ("ok", "expert 100.0"),
+    },
+    edited_metrics: {
+        **dict.fromkeys(("compare", "export"), ("TraceError", "changed after the run was scored")),
+        "leaderboard": ("ok", "passed over"),
+        "plot": ("ok", "expert 100.0"),
+        "verify": ("exit 1", "metrics, success differs"),
     },
     edited_observation: {"verify": ("exit 1", "step 2: observation differs")},
     claimed_win: {

@@ -98,7 +98,8 @@ def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
     (run,) = find_side("expert", out, None, "builtin-dev[:3]")
     file = tmp_path / "metrics.jsonl"
     lines = (run.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    running = msgspec.structs.replace(run.meta, status="running")
+    # As scored before the rows' hash was kept.
+    running = msgspec.structs.replace(run.meta, status="running", metrics_hash=None)
 
     def refused(text):
         for read in (lambda r: r.metrics, lambda r: r.summary):
@@ -118,9 +119,13 @@ def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
     refused("1 rows, but the run has 3")
     file.write_bytes(lines[0] + lines[1][:-9] + b"\n" + lines[2])
     refused("metrics.jsonl:2: not a metrics row")
+    file.write_bytes(b"".join(lines).replace(b'"n_steps":', b'"n_steps":1', 1))
+    refused("changed after the run was scored")
+    file.write_bytes(b"".join(lines))
+    assert Run(tmp_path).summary == run.summary
 
 
-def test_an_edited_row_changes_the_leaderboard_at_once(out, tmp_path):
+def test_an_edited_row_is_refused_at_once(out, tmp_path):
     """Same length, same time of change: what is read is what counts."""
     (run,) = find_side("expert", out, None, "builtin-dev[:3]")
     write_meta(tmp_path, run.meta)
@@ -133,4 +138,5 @@ def test_an_edited_row_changes_the_leaderboard_at_once(out, tmp_path):
     file.write_bytes(body.replace(b'"success":true,', b'"success":null,', 1))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_size == before.st_size
-    assert boards([Run(tmp_path)])[0].rows[0].summary.successes == 2
+    with pytest.raises(TraceError, match="changed after the run was scored"):
+        boards([Run(tmp_path)])

@@ -1,8 +1,12 @@
 """Causal attention inside each document of a packed row, on the CPU.
 
-Document by document, PyTorch's flash kernel: no score across documents is computed and no mask
-exists, so a row of sixteen episodes costs what the episodes cost. Two opaque operators, so that
-torch.compile neither unrolls nor recompiles over the lengths.
+Document by document: no score across documents is computed, so a row of sixteen episodes costs what
+the episodes cost. Two ways to the same numbers:
+
+    flash   PyTorch's kernel; two opaque operators, so that torch.compile neither unrolls nor
+            recompiles over the lengths
+    kept    products of matrices over blocks of queries, whose probabilities are kept for the way
+            back: in bf16 about 1.6 times as fast, while there is memory for them
 """
 
 from __future__ import annotations
@@ -18,6 +22,12 @@ from harness.registry import require
 
 #: Name to give as ``attn_implementation``.
 DOCUMENTS = "documents"
+
+
+#: Most bytes of probabilities that one layer keeps of a row.
+KEPT_BYTES = 128 << 20
+#: Queries whose scores are computed at once: beyond them causality saves nothing.
+BLOCK = 128
 
 
 def attend(
@@ -51,6 +61,58 @@ def attend_backward(
         for whole, piece in zip(grads, backward(*part, 0.0, True, scale=scale), strict=True):
             whole[:, :, a:b] = piece
     return grads
+
+
+class Kept(torch.autograd.Function):
+    """``attend`` that keeps the probabilities. Scores and their softmax are fp32; all else has the
+    inputs' type, as in the kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: list[int], scale: float
+    ) -> torch.Tensor:
+        out = torch.empty_like(q)
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        later = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1)
+        kept = []
+        for a, b in pairwise(bounds):
+            queries, keys = q[0, :, a:b].float() * scale, k[0, :, a:b].float()
+            values = v[0, :, a:b]
+            for i in range(0, b - a, BLOCK):
+                j = min(i + BLOCK, b - a)
+                scores = queries[:, i:j] @ keys[:, :j].mT
+                scores[:, :, i:j].masked_fill_(later[: j - i, : j - i], -torch.inf)
+                p = torch.softmax(scores, -1, out=scores).to(q.dtype)
+                out[0, :, a + i : a + j] = p @ values[:, :j]
+                kept.append(p)
+        ctx.save_for_backward(q, k, v, out)
+        ctx.kept, ctx.bounds, ctx.scale = kept, bounds, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v, out = ctx.saved_tensors
+        of_q, of_k, of_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        grad = grad.contiguous()
+        mean = (grad * out).sum(-1, keepdim=True)
+        kept = iter(ctx.kept)
+        for a, b in pairwise(ctx.bounds):
+            for i in range(a, b, BLOCK):
+                at, to = slice(i, min(i + BLOCK, b)), slice(a, min(i + BLOCK, b))
+                p, g = next(kept), grad[0, :, at]
+                of_v[0, :, to] += p.mT @ g
+                of_scores = (g @ v[0, :, to].mT).sub_(mean[0, :, at]).mul_(p)
+                of_q[0, :, at] = of_scores @ k[0, :, to]
+                of_k[0, :, to] += of_scores.mT @ q[0, :, at]
+        return of_q.mul_(ctx.scale), of_k.mul_(ctx.scale), of_v, None, None
+
+
+def keeps(q: torch.Tensor, bounds: list[int]) -> bool:
+    """Whether ``Kept`` is the way for these queries [1, H, T, D]: in bf16, with memory enough."""
+    if q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return False
+    cells = sum((b - a) * (b - a + BLOCK) // 2 for a, b in pairwise(bounds))
+    return cells * q.shape[1] * q.element_size() <= KEPT_BYTES
 
 
 @cache
@@ -112,7 +174,12 @@ def register_document_attention() -> None:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         # Rotary embeddings leave q and k in fp32 under autocast.
         query, key = query.to(value.dtype), key.to(value.dtype)
-        out, _lse = op(query, key, value, bounds, scaling or query.shape[-1] ** -0.5)
+        scale = scaling or query.shape[-1] ** -0.5
+        # torch.compile would unroll it.
+        if not torch.compiler.is_compiling() and keeps(query, ends := bounds.tolist()):
+            out = Kept.apply(query, key, value, ends, scale)  # type: ignore[no-untyped-call]
+        else:
+            out, _lse = op(query, key, value, bounds, scale)
         return out.transpose(1, 2).contiguous(), None
 
     interface = require("transformers", "models", "Training").AttentionInterface

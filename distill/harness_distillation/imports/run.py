@@ -18,6 +18,7 @@ from harness.runs import (
     RunMeta,
     new_run_id,
     provenance,
+    read_meta,
     run_folder,
     utc_now,
     write_meta,
@@ -109,7 +110,8 @@ def import_files(
     body = msgspec.json.format(msgspec.json.encode(found.report), indent=1)
     (folder / REPORT).write_bytes(body + b"\n")
     api.score(folder, out)
-    write_meta(folder, msgspec.structs.replace(meta, status="complete", finished=utc_now()))
+    meta = msgspec.structs.replace(read_meta(folder), status="complete", finished=utc_now())
+    write_meta(folder, meta)
     return Run(folder), found.report
 
 
