@@ -102,6 +102,18 @@ def test_copies_start_once_there_were_many_replies(open_copies: Any, monkeypatch
     assert backend.first.threads == 1
 
 
+def test_closing_does_not_wait_for_copies_that_start(open_copies: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "REPLIES", 1)
+    backend = open_copies()
+    backend.complete(prompts(1, 0)[0], Decoding(max_new_tokens=2), 0)
+    while not backend._starting:
+        time.sleep(0.01)
+    (place,) = backend._starting
+    backend.close()
+    assert place._process.returncode is not None
+    assert list(backend._busy) == [backend.first]
+
+
 def test_errors_come_back_as_what_they_are(open_copies: Any) -> None:
     backend = started(open_copies(), 2)
     (there,) = (place for place in backend._busy if place is not backend.first)

@@ -75,6 +75,7 @@ class Copies:
         self._dead: set[Any] = set()
         self._replies = 0
         self._opening: threading.Thread | None = None
+        self._starting: list[Elsewhere] = []
         self._closed = False
 
     def complete(
@@ -107,11 +108,11 @@ class Copies:
         """Stop all copies; whoever still waits gets a BackendError."""
         with self._lock:
             self._closed = True
-            opening = self._opening
-        if opening is not None:
-            opening.join()
-        for place in [*self._busy]:
+            places = [*self._busy, *self._starting]
+        for place in places:
             place.close()
+        if self._opening is not None:
+            self._opening.join()
 
     def _place(self, blocks: Sequence[Sequence[Segment]]) -> Any:
         key = conversation(blocks)
@@ -131,8 +132,12 @@ class Copies:
             return place
 
     def _open(self) -> None:
-        started = [Elsewhere(*self._start, self._threads) for _ in range(self._count - 1)]
-        for place in started:
+        with self._lock:
+            if self._closed:
+                return
+            more = range(self._count - 1)
+            self._starting = [Elsewhere(*self._start, self._threads) for _ in more]
+        for place in self._starting:
             try:
                 place.ready()
             except EOFError:
@@ -140,6 +145,7 @@ class Copies:
                 continue
             with self._lock:
                 self._busy[place] = 0
+        self._starting = []
         if len(self._busy) > 1:
             self.first.threads = self._threads
 
