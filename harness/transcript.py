@@ -16,6 +16,7 @@ Observations are CONTEXT whatever they say: a page that prints "Action:" is neve
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -156,6 +157,13 @@ def render(
     if observation is not None:
         blocks.append([render_observation(observation)])
     return blocks
+
+
+def conversation(blocks: Sequence[Sequence[Segment]]) -> bytes:
+    """What names the conversation that ``render``'s blocks are of: header and first observation,
+    which stay the same from its first step on, hashed."""
+    opening = join(blocks[0]) + (blocks[1][0].text if len(blocks) > 1 else "")
+    return hashlib.sha256(opening.encode("utf-8", "surrogatepass")).digest()
 
 
 def join(segments: Sequence[Segment]) -> str:

@@ -44,7 +44,8 @@ class ReActPolicy:
     ``needs`` says what training the weights takes, for the error when they are missing.
     ``decode`` "admissible" holds each action to those that the environment admits, where it names
     any; ``show_actions`` lists them behind the newest observation. ``chat`` has the chat template
-    of a local checkpoint write the turns (a server does so by itself).
+    of a local checkpoint write the turns (a server does so by itself). ``copies`` is in how many
+    processes a local model answers (see ``backends.copies``; None: as suits the machine).
     ``backend`` "hf" is a local model; "server" one behind an OpenAI-compatible server, described
     by ``server`` (see ``backends.server.ServerConfig``). It may also be a
     ``harness.policy.Backend``, which then brings its own model.
@@ -73,6 +74,7 @@ class ReActPolicy:
         batch_mb: int | None = None,
         guess: bool | None = None,
         chat: bool | None = None,
+        copies: int | None = None,
         revision: str | None = None,
         download: bool = False,
         needs: str = "",
@@ -86,8 +88,11 @@ class ReActPolicy:
         local: dict[str, Any] = {
             "window": window, "dtype": dtype, "device": device, "batch_size": batch_size,
             "prefix_mb": prefix_mb, "batch_mb": batch_mb, "guess": guess, "chat": chat,
+            "copies": copies,
         }  # fmt: skip
         local = {name: value for name, value in local.items() if value is not None}
+        if copies is not None and copies < 1:
+            raise ConfigError("'copies' must be at least 1.")
         if local and backend != "hf":
             raise ConfigError(
                 f"{', '.join(map(repr, local))}: for the local backend 'hf' only; another decides "
@@ -125,10 +130,15 @@ class ReActPolicy:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             for module in MODULES:
                 registry.require(module, "models", f"Checkpoint '{checkpoint}'")
+            from harness_agents.backends.copies import Copies, copies_for
             from harness_agents.backends.hf import HFBackend
 
             assert found is not None
-            backend = HFBackend(found, **local)
+            local.pop("copies", None)
+            backend = first = HFBackend(found, **local)
+            count = copies_for(first) if copies is None else copies
+            if count > 1:
+                backend = Copies(first, found, local, count)
         self.backend = backend
         if decode == "admissible" and "actions" not in signature(backend.complete).parameters:
             name = type(backend).__name__

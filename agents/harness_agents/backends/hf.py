@@ -174,6 +174,8 @@ class HFBackend:
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        #: Threads of torch that the model's thread takes; None: all that torch has.
+        self.threads: int | None = None
         self._thread = threading.Thread(target=self._serve, name="hf-backend", daemon=True)
         self._thread.start()
 
@@ -261,6 +263,8 @@ class HFBackend:
     def _serve(self) -> None:
         rows: list[Request] = []  # places 0 .. len - 1 of the slots
         while True:
+            if self.threads not in (None, torch.get_num_threads()):
+                torch.set_num_threads(self.threads)
             joining = self._admit(rows)
             if self._closed:
                 self._fail([*rows, *joining, *self._waiting], BackendError, "it was closed")

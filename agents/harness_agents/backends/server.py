@@ -13,7 +13,6 @@ its chat template would have it. A native tool call is read as an action (see ``
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import random
@@ -30,7 +29,7 @@ from urllib3.exceptions import HTTPError
 
 from harness.errors import BackendError, ConfigError
 from harness.policy import ContextOverflow, Decoding
-from harness.transcript import Segment, join, messages, window_start
+from harness.transcript import Segment, conversation, join, messages, window_start
 from harness.types import Completion
 from harness_agents.backends.answers import STOP, OddAnswer, read, too_long
 
@@ -121,9 +120,7 @@ class ServerBackend:
         began = time.monotonic()
         until = began + self.config.deadline
         header, steps = blocks[0], list(blocks[1:])
-        # Header and first observation: what stays the same from a conversation's first step on.
-        opening = join(header) + (steps[0][0].text if steps else "")
-        key = hashlib.sha256(opening.encode("utf-8", "surrogatepass")).digest()
+        key = conversation(blocks)
         head, sizes = len(join(header)), [len(join(block)) for block in steps]
         limit, before = self._limits.get(key), 0
         if limit is not None and len(steps) > 1:
