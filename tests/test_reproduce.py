@@ -628,4 +628,8 @@ def test_a_cell_that_breaks_is_named_and_the_others_go_on(tmp_path):
     path, out = written(tmp_path, text), tmp_path / "out"
     with pytest.raises(CellFailed, match=r"(?s)'ours-s1' ended with status 2.*layer"):
         cli.main([str(path), "--out", str(out)])
-    assert sorted(p.stem for p in (out / "cells").glob("*.json")) == ["small", "small-start", "token-s1"]
+    assert sorted(p.stem for p in (out / "cells").glob("*.json")) == [
+        "small",
+        "small-start",
+        "token-s1",
+    ]
