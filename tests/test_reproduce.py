@@ -206,6 +206,20 @@ def test_gpu_hours_are_the_arithmetic_that_is_told(capsys):
     assert "--run begins it" in told
 
 
+def test_only_the_arms_asked_for_play_as_they_were_at_fixed_steps(tmp_path):
+    wanted = grid.load("table3", "tiny")
+    found = {c.name: [k.name for k in plan.columns(wanted, c)] for c in grid.cells(wanted)}
+    end, fixed = "alfworld/holdout-1000", "alfworld/holdout-1000 at 300 steps"
+    assert [n for n, names in found.items() if fixed in names] == [
+        f"{arm}-s{seed}" for seed in range(1, 11) for arm in ("token", "ours")
+    ]
+    assert found["sft-s3"] == [end, "alfworld/seen-140"]
+    assert not any("seen-140 at" in name for names in found.values() for name in names)
+    bad = GRID.replace("[[evaluations]]", '[[evaluations]]\nfixed = ["nobody"]', 1)
+    with pytest.raises(ConfigError, match="no row: nobody"):
+        grid.load(str(written(tmp_path, bad)), "")
+
+
 def test_table_4_has_a_teacher_a_family():
     found = grid.load("table4", "paper")
     assert found.teachers == ("teacher-opt-13b", "teacher-llama-13b")
@@ -320,9 +334,9 @@ def test_the_plan_tells_what_decides(tmp_path, capsys):
         "Endpoint: success on alfworld/holdout-1000 (n = 1000), 10 paired training seeds, alpha",
         "Played once by every finished student: alfworld/holdout-1000, alfworld/seen-140",
         "Equivalence within 3 points",
-        "3 trainings of 1000 steps of every arm, learning rates 0.0015, 0.003, 0.006",
-        "after 1000 steps of that training",
-        "Pilot: 5 seeds of token on alfworld/dev-200, 0 done",
+        "2 trainings of 300 steps of every arm, learning rates 0.002, 0.004",
+        "after 300 steps of that training",
+        "Pilot: 3 seeds of token on alfworld/dev-200, 0 done",
     ):
         assert told in shown
     assert list(tmp_path.iterdir()) == []

@@ -116,7 +116,8 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps = self.trial.fixed_steps
         ends = [Column(e.name, e, None) for e in self.evaluations]
         if steps is not None:
-            ends += [Column(f"{e.name} at {steps} steps", e, steps) for e in self.evaluations]
+            fixed = [e for e in self.evaluations if e.fixed is None or e.fixed]
+            ends += [Column(f"{e.name} at {steps} steps", e, steps) for e in fixed]
         return tuple(ends)
 
 
@@ -166,6 +167,7 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
     names = [e.name for e in grid.evaluations]
     arms = {r.arm for r in grid.rows}
     compared = {arm for group in grid.comparisons for arm in group}
+    playing = {arm for e in grid.evaluations for arm in (*e.arms, *(e.fixed or ()))}
     cells = [(r.arm, r.envs) for r in grid.rows]
     return [
         *trials.faults(grid.trial, names, arms),
@@ -179,6 +181,10 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
         (
             not compared <= arms,
             f"compared, but no row: {', '.join(sorted(compared - arms))}.",
+        ),
+        (
+            not playing <= arms,
+            f"plays, but is no row: {', '.join(sorted(playing - arms))}.",
         ),
         (
             (grid.rates is None) == (grid.device is None),

@@ -247,7 +247,11 @@ def columns(grid: Grid, cell: Cell) -> list[Column]:
     """What a cell plays: a student of the trial also as it was at fixed steps."""
     if cell.stage != "trial":
         return [Column(e.name, e, None) for e in cell.evaluations]
-    return [c for c in grid.columns if c.evaluation in cell.evaluations]
+    return [
+        Column(name, e, steps)
+        for name, e, steps in grid.columns
+        if e in cell.evaluations and (steps is None or e.fixed is None or cell.arm in e.fixed)
+    ]
 
 
 def collecting(grid: Grid, found: Sequence[Cell]) -> list[tuple[Collect, int, float]]:

@@ -24,7 +24,8 @@ TUNING_SEED = 2000
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A task set that is played: by all, by the first ``seeds`` alone, or by some arms."""
+    """A task set that is played: by all, by the first ``seeds`` alone, or by some arms; by those in
+    ``fixed`` (None: all of them) also as they were at fixed steps."""
 
     env: str
     tasks: str
@@ -32,6 +33,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_steps: int | None = None
     seeds: int | None = None
     arms: tuple[str, ...] = ()
+    fixed: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
