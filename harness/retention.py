@@ -10,7 +10,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
 from harness import paired
 from harness.metrics import wilson
@@ -76,6 +75,8 @@ def _fieller(
     student: paired.Floats, teacher: paired.Floats, cluster: paired.Ints,
     replicate: paired.Ints, weight: paired.Floats, ratio: float,
 ) -> tuple[float, float]:  # fmt: skip
+    from scipy.optimize import brentq
+
     def outside(r: float) -> float:
         """Above 0 where ``r`` is told from the ratio: how far the interval is from 0."""
         found = paired.crossed(student - r * teacher, cluster, replicate, weight)

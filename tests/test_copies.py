@@ -19,7 +19,7 @@ from harness_agents.backends.copies import Copies, copies_for  # noqa: E402
 from harness_agents.backends.hf import HFBackend  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
-from test_hf_backend import prompts  # noqa: E402
+from test_hf_backend import one_thread, prompts  # noqa: E402, F401
 from tiny import config, save  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
@@ -27,14 +27,6 @@ from harness.errors import BackendError, ConfigError  # noqa: E402
 from harness.policy import ContextOverflow, Decoding  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="copies are for POSIX systems")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
