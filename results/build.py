@@ -2,17 +2,20 @@
 
     python results/build.py
 
-``reference/`` holds exported runs (``harness export RUN --to results/reference``),
-``measurements.md`` what is measured otherwise, with its commands. The paper's tables come with
-``harness_distillation``.
+``reference/`` holds exported runs (``harness export RUN --to results/reference``), ``trial/`` campaigns
+of ``harness reproduce``, ``measurements.md`` what is measured otherwise, with its commands. The paper's
+tables come with ``harness_distillation``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 from pathlib import Path
 
 import harness_distillation.paper
+from harness_distillation.reproduce import cli, plan
 
 from harness import leaderboard
 from harness.runs import find_runs
@@ -36,6 +39,15 @@ NONE = """\
 None yet: the figures below are measured, but their runs are not kept with the project.
 """
 
+TRIAL = """\
+## The trial, {name}
+
+`harness reproduce {table} --scale {scale} --out results/trial/{name}` goes on with it, with `--report` it
+shows what is there: {done} of {planned} cells. Plan, results and the weights that its students start from are
+in [trial/{name}](trial/{name}); episodes and students are not kept.
+
+"""
+
 PAPER = """\
 ## The paper's numbers
 
@@ -51,7 +63,21 @@ def page(folder: Path = HERE) -> str:
     """The whole page."""
     runs = leaderboard.markdown(leaderboard.boards(find_runs(folder / "reference"))) or NONE
     measured = (folder / "measurements.md").read_text(encoding="utf-8")
-    return HEAD + runs + "\n" + measured + "\n" + PAPER + paper_rows(TABLES)
+    trials = "".join(trial(file.parent) for file in sorted(folder.glob("trial/*/plan.json")))
+    return HEAD + runs + "\n" + trials + measured + "\n" + PAPER + paper_rows(TABLES)
+
+
+def trial(folder: Path) -> str:
+    """What a campaign of ``harness reproduce`` has come to."""
+    found = plan.read(folder)
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        cli.show_report(found, folder, markdown=True)
+    head = TRIAL.format(
+        name=found.grid.name, table=found.grid.table, scale=found.grid.scale,
+        done=sum(plan.done(folder, p) is not None for p in found.cells), planned=len(found.cells),
+    )  # fmt: skip
+    return head + told.getvalue()
 
 
 def paper_rows(folder: Path) -> str:

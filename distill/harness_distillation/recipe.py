@@ -275,6 +275,7 @@ def load(name: str, *changes: dict[str, Any]) -> Recipe:
     raw.setdefault("name", path.stem)
     for change in changes:
         raw = _laid_over(raw, change)
+    _refuse_sizes(raw, str(path))
     return resolve(decode(raw, str(path)))
 
 
@@ -317,6 +318,19 @@ def _laid_over(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _refuse_sizes(raw: dict[str, Any], where: str) -> None:
+    """A student that starts from weights has their sizes: others would be ignored."""
+    student = raw.get("student")
+    if not isinstance(student, dict) or student.get("start") is None:
+        return
+    if sizes := [key for key in _SIZES if key in student]:
+        raise ConfigError(
+            f"{where} [student]: it starts from {student['start']} and has its sizes, so that "
+            f"{', '.join(sizes)} would change nothing. Drop them, or start (from scratch)."
+        )
+
+
+_SIZES = ("arch", "layers", "hidden", "heads", "intermediate")
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "student": Student,
     "tokenizer": Tokenizer,

@@ -17,8 +17,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def distill(
             shutil.rmtree(place.training / "dev", ignore_errors=True)
         place.training.mkdir(parents=True, exist_ok=True)
         runs = [*recipe.data.runs]
-        runs += [str(collect(c, place.traces, quiet)) for c in recipe.data.collect]
+        runs += [str(run) for run in collect_all(recipe.data.collect, place.traces, quiet)]
         if until == "collect":
             return None
         tok, samples, prepared = prepare(recipe, runs, place, quiet)
@@ -146,10 +146,19 @@ def _on_policy(
     return result
 
 
-def collect(what: Collect, out: Path, quiet: bool) -> Path:
-    """Record what a recipe asks for, once; a stopped recording goes on."""
+def collect_all(wanted: Sequence[Collect], out: Path, quiet: bool) -> list[Path]:
+    """Record what a recipe asks for, each once; a stopped recording goes on. Processes that want
+    the same divide it among them: what another one is recording comes last, and is waited for."""
+    for what in wanted:
+        with suppress(BlockingIOError):
+            collect(what, out, quiet, wait=False)
+    return [collect(what, out, quiet) for what in wanted]
+
+
+def collect(what: Collect, out: Path, quiet: bool, wait: bool = True) -> Path:
+    """One recording. Raises BlockingIOError where another process makes it and ``wait`` is off."""
     name = hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
-    with _alone(out / name):
+    with _alone(out / name, wait):
         return _collect(what, out / name, quiet)
 
 
@@ -256,9 +265,9 @@ def provenance(recipe: Recipe, prepared: Prepared, teacher: Any) -> dict[str, An
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else makes ``folder`` meanwhile; waits for who does."""
+def _alone(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Nobody else makes ``folder`` meanwhile. Waits for who does, or raises BlockingIOError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

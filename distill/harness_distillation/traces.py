@@ -71,8 +71,9 @@ def load(
     """Read runs, keep what teaches, refuse what must not be trained on.
 
     Kept are finished episodes (outcome done; with ``successes_only`` those that won), once each:
-    a second episode of the same task with the same text teaches nothing new. ``exclude`` names
-    task sets (``"alfworld/holdout-1000"``) or tasks (``"env:task id"``).
+    a second episode of the same task with the same text teaches nothing new. Their order is that of
+    a hash of their content, run by run, so that what is played again trains the same model.
+    ``exclude`` names task sets (``"alfworld/holdout-1000"``) or tasks (``"env:task id"``).
     """
     if not runs:
         raise ConfigError("No runs to learn from: name them in [data] runs, or with --data.")
@@ -82,19 +83,23 @@ def load(
     seen: set[str] = set()
     for run in runs:
         path, count = episodes_file(run), 0
+        fit: dict[str, Episode] = {}
         for episode in read_episodes(path):
             count += 1
             reason = unfit(episode, successes_only=successes_only)
             if reason is None:
                 key = content_key(episode)
-                reason = "repeated" if key in seen else None
-                seen.add(key)
-            if reason is not None:
-                dropped[reason] = dropped.get(reason, 0) + 1
-            elif limit is None or len(kept) < limit:
-                kept.append(episode)
-            else:
-                dropped["over the limit"] = dropped.get("over the limit", 0) + 1
+                if key not in seen:
+                    seen.add(key)
+                    fit[key] = episode
+                    continue
+                reason = "repeated"
+            dropped[reason] = dropped.get(reason, 0) + 1
+        # Recorded as they ended, which is a matter of timing: in another order, the same each time.
+        room = len(fit) if limit is None else min(len(fit), limit - len(kept))
+        kept += [fit[key] for key in sorted(fit)][:room]
+        if room < len(fit):
+            dropped["over the limit"] = dropped.get("over the limit", 0) + len(fit) - room
         sources.append(Source(str(run), file_sha256(path), count))
     if not kept:
         why = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "the files are empty"

@@ -48,7 +48,7 @@ def measure(agent: str, concurrent: int, steps: int, batch_size: int) -> dict[st
     """One cell: ``concurrent`` episodes of ``steps`` steps."""
     known = registry.task_set("alfworld", "builtin-train").tasks
     config = registry.agent_config(agent)
-    options = {**config.options, "batch_size": batch_size}
+    options = {**config.options, "batch_size": batch_size, "copies": 1}
     policy = registry.build_policy(msgspec.structs.replace(config, options=options))
     assert isinstance(policy, ReActPolicy)
     backend = policy.backend

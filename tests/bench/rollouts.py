@@ -25,6 +25,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the ReAct policy does, before torch
 
+import msgspec
 import torch
 from harness_agents.backends.hf import HFBackend, Request
 from harness_agents.react import ReActPolicy
@@ -132,14 +133,22 @@ class Meter:
         self.passes = self.rows = 0
         weights = sum(p.numel() * p.element_size() for p in backend.model.parameters())
 
+        self.sampling = False
+
         def begin(module: Any, args: Any, kwargs: Any) -> None:
+            self.sampling = True
             self.began = time.perf_counter()
 
+        def begin_reading(module: Any, args: Any, kwargs: Any) -> None:
+            if not self.sampling:
+                self.began = time.perf_counter()
+
         def read(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if columns().shape[1] > 1:
+            if not self.sampling:
                 self.reading += time.perf_counter() - self.began
 
         def decoded(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            self.sampling = False
             self.decoding += time.perf_counter() - self.began
             self.passes += 1
             self.rows += len(columns())
@@ -152,9 +161,7 @@ class Meter:
         # Prompts are read by the model below its head, tokens sampled through all of it.
         backend.model.register_forward_pre_hook(begin, with_kwargs=True)
         backend.model.register_forward_hook(decoded, with_kwargs=True)
-        backend.model.base_model.register_forward_pre_hook(
-            lambda *_: begin(*_) if columns().shape[1] > 1 else None, with_kwargs=True
-        )
+        backend.model.base_model.register_forward_pre_hook(begin_reading, with_kwargs=True)
         backend.model.base_model.register_forward_hook(read, with_kwargs=True)
 
 
@@ -205,7 +212,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tasks = registry.task_set("alfworld", options.tasks).tasks[: options.episodes]
     env = registry.env_class("alfworld")
-    policy = registry.build_policy(registry.agent_config(options.agent))
+    config = registry.agent_config(options.agent)
+    # One process for all three ways: what copies of a small model add comes on top.
+    config = msgspec.structs.replace(config, options={**config.options, "copies": 1})
+    policy = registry.build_policy(config)
     assert isinstance(policy, ReActPolicy)
     backend = policy.backend
     assert isinstance(backend, HFBackend)

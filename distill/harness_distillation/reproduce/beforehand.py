@@ -132,15 +132,18 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
     if not trial.verdict:
         return [f"No verdict comes of this: {grid.description}", *_tuning(grid), *_pilot(plan, out)]
     lines = [
-        f"Endpoint: success on {trial.endpoint} (n = {n}), {trial.seeds} paired training seeds, "
+        f"Endpoint: success on {trial.endpoint} (n = {n}, "
+        f"{endpoint.task_set().protocol.max_steps} steps), {trial.seeds} paired training seeds, "
         f"alpha {trial.alpha:g} (Holm over an arm's comparisons). Equivalence within "
         f"{trial.margin:g} points (TOST).",
         f"Played once by every finished student: {', '.join(e.name for e in grid.evaluations)}.",
+        "A comparison is decided when all its arms' seeds are done, and not before.",
     ]
     if trial.fixed_steps is not None:
         lines.append(
-            "The endpoint is taken at convergence, where more play on the dev set wins no more; "
-            f"beside it every student as it was after {trial.fixed_steps} steps of that training."
+            "The endpoint is taken at convergence: of a training over which the learning rate "
+            "falls to its end, the checkpoint that wins most on the dev set. Beside it students "
+            f"as they were after {trial.fixed_steps} steps of that training."
         )
     lines += _tuning(grid)
     known = _pilot(plan, out)

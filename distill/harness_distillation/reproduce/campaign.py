@@ -18,9 +18,20 @@ from types import FrameType
 
 from harness import api
 from harness.errors import ConfigError, HarnessError
+from harness.recorder import EPISODES
 from harness.registry import names
+from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce.grid import Stage
-from harness_distillation.reproduce.plan import Plan, Planned, cost, done, wanted, write
+from harness_distillation.reproduce.plan import (
+    Plan,
+    Planned,
+    cost,
+    done,
+    folder_of,
+    wanted,
+    weights_of,
+    write,
+)
 
 #: Seconds between looks at the running cells.
 TICK = 0.5
@@ -45,7 +56,7 @@ def run(
         write(plan, out)
         _link(plan, out)
         _references(plan, out)
-        waiting = [p for p in wanted(plan, last) if done(out, p) is None]
+        waiting = _to_do(plan, out, last)
         finished = {p.cell.name for p in plan.cells} - {p.cell.name for p in waiting}
         failed: dict[str, int] = {}
         while True:
@@ -69,6 +80,32 @@ def run(
                 say(f"{name}: {'FAILED' if status else 'done'}, {_left(plan, out, jobs)}")
     if failed:
         raise CellFailed(_told(out, failed, [p.cell.name for p in waiting]))
+
+
+def _to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
+    """What is not finished, and teachers to play again: students' reasoning is measured against
+    episodes, and a campaign that came here without them has its teacher's results alone.
+
+    Raises ConfigError where the weights that a student needs are not those of its finished parent.
+    """
+    records = {p.cell.name: done(out, p) for p in plan.cells}
+    todo = {p.cell.name for p in wanted(plan, last) if records[p.cell.name] is None}
+    students = [p.cell for p in plan.cells if p.cell.name in todo]
+    for name in dict.fromkeys(n for cell in students for n in references(cell.recipe)):
+        record, model = records[name], out / "models" / name
+        if record is not None and tuple(weights_of(model)) != record.weights:
+            raise ConfigError(
+                f"{model} has not the weights that '{name}' was finished with (sha256 "
+                f"{', '.join(w[:16] for w in record.weights)}): students of one comparison would "
+                "have different origins.\n"
+                "  Put those weights there, or begin another campaign with another --out."
+            )
+    for name in {cell.teacher for cell in students if cell.teacher is not None}:
+        record = records[name]
+        runs = record.runs.values() if record is not None else ()
+        if not all((out / run / EPISODES).is_file() for run in runs):
+            todo.add(name)
+    return [p for p in plan.cells if p.cell.name in todo]
 
 
 def _start(planned: Planned, out: Path, lock: int) -> subprocess.Popen[bytes]:
@@ -119,7 +156,8 @@ def _link(plan: Plan, out: Path) -> None:
         place = out / "models" / p.cell.name
         if p.cell.given is not None and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(p.cell.given)
+            place.unlink(missing_ok=True)  # a link into another machine's folders
+            place.symlink_to(folder_of(p.cell.given).absolute())
 
 
 def _references(plan: Plan, out: Path) -> None:

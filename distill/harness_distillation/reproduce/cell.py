@@ -18,41 +18,54 @@ import msgspec
 from harness import api
 from harness.config import AgentConfig
 from harness.errors import ConfigError, HarnessError
+from harness.recorder import EPISODES
 from harness.runs import META, Run, read_meta
 from harness_distillation.recipe import Recipe, recipe_hash
 from harness_distillation.reproduce.beforehand import tuned
 from harness_distillation.reproduce.grid import Cell
 from harness_distillation.reproduce.plan import (
-    PLAN,
     Done,
-    Plan,
     Planned,
     columns,
     done,
+    read,
     trial_hash,
+    weights_of,
 )
 from harness_distillation.reproduce.trial import Evaluation
-from harness_distillation.traces import file_sha256
+
+
+class _Parents(msgspec.Struct):
+    samples: str | None = None
+
+
+class _Notes(msgspec.Struct):
+    """What a model's harness.json tells of its training."""
+
+    reason_to_act: float | None = None
+    parents: _Parents = msgspec.field(default_factory=_Parents)
+
 
 RESULTS = Path("results")
 CHECKPOINTS = Path("training") / "checkpoints"
-#: Lies beside a checkpoint's weights: the optimizer's state.
-TRAINER = "trainer.safetensors"
 
 
 def run(out: Path, name: str) -> None:
     """Do what is left of a cell of the campaign planned in ``out``."""
     os.chdir(out)
-    plan = msgspec.json.decode(Path(PLAN).read_bytes(), type=Plan)
+    plan = read(Path())
     planned = {p.cell.name: p for p in plan.cells}
     cell = planned[name].cell
     model = Path("models") / name
     begun = time.monotonic()
     recipe = tuned(plan, Path(), cell)
-    if cell.given is None:
+    before = done(Path(), planned[name])
+    # A finished one is here to play again: its training may have stayed elsewhere.
+    if cell.given is None and (before is None or tuple(weights_of(model)) != before.weights):
         _train(recipe, model)
     trained = time.monotonic()
     teacher = planned.get(cell.teacher or "")
+    notes = msgspec.json.decode((model / "harness.json").read_bytes(), type=_Notes)
     runs = {}
     for column in columns(plan.grid, cell):
         played = model if column.steps is None else model / CHECKPOINTS / f"step-{column.steps:07d}"
@@ -62,11 +75,13 @@ def run(out: Path, name: str) -> None:
         key=planned[name].key,
         recipe_hash=recipe_hash(recipe) if cell.given is None else None,
         runs=runs,
-        reason_to_act=_reason_to_act(model),
+        reason_to_act=notes.reason_to_act,
         train_seconds=round(trained - begun, 1),
         play_seconds=round(time.monotonic() - trained, 1),
         trial=trial_hash(plan.grid),
         lr=recipe.optim.lr if cell.given is None else None,
+        weights=tuple(weights_of(model)),
+        samples=notes.parents.samples if cell.given is None else None,
     )
     path = Path("cells") / f"{name}.json"
     draft = path.with_suffix(".draft")
@@ -81,18 +96,20 @@ def _train(recipe: Recipe, model: Path) -> None:
 
 
 def _play(cell: Cell, model: Path, what: Evaluation, reference: str | None) -> Run:
-    """The run of these weights on a task set: the finished one, or the rest of a stopped one. A
-    student that ended as it was at fixed steps has one run for both."""
+    """The run of these weights on a task set: the finished one, or the rest of a stopped one (all
+    of it, where its episodes were left behind). A student that ended as it was at fixed steps has
+    one run for both."""
     agent = AgentConfig(
         name=cell.arm, policy="react", description=cell.recipe.description, role="student",
         options={"checkpoint": str(model)},
     )  # fmt: skip
     task_set = what.task_set()
-    weights = [file_sha256(p) for p in sorted(model.glob("*.safetensors")) if p.name != TRAINER]
+    weights = weights_of(model)
     for file in sorted((RESULTS / what.env / cell.arm).glob(f"*/{META}")):
         meta = read_meta(file.parent)
         if meta.task_set_hash == task_set.hash and list(meta.parents) == weights:
-            return Run(file.parent) if meta.status == "complete" else api.resume(file.parent)
+            whole = meta.status == "complete" and (file.parent / EPISODES).is_file()
+            return Run(file.parent) if whole else api.resume(file.parent)
     print(f"playing {what.name}", file=sys.stderr, flush=True)
     return api.evaluate(
         agent, what.env, tasks=task_set, out=RESULTS, env_options=what.env_options,
@@ -106,12 +123,6 @@ def _reference(teacher: Planned, what: Evaluation) -> str:
     if found is None:
         raise ConfigError(f"The teacher '{teacher.cell.name}' has not been played yet.")
     return found.runs[what.name]
-
-
-def _reason_to_act(model: Path) -> float | None:
-    notes = msgspec.json.decode((model / "harness.json").read_bytes())
-    value = notes.get("reason_to_act")
-    return None if value is None else float(value)
 
 
 def main() -> int:

@@ -88,9 +88,7 @@ def show_plan(plan: Plan, out: Path, markdown: bool) -> None:
 def show_report(plan: Plan, out: Path, markdown: bool) -> int:
     """What was to decide, the table, the comparisons and the paper's numbers apart."""
     from harness_distillation.reproduce import beforehand, report
-    from harness_distillation.reproduce import plan as plans
 
-    complete = all(plans.done(out, p) is not None for p in plan.cells)
     print("\n".join(beforehand.preregistration(plan, out)), end="\n\n")
     if (tuning := beforehand.tuning_table(plan, out)) is not None:
         assert plan.grid.trial.dev is not None
@@ -98,7 +96,9 @@ def show_report(plan: Plan, out: Path, markdown: bool) -> int:
     found = report.arms(plan, out)
     for title, rows in report.tables(plan, found):
         show(title, rows, markdown)
-    print("\n".join(report.verdicts(plan, found, complete)), end="\n\n")
+    for line in report.origins(plan, out):
+        print(line, end="\n\n")
+    print("\n".join(report.verdicts(plan, out, found)), end="\n\n")
     show(*report.paper(plan), markdown)
     return 0
 

@@ -138,7 +138,7 @@ class Cell(msgspec.Struct, frozen=True):
     recipe: Recipe
     parents: tuple[str, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
-    #: A folder with finished weights that is taken instead of training.
+    #: Finished weights that are taken instead of training: a folder, or ``package:NAME``.
     given: str | None = None
     parameters: float | None = None
     stage: Stage = "trial"
@@ -194,27 +194,39 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
 
 
 def cells(grid: Grid, given: dict[str, str] | None = None) -> list[Cell]:
-    """Every cell: parents, pilot, tuning, then the trial seed by seed, so that a stopped campaign
-    has whole pairs.
+    """Every cell: parents and pilot, then comparison by comparison its arms' tuning and students,
+    seed by seed: a stopped campaign has whole pairs, and its first comparison is decided first.
 
-    ``given`` are finished models by name (folders), which need no training and no parents. Raises
+    ``given`` are finished models by name, which need no training and no parents. Raises
     ConfigError for parents that cannot be, and where something is chosen on tasks that it is
     measured on.
     """
     given = given or {}
     found: dict[str, Cell] = {}
     pilot = [c for row in grid.rows for c in _pilot(grid, row, given, found)]
-    tuning = {(row.arm, row.envs): _tuning(grid, row, given, found) for row in grid.rows}
-    students = [
-        _student(grid, row, seed, tuning[row.arm, row.envs], given, found)
-        for seed in range(1, 1 + max(r.seeds or grid.trial.seeds for r in grid.rows))
-        for row in grid.rows
-        if seed <= (row.seeds or grid.trial.seeds)
-    ]
-    tried = [c for of_row in tuning.values() for c in of_row]
-    every = [*found.values(), *pilot, *tried, *students]
+    students: list[Cell] = []
+    for rows in _by_comparison(grid):
+        tuning = {(row.arm, row.envs): _tuning(grid, row, given, found) for row in rows}
+        students += [c for of_row in tuning.values() for c in of_row]
+        students += [
+            _student(grid, row, seed, tuning[row.arm, row.envs], given, found)
+            for seed in range(1, 1 + max(r.seeds or grid.trial.seeds for r in rows))
+            for row in rows
+            if seed <= (row.seeds or grid.trial.seeds)
+        ]
+    every = [*found.values(), *pilot, *students]
     _apart(grid, every)
     return every
+
+
+def _by_comparison(grid: Grid) -> list[list[Row]]:
+    """The rows that each comparison adds to those before it; last, those that none names."""
+    left = list(grid.rows)
+    blocks = []
+    for arms in (*grid.comparisons, tuple(r.arm for r in grid.rows)):
+        blocks.append([r for r in left if r.arm in arms])
+        left = [r for r in left if r.arm not in arms]
+    return [block for block in blocks if block]
 
 
 def _student(

@@ -5,19 +5,22 @@ OUT/models/CELL/         each model, with its training
 OUT/shared/              traces and teachers' distributions that cells have in common
 OUT/results/             every run, as ``harness run`` records them
 OUT/cells/CELL.json      what a finished cell came to (CELL.log: what it said)
+
+Of finished cells the plan, ``cells/*.json``, the runs' ``run.json`` and ``metrics.jsonl`` and the
+weights of trained parents are enough to report them and to go on elsewhere.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from harness_agents import checkpoints
 
 from harness import registry
-from harness.errors import ConfigError
+from harness.errors import ConfigError, unknown
 from harness.runs import utc_now
 from harness_distillation.recipe import Collect, recipe_hash
 from harness_distillation.recipe_faults import MODELS
@@ -35,6 +38,8 @@ from harness_distillation.reproduce.trial import Evaluation
 from harness_distillation.traces import episodes_file, file_sha256
 
 PLAN = "plan.json"
+#: Lies beside a checkpoint's weights: the optimizer's state.
+TRAINER = "trainer.safetensors"
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -69,10 +74,14 @@ class Done(msgspec.Struct, frozen=True):
     trial: str
     #: The learning rate it trained with; None for weights that were given.
     lr: float | None
+    #: sha256 of its weights.
+    weights: tuple[str, ...]
+    #: Hash of the samples it was trained on; None for weights that were given.
+    samples: str | None
 
 
 def make(grid: Grid, given: dict[str, str]) -> Plan:
-    """The plan of a grid; ``given`` are finished models by name (folders)."""
+    """The plan of a grid; ``given`` are finished models by name (``Cell.given``)."""
     found = cells(grid, given)
     keys: dict[str, str] = {}
     for cell in found:
@@ -93,13 +102,7 @@ def settle(grid: Grid, out: Path) -> Plan:
         now = make(grid, at_hand(grid))
         _refuse_other_trials(now, out)
         return now
-    try:
-        before = msgspec.json.decode(path.read_bytes(), type=Plan)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error}): it is damaged, or of another release.\n"
-            "  Plan a campaign of its own with another --out."
-        ) from None
+    before = read(out)
     given = {p.cell.name: p.cell.given for p in before.cells if p.cell.given is not None}
     now = make(grid, given)
     _refuse_other_trials(now, out)
@@ -113,6 +116,18 @@ def settle(grid: Grid, out: Path) -> Plan:
     if differ := [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]:
         raise ConfigError(_changed(path, f"recipe, traces, parents or task sets of {_few(differ)}"))
     return before
+
+
+def read(out: Path) -> Plan:
+    """The plan written in ``out``; ConfigError where it is damaged."""
+    path = out / PLAN
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Plan)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}): it is damaged, or of another release.\n"
+            "  Plan a campaign of its own with another --out."
+        ) from None
 
 
 def trial_hash(grid: Grid) -> str:
@@ -146,7 +161,7 @@ def write(plan: Plan, out: Path) -> None:
     """Write plan.json, unless it says the same already."""
     path = out / PLAN
     if path.is_file():
-        before = msgspec.json.decode(path.read_bytes(), type=Plan)
+        before = read(out)
         if msgspec.structs.replace(before, written=plan.written) == plan:
             return
     draft = path.with_name(f".{PLAN}.draft")
@@ -170,11 +185,12 @@ def wanted(plan: Plan, last: Stage) -> list[Planned]:
 
 
 def at_hand(grid: Grid) -> dict[str, str]:
-    """Parents of a grid whose finished weights stand in the models folder."""
-    root = Path(os.environ.get("HARNESS_MODELS") or "models").absolute()
+    """Parents of a grid whose finished weights stand in the models folder, or ship."""
+    root = checkpoints.models_folder()
     own = {p.name for p in grid.parents}
     names = [c.name for c in cells(grid) if c.arm == PARENT and c.name not in own]
-    return {n: str(root / n) for n in names if any((root / n).glob("*.safetensors"))}
+    found = {n: f"package:{n}" for n in names if n in checkpoints.shipped()}
+    return found | {n: str(root / n) for n in names if any((root / n).glob("*.safetensors"))}
 
 
 def done(out: Path, planned: Planned) -> Done | None:
@@ -191,7 +207,7 @@ def _record(out: Path, planned: Planned) -> Done | None:
 def _key(cell: Cell, parents: Sequence[str]) -> str:
     weights = []
     if cell.given is not None:
-        weights = [file_sha256(p) for p in sorted(Path(cell.given).glob("*.safetensors"))]
+        weights = weights_of(folder_of(cell.given))
         if not weights:
             raise ConfigError(f"{cell.given}: no weights (*.safetensors) there any more.")
     recorded = [file_sha256(episodes_file(run)) for run in cell.recipe.data.runs]
@@ -203,6 +219,22 @@ def _key(cell: Cell, parents: Sequence[str]) -> str:
         order="sorted",
     )  # fmt: skip
     return hashlib.sha256(body).hexdigest()[:16]
+
+
+def folder_of(given: str) -> Path:
+    """Where given weights are (``Cell.given``)."""
+    kind, _, name = given.partition(":")
+    if kind != "package":
+        return Path(given)
+    found = checkpoints.shipped()
+    if name not in found:
+        raise ConfigError(unknown("model shipped with the package", name, found))
+    return found[name]
+
+
+def weights_of(model: Path) -> list[str]:
+    """sha256 of a model's weights (none: it has no weights), the optimizer's state left out."""
+    return [file_sha256(p) for p in sorted(model.glob("*.safetensors")) if p.name != TRAINER]
 
 
 def _changed(path: Path, what: str) -> str:

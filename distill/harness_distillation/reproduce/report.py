@@ -8,12 +8,12 @@ The effective n is how many independent episodes would know the mean as well.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from harness import api, comparison, comparison_text, paired, registry
@@ -200,42 +200,70 @@ def _title(what: Column) -> str:
     return f"{what.name} ({task_set.protocol.max_steps} steps a game, task set {task_set.hash})"
 
 
+def origins(plan: Plan, out: Path) -> list[str]:
+    """What was the same for all students and is not: samples of one recipe's data that differ, as
+    where a campaign went on on another machine and its teacher played a little differently."""
+    samples: dict[tuple[bytes, str | None], dict[str | None, list[str]]] = {}
+    for planned in plan.cells:
+        cell, record = planned.cell, done(out, planned)
+        if record is not None and cell.stage == "trial":
+            data = msgspec.json.encode(cell.recipe.data)
+            same = samples.setdefault((data, cell.recipe.objective.format), {})
+            same.setdefault(record.samples, []).append(cell.name)
+    return [
+        "Trained on different samples of the same tasks: "
+        + " / ".join(", ".join(names) for names in by_hash.values())
+        + "."
+        for by_hash in samples.values()
+        if len(by_hash) > 1
+    ]
+
+
 # Comparisons ---------------------------------------------------------------------------------
 
 
-def verdicts(plan: Plan, found: Sequence[Arm], complete: bool) -> list[str]:
-    """What may be concluded, as sentences: nothing of a smoke run or an unfinished campaign."""
+def verdicts(plan: Plan, out: Path, found: Sequence[Arm]) -> list[str]:
+    """What may be concluded, as sentences: nothing of a smoke run, and of a comparison nothing
+    before all that was planned for its arms is done."""
     if not plan.grid.trial.verdict:
         return ["No verdict: this scale proves that everything runs, and nothing else."]
-    if not complete:
-        return ["No verdict before every planned cell is done: a trial is not stopped by its look."]
-    return [line for part in compared(plan, found) for line in [*part, ""]][:-1]
+    lines: list[str] = []
+    for group in plan.grid.comparisons:
+        first, *others = group
+        cells = [p for p in plan.cells if p.cell.stage == "trial" and p.cell.arm in group]
+        finished = sum(done(out, p) is not None for p in cells)
+        if finished < len(cells):
+            part = [
+                f"{first} against {', '.join(others)}: no verdict before all {len(cells)} cells "
+                f"are done ({finished} are). A trial is not stopped by a look at it."
+            ]
+        else:
+            part = compared(plan, found, group)
+        lines += [*part, ""]
+    return lines[:-1]
 
 
-def compared(plan: Plan, found: Sequence[Arm]) -> list[list[str]]:
-    """Sentences of every comparison in every column its arms share, the endpoint first."""
+def compared(plan: Plan, found: Sequence[Arm], group: Sequence[str]) -> list[str]:
+    """Sentences of one comparison in every column its arms share, the endpoint first."""
     by_name = {arm.name: arm for arm in found}
     order = sorted(plan.grid.columns, key=lambda c: c.name != plan.grid.trial.endpoint)
-    parts = []
+    lines: list[str] = []
     for what in order:
         decides = what.name == plan.grid.trial.endpoint
-        for group in plan.grid.comparisons:
-            sides = [by_name[name].runs.get(what.name, {}) for name in group]
-            if not all(sides):
-                continue
-            seeds = sorted(set.intersection(*(set(side) for side in sides)))
-            runs = [[side[seed] for seed in seeds] for side in sides]
-            margin = plan.grid.trial.margin / 100
-            for one in comparison.compare_all(runs, margin=margin):
-                ties = one.pairs - one.only_a - one.only_b
-                parts.append(
-                    [
-                        f"{'Endpoint' if decides else 'Beside the endpoint'}, {what.name}:",
-                        *comparison_text.sentences(one),
-                        f"Verdict: {_verdict(one)}. Pairs that ended alike: {ties} of {one.pairs}.",
-                    ]
-                )
-    return parts
+        sides = [by_name[name].runs.get(what.name, {}) for name in group]
+        if not all(sides):
+            continue
+        seeds = sorted(set.intersection(*(set(side) for side in sides)))
+        runs = [[side[seed] for seed in seeds] for side in sides]
+        for one in comparison.compare_all(runs, margin=plan.grid.trial.margin / 100):
+            ties = one.pairs - one.only_a - one.only_b
+            lines += [
+                f"{'Endpoint' if decides else 'Beside the endpoint'}, {what.name}:",
+                *comparison_text.sentences(one),
+                f"Verdict: {_verdict(one)}. Pairs that ended alike: {ties} of {one.pairs}.",
+                "",
+            ]
+    return lines[:-1]
 
 
 def _verdict(one: comparison.Comparison) -> str:
@@ -298,6 +326,6 @@ def cells_table(plan: Plan, out: Path, hours: dict[str, float]) -> Table:
 
 def _tokens(cell: Cell) -> str:
     if cell.given is not None:
-        return f"given: {os.path.relpath(cell.given)}"
+        return f"given: {cell.given}"
     optim = cell.recipe.optim
     return f"{optim.steps * optim.rows * optim.row_tokens / 1e6:,.1f}M"
