@@ -50,12 +50,11 @@ def record(path: Path, count: int, first: int = 0) -> Path:
     return path
 
 
+SIZES = "layers = 2\nhidden = 32\nheads = 2"
 RECIPE = """
 name = "tiny"
 [student]
-layers = 2
-hidden = 32
-heads = 2
+{student}
 window = 512
 [tokenizer]
 vocab = 400
@@ -73,7 +72,7 @@ eval_every = 10
 """
 
 
-def recipe(folder: Path, more: str = "", steps: int = 20) -> Path:
+def recipe(folder: Path, more: str = "", steps: int = 20, student: str = SIZES) -> Path:
     path = folder / "tiny.toml"
-    path.write_text(RECIPE.format(steps=steps) + more, encoding="utf-8")
+    path.write_text(RECIPE.format(steps=steps, student=student) + more, encoding="utf-8")
     return path

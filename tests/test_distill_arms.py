@@ -374,9 +374,7 @@ def test_a_student_can_start_from_some_layers(tmp_path, run, teacher):
     assert not any("layers.1." in name for name in mine)
     for name, value in mine.items():
         assert torch.equal(value, big[name.replace("layers.0.", "layers.1.")])
-    path = recipe(tmp_path, steps=2)
-    text = f"[student]\nstart = '{teacher}'\nstart_layers = [1]"
-    path.write_text(path.read_text().replace("[student]", text))
+    path = recipe(tmp_path, steps=2, student=f"start = '{teacher}'\nstart_layers = [1]")
     out = tmp_path / "out"
     assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
     assert models.load(out).config.num_hidden_layers == 1
@@ -409,9 +407,8 @@ def test_layers_of_every_architecture(tmp_path, teacher, arch):
 
 def test_a_start_learns_new_words(tmp_path, run, teacher):
     """What it knew is as it was; a new word begins as the mean of its pieces."""
-    path = recipe(tmp_path, steps=2)
-    text = path.read_text().replace("[student]", f"[student]\nstart = '{teacher}'")
-    path.write_text(text.replace("[tokenizer]", f"[tokenizer]\nextend = '{teacher}'"))
+    path = recipe(tmp_path, steps=2, student=f"start = '{teacher}'")
+    path.write_text(path.read_text().replace("[tokenizer]", f"[tokenizer]\nextend = '{teacher}'"))
     shop = tmp_path / "shop" / "episodes.jsonl"
     shop.parent.mkdir()
     shop.write_bytes(run.read_bytes().replace(b"mug", b"lavender"))

@@ -253,8 +253,7 @@ def test_export_ships_a_model_in_fp16(tmp_path, teacher):
 
 
 def test_a_student_can_start_from_a_checkpoint(tmp_path, run, teacher):
-    path = recipe(tmp_path, steps=2)
-    path.write_text(path.read_text().replace("[student]", f"[student]\nstart = '{teacher}'"))
+    path = recipe(tmp_path, steps=2, student=f"start = '{teacher}'")
     out = tmp_path / "out"
     assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
     assert log(out)[0]["loss"] < 1.3 * log(teacher)[-1]["loss"]

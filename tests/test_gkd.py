@@ -141,9 +141,11 @@ max_steps = 2
 
 def gkd(folder: Path, teacher: Path, *args: str, more: str = "") -> Path:
     folder.mkdir(exist_ok=True)
-    path = recipe(folder, GKD.format(teacher=teacher) + more, steps=4)
-    text = path.read_text().replace("window = 512", f"window = 512\nstart = '{teacher}'")
-    path.write_text(text.replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 10', 1))
+    start = f"start = '{teacher}'"
+    path = recipe(folder, GKD.format(teacher=teacher) + more, steps=4, student=start)
+    path.write_text(
+        path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 10', 1)
+    )
     assert cli.main([str(path), "--out", str(folder / "out"), "--quiet", *args]) == 0
     return folder / "out"
 

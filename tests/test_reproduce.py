@@ -15,6 +15,7 @@ import pytest
 from harness_distillation import recipe as recipes
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce import beforehand, cli, grid, plan, report
+from harness_distillation.reproduce import campaign as campaigns
 from harness_distillation.reproduce import cell as cells
 from harness_distillation.reproduce.trial import PILOT_SEEDS
 
@@ -269,6 +270,8 @@ def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatc
     shipped = {p.cell.name: p for p in plan.make(wanted, plan.at_hand(wanted)).cells}
     assert shipped["teacher-tiny"].cell.given == "package:teacher-tiny"
     assert list(shipped)[:2] == ["teacher-tiny", "student-tiny-start"]
+    every = campaigns.to_do(plan.make(wanted, plan.at_hand(wanted)), tmp_path, "trial")
+    assert [p.cell.name for p in every] == list(shipped)
     with pytest.raises(ConfigError, match="shipped with the package 'nobody'"):
         plan.make(wanted, {"teacher-tiny": "package:nobody"})
     folder = tmp_path / "models" / "teacher-tiny"

@@ -21,7 +21,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
 from harness.registry import names
 from harness_distillation.recipe_faults import references
-from harness_distillation.reproduce.grid import Stage
+from harness_distillation.reproduce.grid import Cell, Stage
 from harness_distillation.reproduce.plan import (
     Plan,
     Planned,
@@ -56,11 +56,12 @@ def run(
         write(plan, out)
         _link(plan, out)
         _references(plan, out)
-        waiting = _to_do(plan, out, last)
+        waiting = to_do(plan, out, last)
         finished = {p.cell.name for p in plan.cells} - {p.cell.name for p in waiting}
+        given = {p.cell.name for p in plan.cells if p.cell.given is not None}
         failed: dict[str, int] = {}
         while True:
-            ready = [p for p in waiting if finished.issuperset(p.cell.parents)]
+            ready = [p for p in waiting if finished.issuperset(_before(p.cell, given))]
             for planned in ready[: jobs - len(children)]:
                 waiting.remove(planned)
                 children[planned.cell.name] = _start(planned, out, lock)
@@ -82,7 +83,7 @@ def run(
         raise CellFailed(_told(out, failed, [p.cell.name for p in waiting]))
 
 
-def _to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
+def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
     """What is not finished, and teachers to play again: students' reasoning is measured against
     episodes, and a campaign that came here without them has its teacher's results alone.
 
@@ -91,7 +92,8 @@ def _to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
     records = {p.cell.name: done(out, p) for p in plan.cells}
     todo = {p.cell.name for p in wanted(plan, last) if records[p.cell.name] is None}
     students = [p.cell for p in plan.cells if p.cell.name in todo]
-    for name in dict.fromkeys(n for cell in students for n in references(cell.recipe)):
+    trained = [cell for cell in students if cell.given is None]
+    for name in dict.fromkeys(n for cell in trained for n in references(cell.recipe)):
         record, model = records[name], out / "models" / name
         if record is not None and tuple(weights_of(model)) != record.weights:
             raise ConfigError(
@@ -106,6 +108,11 @@ def _to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
         if not all((out / run / EPISODES).is_file() for run in runs):
             todo.add(name)
     return [p for p in plan.cells if p.cell.name in todo]
+
+
+def _before(cell: Cell, given: set[str]) -> set[str]:
+    """What must be finished before a cell: of given models only the play that it is measured by."""
+    return set(cell.parents) - (given - {cell.teacher})
 
 
 def _start(planned: Planned, out: Path, lock: int) -> subprocess.Popen[bytes]:
