@@ -430,6 +430,30 @@ def test_a_full_cache_lets_episodes_wait_and_changes_no_reply(
     assert max(reply.waited for reply in found) > min(reply.waited for reply in found)
 
 
+def test_more_conversations_than_are_stored_do_not_lose_each_others_turns(
+    trained: Path, open_backend: Any
+) -> None:
+    """Most go on where they were, though the store holds a third of them at a time."""
+    backend = open_backend(trained, batch_size=4, window=400)
+    backend._prefixes.budget = 8 * 200 * backend._slots.token_bytes
+    decoding = Decoding(max_new_tokens=12)
+
+    def talk(number: int) -> list[Completion]:
+        said: list[Step] = []
+        found = []
+        for turn in range(6):
+            heard = f"Seen {' '.join(WORDS)} {number} {turn}."
+            found.append(backend.complete(render(HEADER, said, heard), decoding, 0))
+            said.append(Step(heard, decision(WORDS[turn], turn)))
+        return found
+
+    with ThreadPoolExecutor(24) as pool:
+        talks = list(pool.map(talk, range(24)))
+    later = [reply for talked in talks for reply in talked[1:]]
+    lost = [r for r in later if r.cached_tokens < 0.4 * r.prompt_tokens]
+    assert len(lost) < 0.2 * len(later)
+
+
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_any_arrivals_lengths_evictions_and_windows_change_no_reply(

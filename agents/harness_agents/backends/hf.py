@@ -16,7 +16,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
@@ -48,6 +48,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PASS_TOKENS, SHARED = 8192, 64
 #: Seconds to wait for another episode's request before a batch that is not full starts.
 LINGER = 0.003
+#: Seconds after which a request's turn comes whatever is stored for others.
+PATIENCE = 60.0
 #: Who waits is let in when that many of who plays: reading together costs one pass.
 JOIN = 1 / 8
 
@@ -72,6 +74,7 @@ class Request:
         self.ids: list[int] = []
         self.read = 0  # tokens whose keys and values are stored
         self.continues = -1  # number of the stored prefix this conversation continues
+        self.sought = False
         self.cached = 0
         self.asked = time.perf_counter()
         self.started = 0.0
@@ -294,6 +297,8 @@ class HFBackend:
                 while len(self._waiting) < self.batch_size and self._changed.wait(LINGER):
                     pass
             free = min(self.batch_size - len(rows), len(self._waiting))
+            if 0 < free < len(self._waiting):
+                self._waiting = deque(self._by_turn(self._waiting))
             # Rows are as long as the longest: the memory for so many of its length must be there.
             room = max((row.room for row in rows), default=0) + self._ahead
             for joining in range(free):
@@ -304,6 +309,22 @@ class HFBackend:
             if free < JOIN * len(rows):
                 return []
             return [self._waiting.popleft() for _ in range(free)]
+
+    def _by_turn(self, waiting: Iterable[Request]) -> list[Request]:
+        """Who goes on with a conversation whose keys and values are stored comes before who begins:
+        with more conversations than there is memory for, taking turns would drop each one's just
+        before they are wanted. Nobody waits behind others for more than ``PATIENCE``."""
+        now = time.perf_counter()
+
+        def key(request: Request) -> bool:
+            if now - request.asked > PATIENCE:
+                return False
+            if not request.sought:  # what it goes on with was stored before it was asked
+                request.continues = self._prefixes.match(request.prompt[:-1])[2]
+                request.sought = True
+            return not self._prefixes.holds(request.continues)
+
+        return sorted(waiting, key=key)
 
     def _fail(self, batch: Sequence[Request], kind: type[BaseException], text: str) -> None:
         if issubclass(kind, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:

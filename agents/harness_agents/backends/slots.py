@@ -144,6 +144,10 @@ class Prefixes:
                 best, found, number = shared, saved, key if shared >= prompt else -1
         return best, found, number
 
+    def holds(self, number: int) -> bool:
+        """Whether the entry of this number is still there."""
+        return number in self._kept
+
     def put(self, ids: Ids, prompt: int, saved: torch.Tensor, replaces: int = -1) -> None:
         """Keep a sequence, ``prompt`` of its ids being prompt, in place of the one it continues."""
         self._drop(replaces)
