@@ -1,7 +1,8 @@
 """What playing costs as the work grows: more episodes at once, longer episodes.
 
     python tests/bench/growth.py [--agent teacher-tiny] [--concurrent 8 32 128] [--steps 10 30 50]
-        [--batch-size 32] [--threads 1] [--json FILE]
+        [--batch-size 32] [--threads 1] [--json FILE] [--figure FILE.svg]
+    python tests/bench/growth.py --from FILE --figure FILE.svg     # cells measured before
 
 Built-in ALFWorld games that go on after they are won, so that each episode has its full number of
 steps; replies are greedy. Each cell plays all its episodes at once, in a process of its own, whose
@@ -29,8 +30,9 @@ from harness_agents.backends.hf import HFBackend
 from harness_agents.react import ReActPolicy
 from harness_envs.alfworld import ALFWorldEnv
 
-from harness import registry
+from harness import drawing, registry
 from harness.cost import Cost, cost_of, total
+from harness.figures import Mark, Panel, Series, Strip
 from harness.loop import play_episode
 from harness.protocol import Protocol
 from harness.types import Episode, Info, Task
@@ -102,6 +104,30 @@ def line(cell: dict[str, Any]) -> str:
     )
 
 
+def figure(cells: list[dict[str, Any]]) -> Strip:
+    """What a step takes and the most memory, against episodes at once; a line a length."""
+    panels = []
+    for name, axis, value in (
+        ("time", "ms a step", lambda c: 1000 * c["wall_seconds"] / c["played"]),
+        ("memory", "peak MiB", lambda c: c["peak_mib"]),
+    ):
+        series = tuple(
+            Series(
+                f"{steps} steps",
+                tuple(
+                    Mark(c["concurrent"], value(c))
+                    for c in sorted(cells, key=lambda c: c["concurrent"])
+                    if c["steps"] == steps
+                ),
+            )
+            for steps in sorted({c["steps"] for c in cells})
+        )
+        panels.append(Panel(name, "episodes at once", axis, series))
+    first = cells[0]
+    title = f"{first['agent']}, batches of up to {first['batch_size']}"
+    return Strip(title, tuple(panels))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agent", default="teacher-tiny")
@@ -110,6 +136,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="append one line a cell to this file")
+    parser.add_argument("--figure", type=Path, help="draw all cells into this .svg or .png")
+    parser.add_argument("--from", dest="known", type=Path, help="cells of a --json file: none new")
     parser.add_argument("--cell", action="store_true", help="measure here, print the cell as JSON")
     given = parser.parse_args()
     if given.cell:
@@ -118,6 +146,13 @@ def main() -> None:
             given.agent, given.concurrent[0], given.steps[0], given.batch_size
         )))  # fmt: skip
         return
+    if given.known and given.figure is None:
+        parser.error("--from draws a figure: name it with --figure")
+    if given.known:
+        known = [json.loads(text) for text in given.known.read_text("utf-8").splitlines()]
+        drawing.write([figure(known)], given.figure)
+        return
+    cells = []
     print(f"{given.agent}, batches of up to {given.batch_size}, {given.threads} threads")
     print(HEAD)
     for steps in given.steps:
@@ -127,10 +162,13 @@ def main() -> None:
             command += ["--batch-size", str(given.batch_size), "--threads", str(given.threads)]
             out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             cell = json.loads(out)
+            cells.append(cell)
             print(line(cell), flush=True)
             if given.json:
                 with open(given.json, "a", encoding="utf-8") as file:
                     file.write(json.dumps(cell) + "\n")
+    if given.figure:
+        drawing.write([figure(cells)], given.figure)
 
 
 if __name__ == "__main__":
