@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -224,15 +223,15 @@ def read_metrics(file: Path) -> list[EpisodeMetrics]:
 
 
 def metrics_parts(
-    file: Path, size: int = 5000, digest: Any = None
+    file: Path, size: int = 4 << 20, digest: Any = None
 ) -> Iterator[list[EpisodeMetrics]]:
-    """Rows of metrics.jsonl, ``size`` at a time; damage raises TraceError with file and line.
-    ``digest`` (of hashlib) is fed all that is read."""
+    """Rows of metrics.jsonl, about ``size`` bytes at a time; damage raises TraceError with file and
+    line. ``digest`` (of hashlib) is fed all that is read."""
     try:
         with open(file, "rb") as lines:
             number = 1
-            while part := list(islice(lines, size)):
-                body = b"".join(part)
+            while body := lines.read(size):
+                body += lines.readline()
                 if digest is not None:
                     digest.update(body)
                 try:
@@ -240,10 +239,12 @@ def metrics_parts(
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     rows = []
                 # Blank lines are damage too; one line at a time finds which.
-                if len(rows) != len(part):
+                count = body.count(b"\n") + (not body.endswith(b"\n"))
+                if len(rows) != count:
+                    part = body.removesuffix(b"\n").split(b"\n")
                     rows = [_row(file, n, line) for n, line in enumerate(part, number)]
                 yield rows
-                number += len(part)
+                number += count
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
 

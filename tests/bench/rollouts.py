@@ -62,11 +62,8 @@ def stopped(backend: HFBackend, prompt: list[int], ids: list[int]) -> bool:
 class Generate:
     """``harness.policy.Backend`` over ``generate``: waits until every live episode has asked."""
 
-    def __init__(self, backend: HFBackend, live: int) -> None:
-        self.backend, self.live = backend, live
-        self.model = AutoModelForCausalLM.from_pretrained(
-            backend.checkpoint.folder, dtype=torch.float32
-        ).eval()
+    def __init__(self, backend: HFBackend, model: Any, live: int) -> None:
+        self.backend, self.model, self.live = backend, model, live
         self.asked: list[tuple[list[int], int, Future[Completion]]] = []
         self.lock = threading.Lock()
         self.seconds = 0.0
@@ -206,6 +203,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="builtin-dev")
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, help="of the backend (default: the agent's)")
     parser.add_argument("--lockstep", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -214,7 +212,8 @@ def main() -> None:
     env = registry.env_class("alfworld")
     config = registry.agent_config(options.agent)
     # One process for all three ways: what copies of a small model add comes on top.
-    config = msgspec.structs.replace(config, options={**config.options, "copies": 1})
+    own = {"copies": 1} | ({"batch_size": options.batch_size} if options.batch_size else {})
+    config = msgspec.structs.replace(config, options={**config.options, **own})
     policy = registry.build_policy(config)
     assert isinstance(policy, ReActPolicy)
     backend = policy.backend
@@ -227,26 +226,33 @@ def main() -> None:
     print(f"{options.agent}: {len(tasks)} episodes, {options.threads} threads")
     print(row("backend", ours, seconds), flush=True)
 
+    gguf = backend.checkpoint.gguf
+    model = AutoModelForCausalLM.from_pretrained(
+        backend.checkpoint.folder,
+        dtype=torch.float32,
+        **({"gguf_file": gguf} if gguf else {}),
+    ).eval()
+    asked = {"header": policy.headers[""]} if "" in policy.headers else {"prompt": policy.prompt}
     for name, size in (("lock-step", options.lockstep), ("alone", 1)):
         found: list[Episode] = []
-        model = 0.0
+        held = 0.0
         began = time.perf_counter()
         for first in range(0, len(tasks), size):
             batch = tasks[first : first + size]
-            generate = Generate(backend, len(batch))
+            generate = Generate(backend, model, len(batch))
             other = ReActPolicy(
                 backend=generate,
-                header=policy.headers[""],
+                **asked,
                 max_new_tokens=policy.decoding.max_new_tokens,
             )
             found += play(other, env, batch, options.steps)
-            model += generate.seconds
+            held += generate.seconds
         whole = time.perf_counter() - began
         same = sum(actions(a) == actions(b) for a, b in zip(ours, found, strict=True))
         print(row(name, found, whole))
         print(
             f"  the backend is {whole / seconds:.1f} x as fast; same actions in {same} of "
-            f"{len(ours)} episodes; in generate {100 * model / whole:.0f} % of the time",
+            f"{len(ours)} episodes; in generate {100 * held / whole:.0f} % of the time",
             flush=True,
         )
     peak, reached = bandwidth(), meter.bytes / max(1e-9, meter.decoding)
