@@ -42,9 +42,10 @@ None yet: the figures below are measured, but their runs are not kept with the p
 TRIAL = """\
 ## The trial, {name}
 
-`harness reproduce {table} --scale {scale} --out results/trial/{name}` goes on with it, with `--report` it
-shows what is there: {done} of {planned} cells. Plan, results and the weights that its students start from are
-in [trial/{name}](trial/{name}); episodes and students are not kept.
+{done} of {planned} cells are done. Plan, results and the weights that students start from are in
+[trial/{name}](trial/{name}); episodes and students are not kept. To go on with it: `mkdir -p
+results/reproduce`, `cp -r results/trial/{name} results/reproduce/`, `harness reproduce {table} --scale
+{scale} --jobs 2`; `--export results/trial/{name}` brings it back here.
 
 """
 

@@ -69,7 +69,7 @@ def tuned(plan: Plan, out: Path, cell: Cell) -> Recipe:
 
 def tuning_table(plan: Plan, out: Path) -> list[list[str]] | None:
     """Every arm's rates with what they won on the dev set, the chosen one marked; None without
-    tuning."""
+    tuning, or before any is done."""
     tuning, dev = plan.grid.trial.tuning, plan.grid.trial.dev
     if tuning is None or dev is None:
         return None
@@ -77,11 +77,13 @@ def tuning_table(plan: Plan, out: Path) -> list[list[str]] | None:
     names = {tuple(p.cell.tuned_by): p.cell for p in plan.cells if p.cell.tuned_by}
     for cells, student in names.items():
         found = {t.lr: t for t in tried(plan, out, cells)}
+        if not found:
+            continue
         shown = [f"{found[lr].won} of {found[lr].n}" if lr in found else "-" for lr in tuning.lr]
         whole = len(found) == len(tuning.lr)
         chosen = f"{best(list(found.values())).lr:g}" if whole else "-"
         rows.append([student.name.rpartition("-s")[0], *shown, chosen])
-    return rows
+    return rows if len(rows) > 1 else None
 
 
 def pilot(plan: Plan, out: Path) -> tuple[int, Spread | None]:

@@ -41,17 +41,26 @@ def main(args: list[str]) -> int:
         "learning rate each arm takes (default: trial)",
     )  # fmt: skip
     parser.add_argument("--report", action="store_true", help="show what is there, run nothing")
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER",
+        help="copy what is finished there, small and without paths, to report it or to go on "
+        "elsewhere; run nothing",
+    )  # fmt: skip
     parser.add_argument("--run", action="store_true", help="run a grid that is planned only")
     parser.add_argument("--markdown", action="store_true", help="tables as Markdown")
     given = parser.parse_args(args)
     if given.jobs < 1:
         raise ConfigError(f"--jobs is at least 1, not {given.jobs}.")
 
-    from harness_distillation.reproduce import campaign, grid, plan
+    from harness_distillation.reproduce import campaign, grid, plan, portable
 
     wanted = grid.load(given.table, given.scale)
     out = (given.out or Path("results") / "reproduce" / wanted.name).absolute()
     planned = plan.settle(wanted, out)
+    if given.export is not None:
+        count = portable.export(planned, out, given.export)
+        say(f"{count} of {len(planned.cells)} cells are in {given.export}")
+        return 0
     if given.report:
         return show_report(planned, out, given.markdown)
     show_plan(planned, out, given.markdown)
@@ -82,14 +91,14 @@ def show_plan(plan: Plan, out: Path, markdown: bool) -> None:
     total = sum(hours.values()) + sum(s for *_, s in collecting) / 3600
     unit = "GPU-hours" if grid.device is not None else "hours of one process"
     print(f"In all about {total:.1f} {unit}. {plans.arithmetic(grid)}")
-    print("\n".join(beforehand.preregistration(plan, out)), end="\n\n")
+    _list(beforehand.preregistration(plan, out), markdown)
 
 
 def show_report(plan: Plan, out: Path, markdown: bool) -> int:
     """What was to decide, the table, the comparisons and the paper's numbers apart."""
     from harness_distillation.reproduce import beforehand, report
 
-    print("\n".join(beforehand.preregistration(plan, out)), end="\n\n")
+    _list(beforehand.preregistration(plan, out), markdown)
     if (tuning := beforehand.tuning_table(plan, out)) is not None:
         assert plan.grid.trial.dev is not None
         show(f"Tuning: won on {plan.grid.trial.dev.name}", tuning, markdown)
@@ -98,9 +107,14 @@ def show_report(plan: Plan, out: Path, markdown: bool) -> int:
         show(title, rows, markdown)
     for line in report.origins(plan, out):
         print(line, end="\n\n")
-    print("\n".join(report.verdicts(plan, out, found)), end="\n\n")
+    for part in report.verdicts(plan, out, found):
+        _list(part, markdown)
     show(*report.paper(plan), markdown)
     return 0
+
+
+def _list(lines: list[str], markdown: bool) -> None:
+    print("\n".join(f"- {line}" if markdown else line for line in lines), end="\n\n")
 
 
 def show(title: str, rows: Table, markdown: bool) -> None:

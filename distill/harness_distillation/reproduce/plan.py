@@ -6,8 +6,7 @@ OUT/shared/              traces and teachers' distributions that cells have in c
 OUT/results/             every run, as ``harness run`` records them
 OUT/cells/CELL.json      what a finished cell came to (CELL.log: what it said)
 
-Of finished cells the plan, ``cells/*.json``, the runs' ``run.json`` and ``metrics.jsonl`` and the
-weights of trained parents are enough to report them and to go on elsewhere.
+``portable`` copies what is enough to report a campaign and to go on with it elsewhere.
 """
 
 from __future__ import annotations

@@ -86,8 +86,9 @@ def arms(plan: Plan, out: Path) -> list[Arm]:
 
 
 def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
-    """(title, rows with headings) of each of the paper's quantities."""
+    """(title, rows with headings) of each of the paper's quantities; arms that have begun."""
     shown = plan.grid.columns
+    found = [arm for arm in found if arm.runs]
     if plan.grid.table == "table5":
         return [(_title(c), _ablation(found, c)) for c in shown]
     heads = [c.name for c in shown]
@@ -222,32 +223,31 @@ def origins(plan: Plan, out: Path) -> list[str]:
 # Comparisons ---------------------------------------------------------------------------------
 
 
-def verdicts(plan: Plan, out: Path, found: Sequence[Arm]) -> list[str]:
-    """What may be concluded, as sentences: nothing of a smoke run, and of a comparison nothing
-    before all that was planned for its arms is done."""
+def verdicts(plan: Plan, out: Path, found: Sequence[Arm]) -> list[list[str]]:
+    """What may be concluded, as sentences, part by part: nothing of a smoke run, and of a
+    comparison nothing before all that was planned for its arms is done."""
     if not plan.grid.trial.verdict:
-        return ["No verdict: this scale proves that everything runs, and nothing else."]
-    lines: list[str] = []
+        return [["No verdict: this scale proves that everything runs, and nothing else."]]
+    parts: list[list[str]] = []
     for group in plan.grid.comparisons:
         first, *others = group
         cells = [p for p in plan.cells if p.cell.stage == "trial" and p.cell.arm in group]
         finished = sum(done(out, p) is not None for p in cells)
-        if finished < len(cells):
-            part = [
+        if finished == len(cells):
+            parts += compared(plan, found, group)
+        else:
+            parts.append([
                 f"{first} against {', '.join(others)}: no verdict before all {len(cells)} cells "
                 f"are done ({finished} are). A trial is not stopped by a look at it."
-            ]
-        else:
-            part = compared(plan, found, group)
-        lines += [*part, ""]
-    return lines[:-1]
+            ])  # fmt: skip
+    return parts
 
 
-def compared(plan: Plan, found: Sequence[Arm], group: Sequence[str]) -> list[str]:
+def compared(plan: Plan, found: Sequence[Arm], group: Sequence[str]) -> list[list[str]]:
     """Sentences of one comparison in every column its arms share, the endpoint first."""
     by_name = {arm.name: arm for arm in found}
     order = sorted(plan.grid.columns, key=lambda c: c.name != plan.grid.trial.endpoint)
-    lines: list[str] = []
+    parts = []
     for what in order:
         decides = what.name == plan.grid.trial.endpoint
         sides = [by_name[name].runs.get(what.name, {}) for name in group]
@@ -257,13 +257,14 @@ def compared(plan: Plan, found: Sequence[Arm], group: Sequence[str]) -> list[str
         runs = [[side[seed] for seed in seeds] for side in sides]
         for one in comparison.compare_all(runs, margin=plan.grid.trial.margin / 100):
             ties = one.pairs - one.only_a - one.only_b
-            lines += [
-                f"{'Endpoint' if decides else 'Beside the endpoint'}, {what.name}:",
-                *comparison_text.sentences(one),
-                f"Verdict: {_verdict(one)}. Pairs that ended alike: {ties} of {one.pairs}.",
-                "",
-            ]
-    return lines[:-1]
+            parts.append(
+                [
+                    f"{'Endpoint' if decides else 'Beside the endpoint'}, {what.name}:",
+                    *comparison_text.sentences(one),
+                    f"Verdict: {_verdict(one)}. Pairs that ended alike: {ties} of {one.pairs}.",
+                ]
+            )
+    return parts
 
 
 def _verdict(one: comparison.Comparison) -> str:

@@ -1,0 +1,49 @@
+"""What of a campaign is enough to report it and to go on with it elsewhere: ``--export FOLDER``.
+
+FOLDER/plan.json, cells/*.json     as they are
+FOLDER/results/                    the finished cells' runs without episodes (``harness.export``)
+FOLDER/models/                     weights that unfinished cells start from or learn from
+
+Traces, caches, students and episodes stay behind: traces are made again, and a teacher plays again
+where students' reasoning is measured against its episodes. Paths of this machine are left out, but
+for those of the user's own recipes and given weights, which have to be where they were.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from harness import api
+from harness.export import export as export_run
+from harness_distillation.recipe_faults import references
+from harness_distillation.reproduce.plan import Plan, done, settle, write
+
+
+def export(plan: Plan, out: Path, to: Path) -> int:
+    """Copy what is finished of the campaign in ``out`` and is not in ``to`` yet; how many cells
+    ``to`` then has. Raises ConfigError where ``to`` holds results of another plan."""
+    (to / "cells").mkdir(parents=True, exist_ok=True)
+    settle(plan.grid, to)
+    write(plan, to)
+    records = {p.cell.name: done(out, p) for p in plan.cells}
+    finished = {name: record for name, record in records.items() if record is not None}
+    for name, record in finished.items():
+        for run in record.runs.values():
+            if not (to / run).exists():
+                export_run(api.load(out / run), to / "results")
+        _copy(out / "cells" / f"{name}.json", to / "cells" / f"{name}.json")
+    given = {p.cell.name for p in plan.cells if p.cell.given is not None}
+    waiting = [p.cell for p in plan.cells if p.cell.name not in finished and not p.cell.given]
+    for name in {n for cell in waiting for n in references(cell.recipe)} & set(finished) - given:
+        for file in (out / "models" / name).iterdir():
+            if file.is_file():
+                _copy(file, to / "models" / name / file.name)
+    return len(finished)
+
+
+def _copy(file: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    draft = to.with_name(f".{to.name}.draft")
+    shutil.copyfile(file, draft)
+    draft.replace(to)
