@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness import api, registry
 from harness.config import AgentConfig
-from harness.errors import AgentError, ConfigError, HarnessError
+from harness.errors import AgentError, ConfigError, HarnessError, MissingDependency
 from harness.policy import Decoding, Policy
 from harness.transcript import Segment, join, parse, render
 from harness.types import Completion, Decision, Step
@@ -151,11 +152,35 @@ def test_describe_names_prompt_and_decoding() -> None:
         ({"backend": "hf"}, "needs 'checkpoint'"),
         ({"backend": "hf", "checkpoint": "./nowhere"}, "No checkpoint folder"),
         ({"backend": "hf", "checkpoint": "x", "download": True}, "are for 'hub:owner/name'"),
+        ({"backend": "vllm"}, "needs 'checkpoint'"),
+        ({"backend": "vllm", "checkpoint": "x", "copies": 2}, "'copies': not for this backend"),
+        ({"backend": "hf", "checkpoint": "x", "engine": {}}, "goes with backend = 'vllm'"),
+        ({"window": 512, "chat": True}, "'window', 'chat': not for this backend"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         ReActPolicy(**{"backend": Recital(""), **options})
+
+
+def test_vllm_is_asked_for_by_its_extra_and_given_what_is_its_own() -> None:
+    pytest.importorskip("torch")
+    from harness_agents.backends.vllm import VLLMBackend
+
+    found = locate("package:ours-tiny")
+    for options, says in (
+        ({"engine": {"seed": 3, "model": "x"}}, "model, seed: set by the backend"),
+        ({"dtype": "float8"}, "Unknown dtype 'float8'"),
+        ({"batch_size": 0}, "'batch_size' must be at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            VLLMBackend(found, **options)
+    if importlib.util.find_spec("vllm") is None:
+        with pytest.raises(MissingDependency, match=re.escape("distill-harness[vllm]")):
+            ReActPolicy(backend="vllm", checkpoint="package:ours-tiny")
+        why = ReActPolicy.missing(backend="vllm", checkpoint="package:ours-tiny")
+        assert why is not None
+        assert "distill-harness[vllm]" in why
 
 
 def test_a_misspelt_option_of_a_config_is_refused() -> None:

@@ -29,7 +29,9 @@ from harness_agents.checkpoints import Checkpoint, locate
 if TYPE_CHECKING:
     from harness_agents.backends.server import ServerConfig
 
-BACKENDS = ("hf", "server")
+BACKENDS = ("hf", "vllm", "server")
+#: Options of a local checkpoint that vLLM takes too; the others are the local backend's own.
+VLLM_OPTIONS = ("window", "dtype", "batch_size", "chat")
 DECODES = ("free", "admissible")
 MODULES = ("torch", "transformers")
 
@@ -46,9 +48,10 @@ class ReActPolicy:
     any; ``show_actions`` lists them behind the newest observation. ``chat`` has the chat template
     of a local checkpoint write the turns (a server does so by itself). ``copies`` is in how many
     processes a local model answers (see ``backends.copies``; None: as suits the machine).
-    ``backend`` "hf" is a local model; "server" one behind an OpenAI-compatible server, described
-    by ``server`` (see ``backends.server.ServerConfig``). It may also be a
-    ``harness.policy.Backend``, which then brings its own model.
+    ``backend`` "hf" is a local model; "vllm" one that vLLM answers in this process (``engine``:
+    further arguments of its engine); "server" one behind an OpenAI-compatible server, described by
+    ``server`` (see ``backends.server.ServerConfig``). It may also be a ``harness.policy.Backend``,
+    which then brings its own model.
     """
 
     #: Episodes to play at once unless told: what fills a batch.
@@ -78,6 +81,7 @@ class ReActPolicy:
         revision: str | None = None,
         download: bool = False,
         needs: str = "",
+        engine: Mapping[str, Any] | None = None,
         server: Mapping[str, Any] | None = None,
     ) -> None:
         if prompt is not None and header is not None:
@@ -93,17 +97,20 @@ class ReActPolicy:
         local = {name: value for name, value in local.items() if value is not None}
         if copies is not None and copies < 1:
             raise ConfigError("'copies' must be at least 1.")
-        if local and backend != "hf":
+        known = {"hf": tuple(local), "vllm": VLLM_OPTIONS}.get(str(backend), ())
+        if foreign := [name for name in local if name not in known]:
             raise ConfigError(
-                f"{', '.join(map(repr, local))}: for the local backend 'hf' only; another decides "
-                "it itself."
+                f"{', '.join(map(repr, foreign))}: not for this backend, which decides it itself; "
+                "'hf' takes it."
             )
+        if engine is not None and backend != "vllm":
+            raise ConfigError("A table [options.engine] goes with backend = 'vllm'.")
         if isinstance(backend, str):
             if backend not in BACKENDS:
                 raise ConfigError(unknown("backend", backend, BACKENDS))
             if (backend == "server") != (server is not None):
                 raise ConfigError("backend = 'server' and a table [options.server] go together.")
-            if backend == "hf" and checkpoint is None:
+            if backend != "server" and checkpoint is None:
                 raise ConfigError(
                     "Policy 'react' needs 'checkpoint': a folder or a name. "
                     "Agents that have one: harness list agents"
@@ -130,15 +137,8 @@ class ReActPolicy:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             for module in MODULES:
                 registry.require(module, "models", f"Checkpoint '{checkpoint}'")
-            from harness_agents.backends.copies import Copies, copies_for
-            from harness_agents.backends.hf import HFBackend
-
             assert found is not None
-            local.pop("copies", None)
-            backend = first = HFBackend(found, **local)
-            count = copies_for(first) if copies is None else copies
-            if count > 1:
-                backend = Copies(first, found, local, count)
+            backend = _vllm(found, local, engine) if backend == "vllm" else _hf(found, local)
         self.backend = backend
         if decode == "admissible" and "actions" not in signature(backend.complete).parameters:
             name = type(backend).__name__
@@ -213,6 +213,12 @@ class ReActPolicy:
         for module in MODULES:
             if importlib.util.find_spec(module) is None:
                 return str(MissingDependency(module, "models", f"Checkpoint '{checkpoint}'"))
+        if backend == "vllm" and importlib.util.find_spec("vllm") is None:
+            return str(
+                MissingDependency(
+                    "vllm", "vllm", f"Checkpoint '{checkpoint}' with backend = 'vllm'"
+                )
+            )
         if download:
             return None
         try:
@@ -220,6 +226,24 @@ class ReActPolicy:
         except HarnessError as error:
             return str(error)
         return None
+
+
+def _hf(found: Checkpoint, options: dict[str, Any]) -> Backend:
+    """The local backend, in several processes where that pays."""
+    from harness_agents.backends.copies import Copies, copies_for
+    from harness_agents.backends.hf import HFBackend
+
+    options = dict(options)
+    copies = options.pop("copies", None)
+    first = HFBackend(found, **options)
+    count = copies_for(first) if copies is None else copies
+    return Copies(first, found, options, count) if count > 1 else first
+
+
+def _vllm(found: Checkpoint, options: dict[str, Any], engine: Mapping[str, Any] | None) -> Backend:
+    from harness_agents.backends.vllm import VLLMBackend
+
+    return VLLMBackend(found, **options, engine=engine)
 
 
 def server_config(options: Mapping[str, Any]) -> ServerConfig:

@@ -112,7 +112,7 @@ class Generate:
             request.ids.append(token)
             if self.backend._stopped(request):
                 break
-        text = join(split_reply(self.backend._decode(request)))
+        text = join(split_reply(self.backend._replies.decode(prompt[-1], request.ids)))
         return Completion(text, prompt_tokens=len(prompt), ids=tuple(request.ids))
 
     def describe(self) -> dict[str, Any]:

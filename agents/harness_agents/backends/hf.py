@@ -12,34 +12,27 @@ Greedy replies equal transformers' own ``generate`` on the single prompt, up to 
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from harness.errors import BackendError, ConfigError, unknown
-from harness.loop import clean
 from harness.policy import Decoding
 from harness.transcript import (
-    ACTED,
     Kind,
     Segment,
-    count_tokens,
-    join,
-    split_reply,
 )
 from harness.types import Completion
 from harness_agents.backends.choices import Choices, usable
 from harness_agents.backends.drafts import CONTEXTS, SIZES, Drafts, Pace
-from harness_agents.backends.loading import eos_ids, load_model, load_tokenizer
-from harness_agents.backends.prompts import ChatPrompts, Prompts
+from harness_agents.backends.loading import load_model, load_tokenizer
+from harness_agents.backends.replies import Replies
 from harness_agents.backends.slots import Ids, Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
 
@@ -131,25 +124,13 @@ class HFBackend:
         loaded = load_tokenizer(checkpoint)
         self.tokenizer = loaded.backend_tokenizer
         self.model = load_model(checkpoint, DTYPES[dtype]).to(self.device)
-        self.encode = lru_cache(maxsize=1 << 16)(self._encode)
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        self.window = window or checkpoint.settings.window or min(positions or 2048, 2048)
-        if positions is not None and self.window > positions:
-            raise ConfigError(
-                f"{checkpoint.name}: window {self.window} exceeds the model's {positions} tokens."
-            )
-        self._positions = self.window if positions is None else positions
-        name = checkpoint.name
         self.chat = chat
-        self._prompts = (
-            ChatPrompts(name, loaded, self.window)
-            if chat
-            else Prompts(name, self.encode, self.window)
-        )
-        self.prompt = self._prompts.ids
-        self._eos = eos_ids(self.model, self.tokenizer)
-        texts = self._texts()
-        self._breaks = frozenset(i for i, text in enumerate(texts) if "\n" in text)
+        configs = (self.model.config, self.model.generation_config)
+        self._replies = Replies(checkpoint, loaded, configs, window, chat)
+        self.encode, self.prompt = self._replies.encode, self._replies.prompt
+        self.window = self._replies.window
+        self._positions = self._replies.positions or self.window
+        texts = self._replies.texts
         self._colons = frozenset(i for i, text in enumerate(texts) if text.endswith(":"))
         self._barred = [i for i, text in enumerate(texts) if ":" in text[:-1]]
         with torch.inference_mode():
@@ -209,7 +190,6 @@ class HFBackend:
 
     def describe(self) -> dict[str, Any]:
         """What decides a reply, for run.json."""
-        fingerprint = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
         return {
             "backend": "hf",
             "model": self.checkpoint.name,
@@ -217,7 +197,7 @@ class HFBackend:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "method": self.checkpoint.settings.method,
             "weights_sha256": self.checkpoint.sha256(),
-            "tokenizer_sha256": fingerprint,
+            "tokenizer_sha256": self._replies.fingerprint,
             "dtype": self.dtype,
             "device": self.device.type,
             "window": self.window,
@@ -231,29 +211,6 @@ class HFBackend:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-
-    # Text and ids -------------------------------------------------------------------------
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        # Text that spells a special token stays text: the environment must not end a prompt.
-        return tuple(self.tokenizer.encode(clean(text), add_special_tokens=False).ids)
-
-    def _decode(self, request: Request) -> str:
-        # After the prompt's last token, because some decoders strip a text's first blank.
-        last = int(request.prompt[-1])
-        ids = request.ids[:-1] if request.ids[-1] in self._eos else request.ids
-        whole = self.tokenizer.decode([last, *ids], skip_special_tokens=False)
-        return str(whole[len(self.tokenizer.decode([last], skip_special_tokens=False)) :])
-
-    def _said(self, request: Request) -> list[Segment]:
-        """The visible reply so far."""
-        return split_reply(self._prompts.said(self._decode(request))[1])
-
-    def _texts(self) -> list[str]:
-        """The text of each token id."""
-        ids = [[i] for i in range(self.tokenizer.get_vocab_size())]
-        texts: list[str] = self.tokenizer.decode_batch(ids, skip_special_tokens=False)
-        return texts
 
     def _choices(self, actions: Sequence[str]) -> Choices | None:
         lines = usable(actions)
@@ -454,20 +411,14 @@ class HFBackend:
         return rows
 
     def _stopped(self, row: Request) -> str:
-        token = row.ids[-1]
-        if token in self._eos:
-            return "eos"
-        if token in self._breaks:
-            segments = self._said(row)
-            if segments and segments[-1] == ACTED:
-                return "stop"
-        if row.choices is not None and row.choices.acting:
-            return ""
+        stop = self._replies.ended(int(row.prompt[-1]), row.ids)
+        if stop or (row.choices is not None and row.choices.acting):
+            return stop
         return "length" if len(row.ids) >= row.decoding.max_new_tokens else ""
 
     def _labelled(self, row: Request) -> bool:
         """Whether the reply so far ends in the label of an action."""
-        said = self._said(row)
+        said = self._replies.said(int(row.prompt[-1]), row.ids)
         return bool(said) and said[-1].kind is Kind.ACT_FORMAT and "Action" in said[-1].text
 
     def _finish(self, row: Request, place: int, stop: str) -> None:
@@ -477,22 +428,13 @@ class HFBackend:
             self._prefixes.put(known[:-1], len(row.prompt), saved, row.continues)
         if self._ahead:
             self._drafts.learn(known[-len(row.ids) - CONTEXTS[0] :].tolist(), CONTEXTS[0])
-        hidden, said = self._prompts.said(self._decode(row))
-        segments = split_reply(said)
-
-        def length(text: str) -> int:
-            return len(self.encode(text))
-
         row.future.set_result(
-            Completion(
-                text=join(segments),
+            self._replies.completion(
+                int(row.prompt[-1]),
+                row.ids,
                 prompt_tokens=len(row.prompt),
-                reasoning_tokens=length(hidden) + count_tokens(segments, length, Kind.REASON),
-                action_tokens=count_tokens(segments, length, Kind.ACT),
-                ids=tuple(row.ids),
                 cached_tokens=row.cached,
                 reread_tokens=row.reread,
-                hidden=hidden.strip(),
                 stop=stop,
                 seconds=round(time.perf_counter() - row.started, 6),
                 waited=round(row.started - row.asked, 6),

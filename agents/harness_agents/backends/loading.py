@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from harness.errors import ConfigError
@@ -60,9 +61,22 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def load_configs(checkpoint: Checkpoint) -> tuple[Any, ...]:
+    """Configuration of the model and, where it has one, of its generation; no weights are read."""
+    options: dict[str, Any] = {"local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{checkpoint.folder}: no usable config.json: {error}") from error
+    if not (checkpoint.folder / "generation_config.json").is_file():
+        return (config,)
+    return (config, GenerationConfig.from_pretrained(checkpoint.folder, **options))
+
+
+def eos_ids(configs: Sequence[Any], tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a text, by a model's configurations."""
     found: set[int] = set()
-    for config in (model.config, model.generation_config):
+    for config in configs:
         ids = getattr(config, "eos_token_id", None)
         found |= set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
     return frozenset(i for i in found if i < tokenizer.get_vocab_size())
