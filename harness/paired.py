@@ -24,7 +24,6 @@ from harness.metrics import wilson
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_Z95, _Z90 = 1.959963984540054, 1.6448536269514722
 #: Fewer clusters than this give no interval to a task type, or to a quantity that is no share.
 FEWEST = 10
 #: A variance below this is rounding.
@@ -78,9 +77,9 @@ def shares(
 
     Several replicates: ``crossed``, unless no outcome varies at all; then they are repeats.
     One: on each side the wider of the cluster bootstrap and Newcombe's score interval, the latter
-    with the effective number of pairs (Korn and Graubard, Survey Methodology 24, 1998): a bootstrap
-    of outcomes that never differ has no width, and would call two agents equal after a handful of
-    tasks. p is by sign flips.
+    with the effective number of pairs and Student's quantiles over the clusters (Korn and Graubard,
+    Survey Methodology 24, 1998): a bootstrap of outcomes that never differ has no width, and would
+    call two agents equal after a handful of tasks. p is by sign flips.
     """
     weight = np.ones(len(won_a)) if weight is None else weight
     difference = won_a - won_b
@@ -89,13 +88,14 @@ def shares(
         return found
     drawn = bootstrap(difference, cluster, weight, draws=draws)
     n = effective(difference, cluster, weight)
-    score = {z: newcombe(won_a, won_b, n, z, weight) for z in (_Z95, _Z90)}
+    wide, narrow = _quantiles(max(1, len(np.unique(cluster)) - 1))
+    score = {z: newcombe(won_a, won_b, n, z, weight) for z in (wide, narrow)}
     return drawn._replace(
-        error=max(drawn.error, (score[_Z95][1] - score[_Z95][0]) / (2 * _Z95)),
-        low=min(drawn.low, score[_Z95][0]),
-        high=max(drawn.high, score[_Z95][1]),
-        low_90=min(drawn.low_90, score[_Z90][0]),
-        high_90=max(drawn.high_90, score[_Z90][1]),
+        error=max(drawn.error, (score[wide][1] - score[wide][0]) / (2 * wide)),
+        low=min(drawn.low, score[wide][0]),
+        high=max(drawn.high, score[wide][1]),
+        low_90=min(drawn.low_90, score[narrow][0]),
+        high_90=max(drawn.high_90, score[narrow][1]),
         p=flips(difference, cluster, weight),
     )
 
@@ -211,11 +211,18 @@ def _mean(values: Floats, weight: Floats) -> float:
     return float(np.average(values, weights=weight))
 
 
+def _quantiles(df: float) -> tuple[float, float]:
+    """Of Student's distribution, two-sided: for 95 % and for 90 %."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 0.975)), float(stdtrit(df, 0.95))
+
+
 def _student(difference: float, variance: float, df: float) -> Estimate:
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtr
 
     error = math.sqrt(variance)
-    wide, narrow = (error * float(stdtrit(df, q)) for q in (0.975, 0.95))
+    wide, narrow = (error * t for t in _quantiles(df))
     return Estimate(
         difference, error, df,
         difference - wide, difference + wide, difference - narrow, difference + narrow,
