@@ -92,8 +92,9 @@ def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
     records = {p.cell.name: done(out, p) for p in plan.cells}
     todo = {p.cell.name for p in wanted(plan, last) if records[p.cell.name] is None}
     students = [p.cell for p in plan.cells if p.cell.name in todo]
+    teachers = {cell.teacher for cell in students if cell.teacher is not None}
     trained = [cell for cell in students if cell.given is None]
-    for name in dict.fromkeys(n for cell in trained for n in references(cell.recipe)):
+    for name in teachers.union(*(references(cell.recipe) for cell in trained)):
         record, model = records[name], out / "models" / name
         if record is not None and tuple(weights_of(model)) != record.weights:
             raise ConfigError(
@@ -102,7 +103,7 @@ def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
                 "have different origins.\n"
                 "  Put those weights there, or begin another campaign with another --out."
             )
-    for name in {cell.teacher for cell in students if cell.teacher is not None}:
+    for name in teachers:
         record = records[name]
         runs = record.runs.values() if record is not None else ()
         if not all((out / run / EPISODES).is_file() for run in runs):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness import api
 from harness.export import export as export_run
+from harness.runs import read_meta
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce.plan import Plan, done, settle, write
 
@@ -30,12 +31,17 @@ def export(plan: Plan, out: Path, to: Path) -> int:
     finished = {name: record for name, record in records.items() if record is not None}
     for name, record in finished.items():
         for run in record.runs.values():
-            if not (to / run).exists():
-                export_run(api.load(out / run), to / "results")
+            found = api.load(out / run)
+            if (to / run).exists():
+                if read_meta(to / run).metrics_hash == found.meta.metrics_hash:
+                    continue
+                shutil.rmtree(to / run)  # played again since
+            export_run(found, to / "results")
         _copy(out / "cells" / f"{name}.json", to / "cells" / f"{name}.json")
     given = {p.cell.name for p in plan.cells if p.cell.given is not None}
     waiting = [p.cell for p in plan.cells if p.cell.name not in finished and not p.cell.given]
-    for name in {n for cell in waiting for n in references(cell.recipe)} & set(finished) - given:
+    wanted = {n for cell in waiting for n in (*references(cell.recipe), cell.teacher)}
+    for name in (set(finished) & wanted) - given:
         for file in (out / "models" / name).iterdir():
             if file.is_file():
                 _copy(file, to / "models" / name / file.name)
