@@ -101,7 +101,7 @@ class ReActPolicy:
         if foreign := [name for name in local if name not in known]:
             raise ConfigError(
                 f"{', '.join(map(repr, foreign))}: not for this backend, which decides it itself; "
-                "'hf' takes it."
+                "the local backend 'hf' takes it."
             )
         if engine is not None and backend != "vllm":
             raise ConfigError("A table [options.engine] goes with backend = 'vllm'.")
