@@ -206,7 +206,7 @@ def _execute(
             meta = msgspec.structs.replace(meta, policy=described, status="running")
             write_meta(folder, meta)
             jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
-            costs = [meta.cost or Cost()]
+            costs = [(meta.cost if recorder.keys else None) or Cost()]
             began = time.perf_counter()
             try:
                 for episode in play_all(

@@ -688,6 +688,14 @@ def test_bad_recipes_are_refused_by_name(tmp_path, text, message):
         recipes.load(str(path))
 
 
+def test_a_start_over_a_base_from_scratch_takes_its_sizes_away(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("base = 'student-tiny-start'\n[student]\nstart = 'models/x'\n")
+    assert recipes.load(str(path)).student == recipes.Student(start="models/x", window=3072)
+    with pytest.raises(ConfigError, match="so that hidden would change nothing"):
+        recipes.load("student-tiny-start", {"student": {"start": "x"}}, {"student": {"hidden": 9}})
+
+
 def test_unknown_recipe_names_the_nearest():
     with pytest.raises(ConfigError, match="teacher-tiny"):
         recipes.load("teacher-tyni")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import msgspec
@@ -15,7 +16,7 @@ from harness.cot import Reference, match, words
 from harness.errors import TraceError
 from harness.metrics import EpisodeMetrics, Tally, measure, summarise, wilson, worth
 from harness.protocol import Protocol
-from harness.runs import read_metrics
+from harness.runs import metrics_parts, read_metrics
 from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
 
 
@@ -244,6 +245,17 @@ def test_rows_of_an_older_version_are_read_and_what_they_lack_is_none(tmp_path):
     assert (summary.cot_f1, summary.cot_floor, summary.loops, summary.cot_floor_n) == (
         None, None, None, 0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 200, 333, 1 << 22])
+def test_blocks_of_any_size_hold_all_rows_and_the_files_hash(tmp_path, size):
+    rows = [measure(episode(" ".join("a" * n))) for n in range(1, 40)]
+    body = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    file, digest = tmp_path / "metrics.jsonl", hashlib.sha256()
+    file.write_bytes(body)
+    found = [row for part in metrics_parts(file, size, digest) for row in part]
+    assert found == rows
+    assert digest.hexdigest() == hashlib.sha256(body).hexdigest()
 
 
 @pytest.mark.parametrize("place", [0, 4999, 5000, 7000])

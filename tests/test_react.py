@@ -149,6 +149,7 @@ def test_describe_names_prompt_and_decoding() -> None:
         ({"top_p": 0.0}, "'top_p'"),
         ({"max_new_tokens": 0}, "'max_new_tokens'"),
         ({"backend": "hg", "checkpoint": "x"}, "Unknown backend 'hg'. Did you mean 'hf'"),
+        ({"backend": "vlm", "window": 9}, "Did you mean 'vllm'"),
         ({"backend": "hf"}, "needs 'checkpoint'"),
         ({"backend": "hf", "checkpoint": "./nowhere"}, "No checkpoint folder"),
         ({"backend": "hf", "checkpoint": "x", "download": True}, "are for 'hub:owner/name'"),

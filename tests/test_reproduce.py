@@ -23,6 +23,7 @@ import harness
 from harness import paired
 from harness.errors import ConfigError
 from harness.metrics import wilson
+from harness.runs import read_meta, write_meta
 
 GRIDS = [(t, s) for t in ("table3", "table5") for s in ("smoke", "tiny", "paper")]
 GRIDS += [("table4", s) for s in ("smoke", "paper")]
@@ -210,7 +211,7 @@ def test_gpu_hours_are_the_arithmetic_that_is_told(capsys):
 def test_only_the_arms_asked_for_play_as_they_were_at_fixed_steps(tmp_path):
     wanted = grid.load("table3", "tiny")
     found = {c.name: [k.name for k in plan.columns(wanted, c)] for c in grid.cells(wanted)}
-    end, fixed = "alfworld/holdout-1000", "alfworld/seen-140 at 300 steps"
+    end, fixed = "alfworld/holdout-1000", "alfworld/seen-140 at 800 steps"
     assert found["sft-s3"] == [end, "alfworld/seen-140", fixed]
     assert not any("holdout-1000 at" in name for names in found.values() for name in names)
     some = 'tasks = "builtin-dev[:3]"\nfixed = ["ours"]'
@@ -226,7 +227,7 @@ def test_only_the_arms_asked_for_play_as_they_were_at_fixed_steps(tmp_path):
 def test_what_is_compared_first_is_done_first():
     found = grid.load("table3", "tiny")
     names = [c.name for c in grid.cells(found) if c.stage in ("tuning", "trial")]
-    rates = ("0.002", "0.004")
+    rates = ("0.004", "0.008")
     tuned = [f"tune-{arm}-lr{lr}" for arm in ("token", "ours") for lr in rates]
     pairs = [f"{arm}-s{seed}" for seed in range(1, 11) for arm in ("token", "ours")]
     assert names[:24] == tuned + pairs
@@ -366,8 +367,8 @@ def test_the_plan_tells_what_decides(tmp_path, capsys):
         "on alfworld/holdout-1000 (n = 1000, 25 steps), 10 paired training seeds, alpha 0.05",
         "Played once by every finished student: alfworld/holdout-1000, alfworld/seen-140",
         "Equivalence within 3 points",
-        "2 trainings of 300 steps of every arm, learning rates 0.002, 0.004",
-        "after 300 steps of that training",
+        "2 trainings of 800 steps of every arm, learning rates 0.004, 0.008",
+        "after 800 steps of that training",
         "Pilot: 3 seeds of token on alfworld/dev-200, 0 done",
     ):
         assert told in shown
@@ -686,7 +687,9 @@ def test_a_campaign_goes_on_elsewhere(campaign, tmp_path, capsys):
     assert cli.main(command) == 0
     assert "9 of 10 cells are in" in capsys.readouterr().err
     assert sorted(p.name for p in (here / "models").iterdir()) == ["small", "small-start"]
-    assert not [*here.rglob("episodes*"), *here.rglob("training"), *here.rglob("*.log")]
+    assert not [*here.rglob("episodes*"), *here.rglob("training")]
+    # That a student has begun fixes the plan there too.
+    assert [(p.name, p.stat().st_size) for p in here.rglob("*.log")] == [("ours-s1.log", 0)]
     assert not any(str(out.parent).encode() in p.read_bytes() for p in here.rglob("run.json"))
     # The last one done: only what is new is copied.
     record.write_bytes(kept)
@@ -701,6 +704,15 @@ def test_a_campaign_goes_on_elsewhere(campaign, tmp_path, capsys):
     record = here / "cells" / "ours-s1.json"
     old = msgspec.json.decode(record.read_bytes(), type=plan.Done)
     record.unlink()
+    # Its play again was cut short: what is there is not all of it.
+    settled = plan.settle(grid.load(str(path), ""), here)
+    assert [p.cell.name for p in campaigns.to_do(settled, here, "trial")] == ["small", "ours-s1"]
+    teacher = msgspec.json.decode((here / "cells" / "small.json").read_bytes(), type=plan.Done)
+    for run in teacher.runs.values():
+        (here / run / "episodes.jsonl").touch()
+        cut = msgspec.structs.replace(read_meta(here / run), status="running")
+        write_meta(here / run, cut)
+    assert [p.cell.name for p in campaigns.to_do(settled, here, "trial")] == ["small", "ours-s1"]
     weights = here / "models" / "small-start" / "model.safetensors"
     right = weights.read_bytes()
     weights.write_bytes(right + b"\0")
@@ -710,7 +722,7 @@ def test_a_campaign_goes_on_elsewhere(campaign, tmp_path, capsys):
     assert cli.main([str(path), "--out", str(here)]) == 0
     assert not (here / "models" / "token-s1").exists()  # finished, and not done again
     new = msgspec.json.decode(record.read_bytes(), type=plan.Done)
-    assert (new.samples, new.lr) == (old.samples, old.lr)
+    assert (new.traces, new.lr) == (old.traces, old.lr)
     assert new.weights == old.weights
     # The teacher's episodes had stayed behind, and students' reasoning is measured against them.
     teacher = msgspec.json.decode((here / "cells" / "small.json").read_bytes(), type=plan.Done)
@@ -721,17 +733,17 @@ def test_a_campaign_goes_on_elsewhere(campaign, tmp_path, capsys):
 
 
 @pytest.mark.models
-def test_students_of_other_samples_are_told(campaign):
+def test_students_of_other_episodes_are_told(campaign):
     path, out = campaign
     settled = plan.settle(grid.load(str(path), ""), out)
     assert report.origins(settled, out) == []
     record = out / "cells" / "ours-s1.json"
     kept = record.read_bytes()
-    other = msgspec.structs.replace(msgspec.json.decode(kept, type=plan.Done), samples="other")
+    other = msgspec.structs.replace(msgspec.json.decode(kept, type=plan.Done), traces="other")
     try:
         record.write_bytes(msgspec.json.encode(other))
         assert report.origins(settled, out) == [
-            "Trained on different samples of the same tasks: token-s1 / ours-s1."
+            "Trained on different episodes of the same tasks: token-s1 / ours-s1."
         ]
     finally:
         record.write_bytes(kept)

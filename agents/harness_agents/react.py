@@ -97,6 +97,8 @@ class ReActPolicy:
         local = {name: value for name, value in local.items() if value is not None}
         if copies is not None and copies < 1:
             raise ConfigError("'copies' must be at least 1.")
+        if isinstance(backend, str) and backend not in BACKENDS:
+            raise ConfigError(unknown("backend", backend, BACKENDS))
         known = {"hf": tuple(local), "vllm": VLLM_OPTIONS}.get(str(backend), ())
         if foreign := [name for name in local if name not in known]:
             raise ConfigError(
@@ -106,8 +108,6 @@ class ReActPolicy:
         if engine is not None and backend != "vllm":
             raise ConfigError("A table [options.engine] goes with backend = 'vllm'.")
         if isinstance(backend, str):
-            if backend not in BACKENDS:
-                raise ConfigError(unknown("backend", backend, BACKENDS))
             if (backend == "server") != (server is not None):
                 raise ConfigError("backend = 'server' and a table [options.server] go together.")
             if backend != "server" and checkpoint is None:

@@ -92,7 +92,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runs: tuple[str, ...] = ()
     collect: tuple[Collect, ...] = ()
     successes_only: bool = True
-    #: Most episodes kept, in order of the record; None: all.
+    #: Most episodes kept, the same ones each time (``traces.load``); None: all.
     limit: int | None = None
     #: Task sets ("env/set") or tasks ("env:task id") whose groups may not be trained on.
     exclude: tuple[str, ...] = ()
@@ -312,6 +312,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _laid_over(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     merged = dict(raw)
+    student, base = own.get("student"), raw.get("student")
+    if isinstance(student, dict) and isinstance(base, dict) and "start" in student:
+        # Sizes of a base that was from scratch go: weights have their own.
+        merged["student"] = {k: v for k, v in base.items() if k not in _SIZES}
     for key, value in own.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if both else value
@@ -326,7 +330,8 @@ def _refuse_sizes(raw: dict[str, Any], where: str) -> None:
     if sizes := [key for key in _SIZES if key in student]:
         raise ConfigError(
             f"{where} [student]: it starts from {student['start']} and has its sizes, so that "
-            f"{', '.join(sizes)} would change nothing. Drop them, or start (from scratch)."
+            f"{', '.join(sizes)} would change nothing. Drop them, or drop 'start' to train from "
+            "scratch."
         )
 
 

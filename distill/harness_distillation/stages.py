@@ -9,7 +9,8 @@ OUT/training/cache/     the teacher's distributions
 OUT/training/           checkpoints/, log.jsonl, recipe.json
 
 Students that are compared share traces and teacher's distributions: ``shared`` holds both for all
-of them, whoever needs them first makes them and the others wait.
+of them: who needs them makes them, several divide the recordings, and what another one is making
+is waited for.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Traces(msgspec.Struct, frozen=True):
-    """Episodes to learn from, in the order of the record, and what was left out of them."""
+    """Episodes to learn from, in the order of ``load``, and what was left out of them."""
 
     episodes: tuple[Episode, ...]
     sources: tuple[Source, ...]

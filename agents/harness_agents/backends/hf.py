@@ -41,7 +41,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PASS_TOKENS, SHARED = 8192, 64
 #: Seconds to wait for another episode's request before a batch that is not full starts.
 LINGER = 0.003
-#: Seconds after which a request's turn comes whatever is stored for others.
+#: Seconds after which the oldest request's turn comes, whatever is stored for others.
 PATIENCE = 60.0
 #: Who waits is let in when that many of who plays: reading together costs one pass.
 JOIN = 1 / 8
@@ -253,35 +253,41 @@ class HFBackend:
                     self._changed.wait()
                 while len(self._waiting) < self.batch_size and self._changed.wait(LINGER):
                     pass
-            free = min(self.batch_size - len(rows), len(self._waiting))
+            most = min(self.batch_size - len(rows), len(self._waiting))
+            free = self._fitting(rows, most)
             if 0 < free < len(self._waiting):
                 self._waiting = deque(self._by_turn(self._waiting))
-            # Rows are as long as the longest: the memory for so many of its length must be there.
-            room = max((row.room for row in rows), default=0) + self._ahead
-            for joining in range(free):
-                room = max(room, self._waiting[joining].room + self._ahead)
-                if (len(rows) + joining + 1) * room * self._slots.token_bytes > self._most:
-                    free = joining
-                    break
+                free = self._fitting(rows, most)
             if free < JOIN * len(rows):
                 return []
             return [self._waiting.popleft() for _ in range(free)]
 
+    def _fitting(self, rows: Sequence[Request], most: int) -> int:
+        """How many of the first ``most`` that wait there is memory for: rows are as long as the
+        longest."""
+        room = max((row.room for row in rows), default=0) + self._ahead
+        for joining in range(most):
+            room = max(room, self._waiting[joining].room + self._ahead)
+            if (len(rows) + joining + 1) * room * self._slots.token_bytes > self._most:
+                return joining
+        return most
+
     def _by_turn(self, waiting: Iterable[Request]) -> list[Request]:
         """Who goes on with a conversation whose keys and values are stored comes before who begins:
         with more conversations than there is memory for, taking turns would drop each one's just
-        before they are wanted. Nobody waits behind others for more than ``PATIENCE``."""
-        now = time.perf_counter()
+        before they are wanted. Who has waited longest comes before all after ``PATIENCE``."""
 
-        def key(request: Request) -> bool:
-            if now - request.asked > PATIENCE:
-                return False
+        def begins(request: Request) -> bool:
             if not request.sought:  # what it goes on with was stored before it was asked
                 request.continues = self._prefixes.match(request.prompt[:-1])[2]
                 request.sought = True
             return not self._prefixes.holds(request.continues)
 
-        return sorted(waiting, key=key)
+        found = sorted(waiting, key=begins)
+        oldest = min(range(len(found)), key=lambda i: found[i].asked)
+        if time.perf_counter() - found[oldest].asked > PATIENCE:
+            found.insert(0, found.pop(oldest))
+        return found
 
     def _fail(self, batch: Sequence[Request], kind: type[BaseException], text: str) -> None:
         if issubclass(kind, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:

@@ -20,6 +20,7 @@ from harness import api
 from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
 from harness.registry import names
+from harness.runs import read_meta
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce.grid import Cell, Stage
 from harness_distillation.reproduce.plan import (
@@ -106,9 +107,14 @@ def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
     for name in teachers:
         record = records[name]
         runs = record.runs.values() if record is not None else ()
-        if not all((out / run / EPISODES).is_file() for run in runs):
+        if not all(_recorded(out / run) for run in runs):
             todo.add(name)
     return [p for p in plan.cells if p.cell.name in todo]
+
+
+def _recorded(run: Path) -> bool:
+    """Whether all its episodes are there: playing again what was left behind may have been cut."""
+    return (run / EPISODES).is_file() and read_meta(run).status == "complete"
 
 
 def _before(cell: Cell, given: set[str]) -> set[str]:

@@ -36,7 +36,7 @@ from harness_distillation.reproduce.trial import Evaluation
 
 
 class _Parents(msgspec.Struct):
-    samples: str | None = None
+    traces: str | None = None
 
 
 class _Notes(msgspec.Struct):
@@ -61,7 +61,7 @@ def run(out: Path, name: str) -> None:
     recipe = tuned(plan, Path(), cell)
     before = done(Path(), planned[name])
     # A finished one is here to play again: its training may have stayed elsewhere.
-    if cell.given is None and (before is None or tuple(weights_of(model)) != before.weights):
+    if cell.given is None and before is None:
         _train(recipe, model)
     trained = time.monotonic()
     teacher = planned.get(cell.teacher or "")
@@ -76,12 +76,12 @@ def run(out: Path, name: str) -> None:
         recipe_hash=recipe_hash(recipe) if cell.given is None else None,
         runs=runs,
         reason_to_act=notes.reason_to_act,
-        train_seconds=round(trained - begun, 1),
+        train_seconds=before.train_seconds if before else round(trained - begun, 1),
         play_seconds=round(time.monotonic() - trained, 1),
         trial=trial_hash(plan.grid),
         lr=recipe.optim.lr if cell.given is None else None,
         weights=tuple(weights_of(model)),
-        samples=notes.parents.samples if cell.given is None else None,
+        traces=notes.parents.traces if cell.given is None else None,
     )
     path = Path("cells") / f"{name}.json"
     draft = path.with_suffix(".draft")

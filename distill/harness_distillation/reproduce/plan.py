@@ -75,8 +75,8 @@ class Done(msgspec.Struct, frozen=True):
     lr: float | None
     #: sha256 of its weights.
     weights: tuple[str, ...]
-    #: Hash of the samples it was trained on; None for weights that were given.
-    samples: str | None
+    #: Hash of the episodes it was trained on; None where there were none, or weights were given.
+    traces: str | None
 
 
 def make(grid: Grid, given: dict[str, str]) -> Plan:
@@ -200,7 +200,15 @@ def done(out: Path, planned: Planned) -> Done | None:
 
 def _record(out: Path, planned: Planned) -> Done | None:
     path = out / "cells" / f"{planned.cell.name}.json"
-    return msgspec.json.decode(path.read_bytes(), type=Done) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Done)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}): it is damaged, or of another release.\n"
+            "  Delete it to have that cell done again, or plan a campaign with another --out."
+        ) from None
 
 
 def _key(cell: Cell, parents: Sequence[str]) -> str:

@@ -18,12 +18,13 @@ from harness import api
 from harness.export import export as export_run
 from harness.runs import read_meta
 from harness_distillation.recipe_faults import references
-from harness_distillation.reproduce.plan import Plan, done, settle, write
+from harness_distillation.reproduce.plan import Plan, begun, done, settle, write
 
 
 def export(plan: Plan, out: Path, to: Path) -> int:
     """Copy what is finished of the campaign in ``out`` and is not in ``to`` yet; how many cells
-    ``to`` then has. Raises ConfigError where ``to`` holds results of another plan."""
+    that are. Raises ConfigError where ``to`` holds results of another plan, or a run is being
+    played again."""
     (to / "cells").mkdir(parents=True, exist_ok=True)
     settle(plan.grid, to)
     write(plan, to)
@@ -32,12 +33,16 @@ def export(plan: Plan, out: Path, to: Path) -> int:
     for name, record in finished.items():
         for run in record.runs.values():
             found = api.load(out / run)
+            found.check_complete()
             if (to / run).exists():
                 if read_meta(to / run).metrics_hash == found.meta.metrics_hash:
                     continue
                 shutil.rmtree(to / run)  # played again since
             export_run(found, to / "results")
         _copy(out / "cells" / f"{name}.json", to / "cells" / f"{name}.json")
+    for planned in plan.cells:  # what has begun fixes the plan there too
+        if planned.cell.name not in finished and begun(out, planned):
+            (to / "cells" / f"{planned.cell.name}.log").touch()
     given = {p.cell.name for p in plan.cells if p.cell.given is not None}
     waiting = [p.cell for p in plan.cells if p.cell.name not in finished and not p.cell.given]
     wanted = {n for cell in waiting for n in (*references(cell.recipe), cell.teacher)}

@@ -202,20 +202,19 @@ def _title(what: Column) -> str:
 
 
 def origins(plan: Plan, out: Path) -> list[str]:
-    """What was the same for all students and is not: samples of one recipe's data that differ, as
+    """What was the same for all students and is not: episodes of the same data that differ, as
     where a campaign went on on another machine and its teacher played a little differently."""
-    samples: dict[tuple[bytes, str | None], dict[str | None, list[str]]] = {}
+    traces: dict[bytes, dict[str | None, list[str]]] = {}
     for planned in plan.cells:
         cell, record = planned.cell, done(out, planned)
         if record is not None and cell.stage == "trial":
-            data = msgspec.json.encode(cell.recipe.data)
-            same = samples.setdefault((data, cell.recipe.objective.format), {})
-            same.setdefault(record.samples, []).append(cell.name)
+            same = traces.setdefault(msgspec.json.encode(cell.recipe.data), {})
+            same.setdefault(record.traces, []).append(cell.name)
     return [
-        "Trained on different samples of the same tasks: "
+        "Trained on different episodes of the same tasks: "
         + " / ".join(", ".join(names) for names in by_hash.values())
         + "."
-        for by_hash in samples.values()
+        for by_hash in traces.values()
         if len(by_hash) > 1
     ]
 
