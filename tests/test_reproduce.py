@@ -335,6 +335,9 @@ def test_results_stay_under_their_trial_though_the_plan_is_gone(own, tmp_path):
         other = msgspec.structs.replace(first.trial, **change)
         with pytest.raises(ConfigError, match="under another trial"):
             plan.settle(msgspec.structs.replace(first, trial=other), out)
+    (out / "cells" / f"{planned.cell.name}.json").write_text('{"key": "older"}')
+    with pytest.raises(ConfigError, match="Delete it to have that cell done again"):
+        plan.settle(first, out)
     (out / plan.PLAN).write_text('{"grid": 1}')
     with pytest.raises(ConfigError, match="damaged, or of another release"):
         plan.settle(first, out)

@@ -171,7 +171,7 @@ class VLLMBackend:
                 **self._more,
             )
             return self._vllm.AsyncLLMEngine.from_engine_args(arguments)
-        except (TypeError, ValueError, RuntimeError, NotImplementedError, OSError) as error:
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
             raise ConfigError(
                 f"{folder}: vLLM cannot load this: {type(error).__name__}: {error}\n"
                 "  The engine's arguments are in [options.engine]; VLLM_LOGGING_LEVEL=INFO shows "

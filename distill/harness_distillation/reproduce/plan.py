@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from harness_agents import checkpoints
@@ -119,14 +120,8 @@ def settle(grid: Grid, out: Path) -> Plan:
 
 def read(out: Path) -> Plan:
     """The plan written in ``out``; ConfigError where it is damaged."""
-    path = out / PLAN
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error}): it is damaged, or of another release.\n"
-            "  Plan a campaign of its own with another --out."
-        ) from None
+    found: Plan = _decoded(out / PLAN, Plan, "Plan a campaign of its own with another --out.")
+    return found
 
 
 def trial_hash(grid: Grid) -> str:
@@ -200,14 +195,16 @@ def done(out: Path, planned: Planned) -> Done | None:
 
 def _record(out: Path, planned: Planned) -> Done | None:
     path = out / "cells" / f"{planned.cell.name}.json"
-    if not path.is_file():
-        return None
+    remedy = "Delete it to have that cell done again, or plan a campaign with another --out."
+    return _decoded(path, Done, remedy) if path.is_file() else None
+
+
+def _decoded(path: Path, type_: type[Any], remedy: str) -> Any:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Done)
+        return msgspec.json.decode(path.read_bytes(), type=type_)
     except msgspec.MsgspecError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error}): it is damaged, or of another release.\n"
-            "  Delete it to have that cell done again, or plan a campaign with another --out."
+            f"{path} cannot be read ({error}): it is damaged, or of another release.\n  {remedy}"
         ) from None
 
 
