@@ -24,7 +24,7 @@ from harness_distillation.train import Diverged
 from harness.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.models
-TIMING = {"seconds", "tokens_per_s"}
+TIMING = {"seconds", "tokens_per_s", "mfu"}
 
 
 def log(out: Path) -> list[dict]:

@@ -151,7 +151,7 @@ def gkd(folder: Path, teacher: Path, *args: str, more: str = "") -> Path:
 
 
 def lines(out: Path) -> list[dict]:
-    timing = {"seconds", "tokens_per_s"}
+    timing = {"seconds", "tokens_per_s", "mfu"}
     found = (out / "training" / "log.jsonl").read_bytes().splitlines()
     return [{k: v for k, v in msgspec.json.decode(x).items() if k not in timing} for x in found]
 

@@ -48,6 +48,9 @@ def main(args: list[str]) -> int:
     parser.add_argument("--max-minutes", type=float, help="stop (resumable) after so long")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument(
+        "--device", help="'cpu' or 'cuda' (default: an accelerator where there is one)"
+    )
+    parser.add_argument(
         "--stage", choices=("collect", "prepare", "cache", "train"), default="train",
         help="last stage to run",
     )  # fmt: skip
@@ -71,7 +74,12 @@ def main(args: list[str]) -> int:
     us = ranks.current()
     try:
         result = distill(
-            recipe, out, fresh=given.fresh, until=given.stage, quiet=given.quiet or not us.first
+            recipe,
+            out,
+            fresh=given.fresh,
+            until=given.stage,
+            quiet=given.quiet or not us.first,
+            device=given.device,
         )
     finally:
         ranks.leave()

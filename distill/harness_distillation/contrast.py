@@ -23,6 +23,7 @@ from harness.types import Episode
 from harness_distillation import models
 from harness_distillation.dataset import Row, Samples, make_row, pack
 from harness_distillation.losses import log_likelihood
+from harness_distillation.machine import Precision, autocast
 from harness_distillation.ranks import Ranks
 from harness_distillation.tokenizer import ACT, REASON
 
@@ -83,6 +84,7 @@ def preference(
     for margin, n_pairs in zip(margins, counts.tolist(), strict=False):
         loss = loss - F.logsigmoid(margin).sum() / max(1.0, n_pairs)
     summed = torch.stack([loss.detach().double(), torch.cat(margins).detach().double().sum()])
+    summed = summed.cpu()
     value, margin = ranks.sum(summed).tolist()
     return Preference(loss, value, margin / max(1.0, float(counts[:-1].sum())), int(counts[-1]))
 
@@ -101,7 +103,7 @@ class Contrast:
         seed: int,
         row_tokens: int,
         pad: int,
-        bf16: bool = False,
+        precision: Precision = "fp32",
         ranks: Ranks = Ranks(),
     ) -> None:
         self.samples, self.classes, self.beta, self.ranks = samples, classes, beta, ranks
@@ -125,7 +127,7 @@ class Contrast:
             )
         self.lengths = lengths
         self._rows, self._next = self._stream(), 0
-        self.reference = self._reference(start, bf16)
+        self.reference = self._reference(start, precision)
 
     def _stream(self) -> Iterator[list[int]]:
         def order() -> Iterator[int]:
@@ -157,23 +159,27 @@ class Contrast:
         return row, torch.from_numpy(documents)[document]
 
     @torch.no_grad()
-    def _reference(self, start: Any, bf16: bool) -> torch.Tensor:
-        """log p of every taught token under the start, fp32 [taught tokens]."""
+    def _reference(self, start: Any, precision: Precision) -> torch.Tensor:
+        """log p of every taught token under the start, fp32 [taught tokens] on the CPU."""
         out = torch.zeros(int(self.samples.taught[-1]))
         body, head = models.body_and_head(start)
         models.check_isolation(start)
         start.eval()
+        device = models.device_of(start)
         for p in self.chosen.tolist():
-            row, _ = self.row([p])
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            row = self.row([p])[0].to(device)
+            with autocast(precision, device):
                 hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
                 log_p = log_likelihood(hidden[0, row.at], head, row.targets)
-            out[row.cached] = log_p
+            out[row.cached] = log_p.cpu()
         return out
 
     def __call__(self, step: int, body: Any, head: torch.nn.Module) -> Preference:
         """The term of an optimizer step, this rank's pairs of it."""
         row, side = self.row(self.at(step)[self.ranks.rank :: self.ranks.size])
+        device = models.device_of(body)
+        row, side = row.to(device), side.to(device)
         hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
-        ratio = log_likelihood(hidden[0, row.at], head, row.targets) - self.reference[row.cached]
+        start = self.reference[row.cached].to(device)
+        ratio = log_likelihood(hidden[0, row.at], head, row.targets) - start
         return preference(ratio, row.labels, side, self.weighed, self.beta, self.ranks)

@@ -203,6 +203,14 @@ class Row(NamedTuple):
     cached: torch.Tensor
     tokens: int
 
+    def to(self, device: torch.device) -> Row:
+        """What the model and its loss read, on ``device``; ``bounds`` and ``cached`` stay."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("ids", "positions", "at", "targets", "labels")
+        }
+        return self._replace(**moved)
+
 
 def make_row(
     samples: Samples, chosen: Sequence[int], classes: np.ndarray, length: int, pad: int

@@ -31,6 +31,7 @@ from harness.types import Decision, Episode, Info, Outcome, Step
 from harness_distillation import checkpoint, models, tokenizer, traces
 from harness_distillation.dataset import encode
 from harness_distillation.hub import locate
+from harness_distillation.machine import CPU
 from harness_distillation.recipe import OnPolicy, Recipe, recipe_hash
 from harness_distillation.train import Corpus, Part, Result, train
 
@@ -82,7 +83,7 @@ def round_tasks(play: OnPolicy, number: int, seed: int) -> TaskSet:
 
 def train_on_policy(
     recipe: Recipe, play: OnPolicy, out: Path, notes: dict[str, Any], teacher: Any, tok: Any,
-    *, quiet: bool = False,
+    *, quiet: bool = False, device: torch.device = CPU,
 ) -> Result:  # fmt: skip
     """Rounds of play and training in ``out``, from where they stopped.
 
@@ -104,7 +105,7 @@ def train_on_policy(
         corpus = _corpus(recipe, run, tok)
         result = train(
             recipe, recipe_hash(recipe), corpus, tok, out, notes,
-            teacher=teacher, quiet=quiet, part=Part(*part),
+            teacher=teacher, quiet=quiet, part=Part(*part), device=device,
         )  # fmt: skip
         if result.reason == "time" or result.step < part[1]:  # out of time, or [dev] had enough
             break

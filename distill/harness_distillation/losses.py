@@ -47,6 +47,9 @@ class Target(NamedTuple):
     logp: torch.Tensor
     tail: torch.Tensor
 
+    def to(self, device: torch.device) -> Target:
+        return Target(*(part.to(device, non_blocking=True) for part in self))
+
 
 def class_weights(
     counts: torch.Tensor, lambdas: Mapping[str, float], normalizer: str

@@ -27,12 +27,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from harness.errors import ConfigError, HarnessError
 from harness.transcript import Kind
 from harness_distillation import checkpoint, models
 from harness_distillation.dataset import Samples
 from harness_distillation.hub import locate
+from harness_distillation.machine import CPU, precision_of
 from harness_distillation.recipe import Recipe
 from harness_distillation.train import Result
 
@@ -143,6 +145,7 @@ def train_minillm(
     notes: dict[str, Any],
     *,
     quiet: bool = False,
+    device: torch.device = CPU,
 ) -> Result:
     """Train ``recipe``'s student in ``out`` (``training/``) on the decisions of ``samples``.
 
@@ -176,7 +179,8 @@ def train_minillm(
         "betas": optim.betas,
         "weight_decay": optim.weight_decay,
         "clip": optim.clip,
-        "bf16": optim.precision == "bf16",
+        "bf16": precision_of(optim.precision, device) == "bf16",
+        "use_cpu": device.type == "cpu",
         "max_new_tokens": recipe.max_new_tokens,
         "kd_temperature": recipe.objective.temperature,
     }

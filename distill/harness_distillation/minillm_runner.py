@@ -150,7 +150,7 @@ def main(path: Path) -> None:
         save_total_limit=2,
         report_to=[],
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=job["use_cpu"],
     )
     trainer = Trainer(
         model=models[0],

@@ -196,6 +196,12 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def device_of(model: Any) -> torch.device:
+    """Where its weights are."""
+    found: torch.device = next(model.parameters()).device
+    return found
+
+
 def body_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
     """(transformer that gives hidden states [B, T, H], LM head H -> V)."""
     return model.base_model, model.get_output_embeddings()
@@ -209,6 +215,13 @@ def layout(body: Any) -> Layout:
     if body.config._attn_implementation == DOCUMENTS:
         return "documents"
     return "padded" if body.config.model_type in LEAKY else "packed"
+
+
+def recompute_layers(model: Any) -> None:
+    """Make each layer's intermediate results again on the way back instead of keeping them."""
+    name = "activation_checkpointing_enable"  # transformers 5.0 to 5.22 know the older name
+    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def isolate_documents(model: Any, device: torch.device) -> None:
@@ -265,7 +278,7 @@ def isolation_gap(
     ``implementation`` of attention for the row: None for the device's own (``isolate_documents``).
     """
     generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
+    device = device_of(model)
     lengths = [tokens, tokens // 3, tokens // 2]
     vocab = model.config.vocab_size
     ids = torch.randint(0, vocab, (1, sum(lengths)), generator=generator).to(device)

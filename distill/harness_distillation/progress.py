@@ -16,7 +16,7 @@ EVERY = 20.0
 
 
 class Progress:
-    """Shows step, losses per class, tokens/s and remaining time."""
+    """Shows step, losses per class, tokens/s, MFU and remaining time."""
 
     def __init__(self, name: str, total: int, done: int, quiet: bool = False) -> None:
         console = Console(stderr=True)
@@ -59,7 +59,7 @@ class Progress:
     def step(self, step: int, line: dict[str, Any]) -> None:
         """Show the log line of ``step``."""
         losses = " ".join(f"{c} {line[c]:.4f}" for c in ("reason", "act", "format") if c in line)
-        losses += f" {line['tokens_per_s']} tok/s"
+        losses += f" {line['tokens_per_s']} tok/s MFU {line['mfu']:.0%}"
         if self.bar is not None:
             self.bar.update(self.task, completed=step, losses=losses)
             return

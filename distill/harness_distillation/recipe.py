@@ -172,8 +172,12 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: int = 2
     row_tokens: int = 8192
     micro_rows: int = 1
-    precision: Literal["bf16", "fp32"] = "bf16"
+    #: "auto": bf16 where the device multiplies it natively, else fp32.
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
+    #: Keep no layer's intermediate results for the way back but make them again: far less memory,
+    #: a third more work.
+    recompute: bool = False
     threads: int | None = None
     #: Stop (with a checkpoint) after so many minutes of training, whatever the steps.
     max_minutes: float | None = None
@@ -263,7 +267,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
         "obs_weight": 0.0, "masks": "spans", "jsd_beta": 0.5, "skew_alpha": 0.1,
         "contrastive": 0.0, "contrastive_beta": 1.0,
     },
-    "optim": {"micro_rows": 1, "optimizer": "adamw"},
+    "optim": {"micro_rows": 1, "optimizer": "adamw", "recompute": False},
 }  # fmt: skip
 
 
@@ -370,6 +374,9 @@ def recipe_hash(recipe: Recipe) -> str:
             checkpoint_minutes=0.0,
             keep=recipe.optim.keep if stops else (),
             threads=None,
+            recompute=False,
+            # The machine's choice is no part of it; before there was one, bf16 stood here.
+            precision="bf16" if recipe.optim.precision == "auto" else recipe.optim.precision,
         ),
     )
     body = msgspec.json.encode(plain(neutral), order="sorted")

@@ -26,12 +26,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from harness import api
 from harness.errors import ConfigError
 from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
 from harness_distillation.dataset import Samples
 from harness_distillation.gkd import train_on_policy
+from harness_distillation.machine import CPU, device_of, precision_of
 from harness_distillation.minillm import train_minillm
 from harness_distillation.prepare import (
     Prepared,
@@ -57,17 +59,19 @@ def distill(
     until: str = "train",
     quiet: bool = False,
     shared: Path | None = None,
+    device: str | None = None,
 ) -> Result | None:
     """Run the stages up to ``until``; None when that is before training.
 
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
     and what is ``shared`` stay). Without it everything finished is reused and a stopped training
-    goes on.
+    goes on. ``device``: "cpu", "cuda" ...; None: an accelerator where there is one.
     """
     place = Workplace(out, shared)
+    here = device_of(device)
     us = ranks.current()
     if recipe.on_policy is not None:
-        return _on_policy(recipe, recipe.on_policy, place, us, fresh, until, quiet)
+        return _on_policy(recipe, recipe.on_policy, place, us, fresh, until, quiet, here)
     with us.first_alone():
         if fresh and us.first:
             for name in ("data", "cache", "checkpoints", "minillm", "start"):
@@ -85,20 +89,22 @@ def distill(
             traces.guard(prepared.tasks, [_dev_set(recipe.dev)])
         if until == "prepare":
             return None
-        teacher = load_teacher(recipe, tok)
+        teacher = load_teacher(recipe, tok, here)
         cache = None
         if recipe.teacher is not None and recipe.teacher.signal == "cache":
             cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
         if until == "cache":
             return None
-        notes = provenance(recipe, prepared, teacher)
+        notes = provenance(recipe, prepared, teacher, here)
         if us.first:
             write(place.training / "recipe.json", recipe)
     learn, held = _sides(samples, prepared)
     if recipe.objective.name == "minillm":
         if us.size > 1:
             raise ConfigError("Objective 'minillm' is trained by TRL: start it in one process.")
-        result = train_minillm(recipe, samples, learn, tok, place.training, notes, quiet=quiet)
+        result = train_minillm(
+            recipe, samples, learn, tok, place.training, notes, quiet=quiet, device=here
+        )
         checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
         return result
     if recipe.objective.masks == "label_shuffle":
@@ -109,7 +115,7 @@ def distill(
     live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
     result = train(
         recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
-        cache=cache, teacher=live, ranks=us, quiet=quiet,
+        cache=cache, teacher=live, ranks=us, quiet=quiet, device=here,
     )  # fmt: skip
     if result.reason == "finished" and us.first:
         checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
@@ -118,7 +124,7 @@ def distill(
 
 def _on_policy(
     recipe: Recipe, play: OnPolicy, place: Workplace, us: ranks.Ranks, fresh: bool, until: str,
-    quiet: bool,
+    quiet: bool, here: torch.device,
 ) -> Result | None:  # fmt: skip
     """Objective ``gkd``: no traces and no cache, the student's own episodes round by round."""
     if us.size > 1:
@@ -129,7 +135,7 @@ def _on_policy(
         return None
     place.training.mkdir(parents=True, exist_ok=True)
     tok = tokenizer.load(tokenizer_origin(recipe) or "")
-    teacher = load_teacher(recipe, tok)
+    teacher = load_teacher(recipe, tok, here)
     notes = {
         "header": recipe.data.header,
         "window": recipe.student.window,
@@ -138,10 +144,12 @@ def _on_policy(
         "recipe_hash": recipe_hash(recipe),
         "parents": {"teacher": models.weights_hash(teacher)},
         "tokenizer": tokenizer.fingerprint(tok),
+        "machine": _machine(recipe, here),
         "scores": {},
     }
     write(place.training / "recipe.json", recipe)
-    result = train_on_policy(recipe, play, place.training, notes, teacher, tok, quiet=quiet)
+    result = train_on_policy(recipe, play, place.training, notes, teacher, tok, quiet=quiet,
+                             device=here)  # fmt: skip
     if result.reason == "finished":
         checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
     return result
@@ -190,9 +198,9 @@ def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def load_teacher(recipe: Recipe, tok: Any) -> Any:
-    """The teacher model, or None; refuses one with another tokenizer, and for an objective over
-    observations one that has not learned them."""
+def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:
+    """The teacher model on ``device``, or None; refuses one with another tokenizer, and for an
+    objective over observations one that has not learned them."""
     if recipe.teacher is None or recipe.objective.divergence == "ce":
         return None
     folder = recipe.teacher.checkpoint
@@ -211,7 +219,7 @@ def load_teacher(recipe: Recipe, tok: Any) -> Any:
             "distributions cannot be compared.\n  Use its tokenizer ([tokenizer] start), or train "
             "on its text (objective seqkd)."
         )
-    return teacher
+    return teacher.to(device)
 
 
 def cached_teacher(
@@ -231,19 +239,22 @@ def cached_teacher(
     def progress(done: int, total: int) -> None:
         say(quiet, f"teacher cache {done}/{total} sequences")
 
-    models.isolate_documents(teacher, next(teacher.parameters()).device)
+    device = models.device_of(teacher)
+    models.isolate_documents(teacher, device)
     folder = place.cache(key)
     with _alone(folder):
         if not (folder / teacher_cache.MANIFEST).is_file():
             teacher_cache.build(
                 folder, teacher, samples, key,
                 pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
-                bf16=recipe.optim.precision == "bf16", progress=progress,
+                precision=precision_of(recipe.optim.precision, device), progress=progress,
             )  # fmt: skip
     return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
 
 
-def provenance(recipe: Recipe, prepared: Prepared, teacher: Any) -> dict[str, Any]:
+def provenance(
+    recipe: Recipe, prepared: Prepared, teacher: Any, device: torch.device = CPU
+) -> dict[str, Any]:
     """harness.json: how to ask the student, and what it comes from."""
     return {
         "header": recipe.data.header,
@@ -261,8 +272,14 @@ def provenance(recipe: Recipe, prepared: Prepared, teacher: Any) -> dict[str, An
         models.OBSERVATIONS: bool(recipe.objective.obs_weight),
         "reason_to_act": prepared.reason_to_act,
         "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        "machine": _machine(recipe, device),
         "scores": {},
     }
+
+
+def _machine(recipe: Recipe, device: torch.device) -> dict[str, str]:
+    """What it is trained on, for harness.json: device and the precision of its products."""
+    return {"device": device.type, "precision": precision_of(recipe.optim.precision, device)}
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from harness_distillation import models
 from harness_distillation.checkpoint import file_sha256
 from harness_distillation.dataset import Samples, make_row
 from harness_distillation.losses import Target
+from harness_distillation.machine import Precision, autocast
 
 #: Sequences a shard holds.
 SHARD = 512
@@ -92,7 +93,7 @@ def build(
     *,
     pad: int,
     row_tokens: int = 8192,
-    bf16: bool = True,
+    precision: Precision = "fp32",
     shard: int = SHARD,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
@@ -117,7 +118,7 @@ def build(
         if not (folder / name).is_file():
             found = _shard(
                 teacher, samples, range(first, min(first + shard, total)), key.top_k, pad,
-                row_tokens, bf16,
+                row_tokens, precision,
             )  # fmt: skip
             draft = folder / f".{name}.draft"
             with draft.open("wb") as file:
@@ -175,15 +176,16 @@ def _shard(
     k: int,
     pad: int,
     row_tokens: int,
-    bf16: bool,
+    precision: Precision,
 ) -> Cache:
     body, head = models.body_and_head(teacher)
+    device = models.device_of(teacher)
     every_kind = np.array([0, 1, 1, 1, 1, 1], dtype=np.int8)
     pieces = []
     for chosen in _rows(samples, part, row_tokens):
         length = sum(int(samples.lengths[s]) for s in chosen)
-        row = make_row(samples, chosen, every_kind, length, pad)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        row = make_row(samples, chosen, every_kind, length, pad).to(device)
+        with autocast(precision, device):
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
         for first in range(0, len(row.at), CHUNK):
             at, targets = row.at[first : first + CHUNK], row.targets[first : first + CHUNK]
@@ -203,11 +205,11 @@ def distribution(logits: torch.Tensor, targets: torch.Tensor, k: int) -> Cache:
     tail = torch.logsumexp(rest, -1)
     entropy = -(log_p.exp() * log_p).sum(-1)
     return Cache(
-        top.indices.numpy().astype(np.uint16 if vocab <= 65536 else np.int32),
-        top.values.numpy().astype(np.float16),
-        tail.numpy(),
-        entropy.numpy(),
-        log_p.gather(-1, targets[:, None])[:, 0].numpy(),
+        top.indices.cpu().numpy().astype(np.uint16 if vocab <= 65536 else np.int32),
+        top.values.cpu().numpy().astype(np.float16),
+        tail.cpu().numpy(),
+        entropy.cpu().numpy(),
+        log_p.gather(-1, targets[:, None])[:, 0].cpu().numpy(),
     )
 
 

@@ -25,6 +25,7 @@ from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Row, Samples, make_row, pack
 from harness_distillation.gate import Gate, Played
 from harness_distillation.losses import Live, Target, class_weights, measure_of, span_loss
+from harness_distillation.machine import CPU, Precision, autocast, peak, precision_of
 from harness_distillation.progress import Progress
 from harness_distillation.ranks import Ranks
 from harness_distillation.recipe import Objective, Recipe, lambdas
@@ -79,11 +80,13 @@ def train(
     ranks: Ranks = Ranks(),
     quiet: bool = False,
     part: Part | None = None,
+    device: torch.device = CPU,
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
     ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. With
-    several ``ranks`` each reads its part of a step's rows and the first writes. With ``[dev]`` the
+    several ``ranks`` each reads its part of a step's rows and the first writes. The model is put
+    on ``device``, and a live ``teacher`` must be there. With ``[dev]`` the
     result is the checkpoint that won most, and training may stop early (``gate``). ``part``: only
     those of the recipe's steps, "finished" when they are taken. Raises Diverged
     (the last good checkpoint stays), DataError when ``out`` was made by another recipe or other
@@ -116,7 +119,10 @@ def train(
             if last is not None
             else models.build(recipe.student, tokenizer, recipe.seed)
         )
+        model.to(device)
         models.check_isolation(model)
+        if optim.recompute:
+            models.recompute_layers(model)
         model.train()
         optimizer = optimizers.build(model, optim)
         if last is not None:
@@ -125,7 +131,8 @@ def train(
         body, head = models.body_and_head(model)
         if optim.compile:
             body = torch.compile(body, dynamic=False)
-        signal = Signal(objective, cache, teacher, optim.precision == "bf16")
+        precision = precision_of(optim.precision, device)
+        signal = Signal(objective, cache, teacher, precision)
         sampler = Sampler(
             corpus.samples, corpus.train, objective, recipe.seed,
             rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
@@ -144,14 +151,15 @@ def train(
                 raise ConfigError("The contrastive term needs pairs of won and lost episodes.")
             contrast = Contrast(
                 corpus.pairs, classes, [i for i, c in enumerate(CLASSES, 1) if of_class[c]],
-                models.build(recipe.student, tokenizer, recipe.seed),
+                models.build(recipe.student, tokenizer, recipe.seed).to(device),
                 beta=objective.contrastive_beta, seed=recipe.seed,
-                row_tokens=optim.row_tokens, pad=pad, bf16=optim.precision == "bf16", ranks=ranks,
+                row_tokens=optim.row_tokens, pad=pad, precision=precision, ranks=ranks,
             )  # fmt: skip
         gate = Gate(recipe.dev, out, state.step) if recipe.dev and ranks.first else None
         heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
         if ranks.first:
             truncate(out / LOG, state.step)
+        top, work = peak(precision, device), 6 * sum(p.numel() for p in model.parameters())
         begun = saved = time.monotonic()
         before = state.seconds
 
@@ -190,21 +198,22 @@ def train(
                 counts, units, tokens = count(rows, share, ranks)
                 weights = class_weights(units, of_class, normalizer)
                 sums, weighed = torch.zeros(2, LABELS, dtype=torch.float64)
-                for row in rows:
-                    with _precision(optim.precision):
+                for on_cpu in rows:
+                    row = on_cpu.to(device)
+                    with autocast(precision, device):
                         hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
                         parts = span_loss(
                             hidden[0, row.at], head, row.targets, row.labels, weights, signal(row),
                             measure=measure, temperature=objective.temperature,
-                            shares=None if share is None else share[row.cached],
+                            shares=None if share is None else share[row.cached].to(device),
                         )  # fmt: skip
                     torch.autograd.backward(parts.loss)
-                    sums += parts.sums
-                    weighed += parts.weighed
+                    sums += parts.sums.cpu()
+                    weighed += parts.weighed.cpu()
                 sums, weighed = ranks.sum(torch.stack([sums, weighed]))
                 pairs = None
                 if contrast is not None:
-                    with _precision(optim.precision):
+                    with autocast(precision, device):
                         pairs = contrast(state.step, body, head)
                     torch.autograd.backward(objective.contrastive * pairs.loss)
                 ranks.sum_gradients(model.parameters())
@@ -225,14 +234,16 @@ def train(
                     tokens=state.tokens + tokens,
                 )
                 loss = float((weights * weighed).sum())
-                line = log_line(state, sums, loss, counts, rate, norm, tokens / (now - tick))
+                speed = tokens / (now - tick)
+                mfu = speed * work / (top * ranks.size)
+                line = log_line(state, sums, loss, counts, rate, norm, speed, mfu)
                 if pairs is not None:
                     line["loss"] += objective.contrastive * pairs.value
                     line |= {"contrastive": pairs.value, "margin": pairs.margin}
                     line |= {"n_pairs": pairs.pairs}
                 due = state.step % optim.eval_every == 0 or state.step == optim.steps
                 if heldout and ranks.first and due:
-                    line["heldout"] = evaluate(model, heldout, optim.precision)
+                    line["heldout"] = evaluate(model, heldout, precision)
                 log.write(msgspec.json.encode(line) + b"\n")
                 progress.step(state.step, line)
                 out_of_time = optim.max_minutes is not None and ranks.any(
@@ -288,11 +299,13 @@ def count(
 class Signal:
     """What the student is compared with at a row's supervised positions."""
 
-    def __init__(self, objective: Objective, cache: Cache | None, teacher: Any, bf16: bool) -> None:
+    def __init__(
+        self, objective: Objective, cache: Cache | None, teacher: Any, precision: Precision
+    ) -> None:
         self.text = objective.divergence == "ce"
         self.cache = cache
         self.teacher = teacher
-        self.bf16 = bf16
+        self.precision = precision
         if not self.text and cache is None and teacher is None:
             raise ConfigError(f"Objective '{objective.name}' needs a teacher's distributions.")
         if teacher is not None:
@@ -303,9 +316,9 @@ class Signal:
         if self.text:
             return None
         if self.cache is not None:
-            return self.cache.pick(row.cached)
+            return self.cache.pick(row.cached).to(row.ids.device)
         body, head = models.body_and_head(self.teacher)
-        with torch.no_grad(), _precision("bf16" if self.bf16 else "fp32"):
+        with torch.no_grad(), autocast(self.precision, row.ids.device):
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
         return Live(hidden[0, row.at], head)
 
@@ -321,17 +334,19 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: Any, rows: list[Row], precision: str) -> dict[str, float]:
+def evaluate(model: Any, rows: list[Row], precision: Precision) -> dict[str, float]:
     """Mean cross-entropy per target of each class over ``rows``."""
     body, head = models.body_and_head(model)
     sums, counts = torch.zeros(LABELS, dtype=torch.float64), torch.zeros(LABELS)
+    device = models.device_of(model)
     model.eval()
-    for row in rows:
-        with _precision(precision):
+    for on_cpu in rows:
+        row = on_cpu.to(device)
+        with autocast(precision, device):
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
             parts = span_loss(hidden[0, row.at], head, row.targets, row.labels, torch.ones(LABELS))
-        sums += parts.sums
-        counts += torch.bincount(row.labels, minlength=LABELS)
+        sums += parts.sums.cpu()
+        counts += torch.bincount(on_cpu.labels, minlength=LABELS)
     model.train()
     return {c: float(sums[i + 1] / counts[i + 1]) for i, c in enumerate(CLASSES) if counts[i + 1]}
 
@@ -340,11 +355,6 @@ def _heldout_rows(corpus: Corpus, classes: np.ndarray, length: int, pad: int) ->
     chosen = iter(corpus.heldout.tolist())
     for row in pack(corpus.samples.lengths, chosen, length, seed=0):
         yield make_row(corpus.samples, row, classes, length, pad)
-
-
-def _precision(precision: str) -> torch.autocast:
-    """bf16 matrix products over fp32 master weights, or plain fp32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 def _same(found: checkpoint.State, wanted: checkpoint.State, where: Path) -> checkpoint.State:

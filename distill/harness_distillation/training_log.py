@@ -23,15 +23,21 @@ def log_line(
     rate: float,
     norm: float,
     speed: float,
+    mfu: float,
 ) -> dict[str, Any]:
-    """A log line: the loss as optimised, and per class the mean divergence and the targets."""
+    """A log line: the loss as optimised, and per class the mean divergence and the targets.
+
+    ``speed`` in tokens/s; ``mfu``: the share of the machine's peak that 6 operations a parameter
+    and token make of it (attention not counted).
+    """
     line: dict[str, Any] = {"step": state.step, "loss": loss}
     for i, name in enumerate(CLASSES, 1):
         if counts[i]:
             line[name] = float(sums[i] / counts[i])
             line[f"n_{name}"] = int(counts[i])
     line |= {"lr": rate, "grad_norm": norm, "tokens": state.tokens}
-    return line | {"tokens_per_s": round(speed), "seconds": round(state.seconds, 1)}
+    line |= {"tokens_per_s": round(speed), "mfu": round(mfu, 4)}
+    return line | {"seconds": round(state.seconds, 1)}
 
 
 def truncate(path: Path, step: int) -> None:
