@@ -284,6 +284,7 @@ def verify(
 
 
 app.command(rich_help_panel="More")(cli_export.export)
+app.command(rich_help_panel="More")(cli_export.restore)
 
 
 @app.command(rich_help_panel="More")

@@ -17,6 +17,14 @@ def export(
     episodes: Annotated[
         bool, typer.Option("--episodes", help="With every step, as the environment showed it.")
     ] = False,
+    decisions: Annotated[
+        bool,
+        typer.Option(
+            "--decisions",
+            help="With what the agent said and did, and none of the environment's texts: whoever "
+            "has the data gets the episodes back with `harness restore`.",
+        ),
+    ] = False,
     forms: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,10 +65,11 @@ def export(
         from harness.export import export as copy
 
         for path in paths:
-            print(copy(api.load(path), to, episodes=episodes))
+            run = api.load(path)
+            print(copy(run, to, episodes=episodes, without_words=decisions))
         return
-    if episodes or (public and push is None):
-        raise ConfigError("--episodes goes without --as, and --public with --push.")
+    if episodes or decisions or (public and push is None):
+        raise ConfigError("--episodes, --decisions go without --as, and --public with --push.")
     from harness import dataset
     from harness.hub import Upload
     from harness.rows import HEADER
@@ -78,3 +87,15 @@ def export(
     print(to)
     if upload is not None:
         print(upload.send(to))
+
+
+def restore(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+) -> None:
+    """Make the episodes of runs that came with decisions alone (`export --decisions`): the games
+    are played again on the data here, and every episode is checked against its hash."""
+    from harness import api
+    from harness.decisions import restore as again
+
+    for path in paths:
+        print(again(api.load(path)))

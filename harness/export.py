@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from harness import decisions
 from harness.errors import ConfigError
 from harness.recorder import EPISODES
 from harness.runs import Run, RunMeta, write_meta, write_metrics
@@ -31,9 +32,10 @@ _INSIDE = re.compile(
 )
 
 
-def export(run: Run, to: Path, *, episodes: bool = False) -> Path:
+def export(run: Run, to: Path, *, episodes: bool = False, without_words: bool = False) -> Path:
     """Copy a complete run to ``to/<env>/<agent>/<run id>/``: run.json, metrics.jsonl and, if asked,
-    episodes.jsonl (which quotes the environment's texts). Absolute paths keep their last part, in
+    episodes.jsonl (which quotes the environment's texts) or decisions.jsonl.xz (which has none of
+    them: ``decisions``). Absolute paths keep their last part, in
     run.json as in the messages of episodes that broke. The copy appears in one move.
 
     Raises ConfigError for a run that is not complete or was exported there before.
@@ -50,6 +52,8 @@ def export(run: Run, to: Path, *, episodes: bool = False) -> Path:
     try:
         write_meta(half, _clean_meta(meta, clean))
         write_metrics(half, rows)
+        if without_words:
+            decisions.write(half, (_clean_episode(e, clean) for e in run.episodes()))
         if episodes:
             with open(half / EPISODES, "wb") as file:
                 for episode in run.episodes():

@@ -114,13 +114,19 @@ def verify(run: Run) -> Iterator[tuple[Episode | None, Difference | None]]:
 
 def check_meta(run: Run) -> None:
     """Refuse a description that contradicts itself, or another version of the environment."""
-    meta = run.meta
     if not (run.path / EPISODES).exists():
         raise TraceError(
             f"{run.path} holds no {EPISODES}: there is nothing to play again. Get the run with its "
-            "episodes (`harness export --episodes`)."
+            "episodes (`harness export --episodes`), or make them from its decisions "
+            "(`harness restore`)."
         )
     check_description(run)
+    check_version(run)
+
+
+def check_version(run: Run) -> None:
+    """Refuse a run of another version of its environment than is here."""
+    meta = run.meta
     here = registry.env_class(meta.task_set.env).version
     if meta.env_version != here:
         raise TraceError(

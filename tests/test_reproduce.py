@@ -707,8 +707,8 @@ def test_a_campaign_goes_on_elsewhere(campaign, tmp_path, capsys):
     record = here / "cells" / "ours-s1.json"
     old = msgspec.json.decode(record.read_bytes(), type=plan.Done)
     record.unlink()
-    # Its play again was cut short: what is there is not all of it.
     settled = plan.settle(grid.load(str(path), ""), here)
+    # Its play again was cut short: what is there is not all of it.
     assert [p.cell.name for p in campaigns.to_do(settled, here, "trial")] == ["small", "ours-s1"]
     teacher = msgspec.json.decode((here / "cells" / "small.json").read_bytes(), type=plan.Done)
     for run in teacher.runs.values():
@@ -727,12 +727,33 @@ def test_a_campaign_goes_on_elsewhere(campaign, tmp_path, capsys):
     new = msgspec.json.decode(record.read_bytes(), type=plan.Done)
     assert (new.traces, new.lr) == (old.traces, old.lr)
     assert new.weights == old.weights
-    # The teacher's episodes had stayed behind, and students' reasoning is measured against them.
+    # Students' reasoning is measured against the teacher's episodes.
     teacher = msgspec.json.decode((here / "cells" / "small.json").read_bytes(), type=plan.Done)
     for run in teacher.runs.values():
         assert (here / run / "episodes.jsonl").is_file()
     assert cli.main([str(path), "--out", str(here), "--report"]) == 0
     assert capsys.readouterr().out.endswith(before[before.index("Tuning: ") :])
+
+
+@pytest.mark.models
+def test_traces_and_the_teachers_episodes_come_back_from_decisions(campaign, tmp_path):
+    path, out = campaign
+    here = tmp_path / "elsewhere"
+    record = out / "cells" / "ours-s1.json"
+    kept = record.read_bytes()
+    record.unlink()
+    try:
+        assert cli.main([str(path), "--out", str(out), "--export", str(here)]) == 0
+    finally:
+        record.write_bytes(kept)
+    settled = plan.settle(grid.load(str(path), ""), here)
+    assert [p.cell.name for p in campaigns.to_do(settled, here, "trial")] == ["small", "ours-s1"]
+    campaigns._restore(here, lambda line: None)
+    assert [p.cell.name for p in campaigns.to_do(settled, here, "trial")] == ["ours-s1"]
+    back = [*here.rglob("episodes.jsonl")]
+    assert {p.relative_to(here).parts[0] for p in back} == {"results", "shared"}
+    for file in back:
+        assert file.read_bytes() == (out / file.relative_to(here)).read_bytes()
 
 
 @pytest.mark.models

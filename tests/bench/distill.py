@@ -292,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--size", choices=SHAPES, default="3M")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--vocab", type=int)
     parser.add_argument("--documents", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
@@ -303,6 +303,10 @@ def main() -> None:
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.vocab = given.vocab or (1024 if given.size == "3M" else 49152)
+    if given.precision == "auto":
+        from harness_distillation.machine import CPU, precision_of
+
+        given.precision = precision_of("auto", CPU)
     if given.contender:
         print(json.dumps(contend(given)))
         return

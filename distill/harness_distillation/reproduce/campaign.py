@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from harness import api
+from harness.decisions import needs_restoring, restore
 from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
 from harness.registry import names
@@ -24,6 +25,7 @@ from harness.runs import read_meta
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce.grid import Cell, Stage
 from harness_distillation.reproduce.plan import (
+    TRACES,
     Plan,
     Planned,
     cost,
@@ -56,6 +58,7 @@ def run(
     with _lock(out) as lock, _children() as children:
         write(plan, out)
         _link(plan, out)
+        _restore(out, say)
         _references(plan, out)
         waiting = to_do(plan, out, last)
         finished = {p.cell.name for p in plan.cells} - {p.cell.name for p in waiting}
@@ -85,8 +88,8 @@ def run(
 
 
 def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
-    """What is not finished, and teachers to play again: students' reasoning is measured against
-    episodes, and a campaign that came here without them has its teacher's results alone.
+    """What is not finished, and teachers to play again, of whose episodes some were lost: students'
+    reasoning is measured against them.
 
     Raises ConfigError where the weights that a student needs are not those of its finished parent.
     """
@@ -172,6 +175,15 @@ def _link(plan: Plan, out: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)  # a link into another machine's folders
             place.symlink_to(folder_of(p.cell.given).absolute())
+
+
+def _restore(out: Path, say: Callable[[str], None]) -> None:
+    """Make the episodes of what came here as decisions alone (``portable``)."""
+    for root in ("results/*/*/*", f"{TRACES}/*/*/*/*"):
+        for folder in sorted(out.glob(root)):
+            if needs_restoring(folder):
+                say(f"restoring the episodes of {folder.relative_to(out)}")
+                restore(api.load(folder))
 
 
 def _references(plan: Plan, out: Path) -> None:

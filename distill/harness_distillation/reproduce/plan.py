@@ -38,6 +38,8 @@ from harness_distillation.reproduce.trial import Evaluation
 from harness_distillation.traces import episodes_file, file_sha256
 
 PLAN = "plan.json"
+#: Below a campaign's folder: recordings that its models are trained on.
+TRACES = "shared/traces"
 #: Lies beside a checkpoint's weights: the optimizer's state.
 TRAINER = "trainer.safetensors"
 

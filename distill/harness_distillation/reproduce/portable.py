@@ -3,9 +3,11 @@
 FOLDER/plan.json, cells/*.json     as they are
 FOLDER/results/                    the finished cells' runs without episodes (``harness.export``)
 FOLDER/models/                     weights that unfinished cells start from or learn from
+FOLDER/shared/traces/              traces that they are trained on, as decisions
 
-Traces, caches, students and episodes stay behind: traces are made again, and a teacher plays again
-where students' reasoning is measured against its episodes. Paths of this machine are left out, but
+Caches, students and their episodes stay behind. Of traces, and of a teacher's runs that students'
+reasoning is measured against, the decisions are kept (``harness.decisions``), from which the
+campaign makes the episodes again when it goes on. Paths of this machine are left out, but
 for those of the user's own recipes and given weights, which have to be where they were.
 """
 
@@ -15,10 +17,11 @@ import shutil
 from pathlib import Path
 
 from harness import api
+from harness.decisions import DECISIONS
 from harness.export import export as export_run
-from harness.runs import read_meta
+from harness.runs import META, Run, read_meta
 from harness_distillation.recipe_faults import references
-from harness_distillation.reproduce.plan import Plan, begun, done, settle, write
+from harness_distillation.reproduce.plan import TRACES, Plan, begun, done, settle, write
 
 
 def export(plan: Plan, out: Path, to: Path) -> int:
@@ -30,27 +33,38 @@ def export(plan: Plan, out: Path, to: Path) -> int:
     write(plan, to)
     records = {p.cell.name: done(out, p) for p in plan.cells}
     finished = {name: record for name, record in records.items() if record is not None}
+    given = {p.cell.name for p in plan.cells if p.cell.given is not None}
+    waiting = [p.cell for p in plan.cells if p.cell.name not in finished and not p.cell.given]
+    teachers = {cell.teacher for cell in waiting}
     for name, record in finished.items():
         for run in record.runs.values():
             found = api.load(out / run)
             found.check_complete()
-            if (to / run).exists():
-                if read_meta(to / run).metrics_hash == found.meta.metrics_hash:
-                    continue
-                shutil.rmtree(to / run)  # played again since
-            export_run(found, to / "results")
+            _export(found, to / run, to / "results", name in teachers)
         _copy(out / "cells" / f"{name}.json", to / "cells" / f"{name}.json")
     for planned in plan.cells:  # what has begun fixes the plan there too
         if planned.cell.name not in finished and begun(out, planned):
             (to / "cells" / f"{planned.cell.name}.log").touch()
-    given = {p.cell.name for p in plan.cells if p.cell.given is not None}
-    waiting = [p.cell for p in plan.cells if p.cell.name not in finished and not p.cell.given]
+    for file in out.glob(f"{TRACES}/*/*/*/*/{META}") if waiting else ():
+        place = file.parent.relative_to(out)
+        if read_meta(file.parent).status == "complete":
+            _export(api.load(file.parent), to / place, to / place.parents[2], True)
     wanted = {n for cell in waiting for n in (*references(cell.recipe), cell.teacher)}
     for name in (set(finished) & wanted) - given:
         for file in (out / "models" / name).iterdir():
             if file.is_file():
                 _copy(file, to / "models" / name / file.name)
     return len(finished)
+
+
+def _export(run: Run, copy: Path, to: Path, decisions: bool) -> None:
+    """Make ``copy`` below ``to`` one of ``run``, unless it is."""
+    if copy.exists():
+        same = read_meta(copy).metrics_hash == run.meta.metrics_hash
+        if same and (not decisions or (copy / DECISIONS).is_file()):
+            return
+        shutil.rmtree(copy)  # played again since, or asked for with its decisions now
+    export_run(run, to, without_words=decisions)
 
 
 def _copy(file: Path, to: Path) -> None:
