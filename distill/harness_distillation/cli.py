@@ -51,6 +51,10 @@ def main(args: list[str]) -> int:
         "--device", help="'cpu' or 'cuda' (default: an accelerator where there is one)"
     )
     parser.add_argument(
+        "--tracker", action="append", default=[], metavar="NAME",
+        help="send the log to it, too: tensorboard, wandb, mlflow ... (extra 'trackers')",
+    )  # fmt: skip
+    parser.add_argument(
         "--stage", choices=("collect", "prepare", "cache", "train"), default="train",
         help="last stage to run",
     )  # fmt: skip
@@ -80,6 +84,7 @@ def main(args: list[str]) -> int:
             until=given.stage,
             quiet=given.quiet or not us.first,
             device=given.device,
+            trackers=given.tracker,
         )
     finally:
         ranks.leave()

@@ -60,12 +60,14 @@ def distill(
     quiet: bool = False,
     shared: Path | None = None,
     device: str | None = None,
+    trackers: Sequence[str] = (),
 ) -> Result | None:
     """Run the stages up to ``until``; None when that is before training.
 
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
     and what is ``shared`` stay). Without it everything finished is reused and a stopped training
-    goes on. ``device``: "cpu", "cuda" ...; None: an accelerator where there is one.
+    goes on. ``device``: "cpu", "cuda" ...; None: an accelerator where there is one. ``trackers``
+    are sent the log, but for objectives ``gkd`` and ``minillm``.
     """
     place = Workplace(out, shared)
     here = device_of(device)
@@ -116,6 +118,7 @@ def distill(
     result = train(
         recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
         cache=cache, teacher=live, ranks=us, quiet=quiet, device=here,
+        trackers=trackers,
     )  # fmt: skip
     if result.reason == "finished" and us.first:
         checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)

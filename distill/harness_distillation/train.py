@@ -9,8 +9,8 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from harness_distillation.recipe import Objective, Recipe, lambdas
 from harness_distillation.supervision import shares
 from harness_distillation.teacher_cache import Cache
 from harness_distillation.tokenizer import CLASSES, class_of
+from harness_distillation.trackers import Trackers
 from harness_distillation.training_log import LOG, log_line, truncate
 
 LABELS = len(CLASSES) + 1
@@ -81,15 +82,16 @@ def train(
     quiet: bool = False,
     part: Part | None = None,
     device: torch.device = CPU,
+    trackers: Sequence[str] = (),
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
     ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. With
     several ``ranks`` each reads its part of a step's rows and the first writes. The model is put
-    on ``device``, and a live ``teacher`` must be there. With ``[dev]`` the
-    result is the checkpoint that won most, and training may stop early (``gate``). ``part``: only
-    those of the recipe's steps, "finished" when they are taken. Raises Diverged
-    (the last good checkpoint stays), DataError when ``out`` was made by another recipe or other
+    on ``device``, and a live ``teacher`` must be there. ``trackers`` are sent the log. With
+    ``[dev]`` the result is the checkpoint that won most, and training may stop early (``gate``).
+    ``part``: only those of the recipe's steps, "finished" when they are taken. Raises Diverged (the
+    last good checkpoint stays), DataError when ``out`` was made by another recipe or other
     samples, ConfigError when someone else is training there.
     """
     optim, objective = recipe.optim, recipe.objective
@@ -183,6 +185,7 @@ def train(
         with (
             Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
             (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
+            closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
         ):
             over = play()
             while state.step < end and not over:
@@ -246,6 +249,7 @@ def train(
                     line["heldout"] = evaluate(model, heldout, precision)
                 log.write(msgspec.json.encode(line) + b"\n")
                 progress.step(state.step, line)
+                sent.log(line)
                 out_of_time = optim.max_minutes is not None and ranks.any(
                     state.seconds >= 60 * optim.max_minutes
                 )
