@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from harness_distillation import (
 from harness_distillation import (
     recipe as recipes,
 )
+from harness_distillation.locks import alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -524,7 +528,7 @@ def key(samples, tok, teacher, k=64):
 def test_cache_holds_the_teachers_distributions(samples, tok, teacher, tmp_path):
     k = key(samples, tok, teacher)
     built = teacher_cache.build(
-        tmp_path, teacher, samples, k, pad=tok.pad_token_id, row_tokens=1024, bf16=False
+        tmp_path, teacher, samples, k, pad=tok.pad_token_id, row_tokens=1024, precision="fp32"
     )
     cache = teacher_cache.load(tmp_path, k, min_mass=0.0)
     assert len(cache.tail) == samples.taught[-1]
@@ -550,7 +554,7 @@ def test_cache_holds_the_teachers_distributions(samples, tok, teacher, tmp_path)
 
 def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
     k = key(samples, tok, teacher, 4)
-    teacher_cache.build(tmp_path, teacher, samples, k, pad=tok.pad_token_id, bf16=False)
+    teacher_cache.build(tmp_path, teacher, samples, k, pad=tok.pad_token_id, precision="fp32")
     for field in ("samples", "tokenizer", "template", "teacher"):
         other = msgspec.structs.replace(k, **{field: "0" * 16})
         with pytest.raises(teacher_cache.CacheMismatch, match=f"another {field}"):
@@ -567,7 +571,7 @@ def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
 
 def test_a_killed_cache_goes_on(samples, tok, teacher, tmp_path):
     k = key(samples, tok, teacher)
-    how = {"pad": tok.pad_token_id, "bf16": False, "shard": 20}
+    how = {"pad": tok.pad_token_id, "precision": "fp32", "shard": 20}
     whole = teacher_cache.build(tmp_path, teacher, samples, k, **how)
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "shard-00001.npz").unlink()
@@ -575,6 +579,32 @@ def test_a_killed_cache_goes_on(samples, tok, teacher, tmp_path):
     again = teacher_cache.build(tmp_path, teacher, samples, k, **how)
     assert (tmp_path / "shard-00000.npz").stat().st_mtime_ns == kept
     for a, b in zip(whole, again, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_processes_divide_a_cache(samples, tok, teacher, tmp_path):
+    """What another one is computing comes last, is waited for, and is not computed again."""
+    k = key(samples, tok, teacher)
+    how = {"pad": tok.pad_token_id, "shard": 20}
+    whole = teacher_cache.build(tmp_path / "a", teacher, samples, k, **how)
+    theirs = (tmp_path / "a" / "shard-00000.npz").read_bytes()
+    here = tmp_path / "b"
+    first, second = here / "shard-00000.npz", here / "shard-00001.npz"
+    with ThreadPoolExecutor() as pool:
+        with alone(first):
+            shutil.copyfile(tmp_path / "a" / "key.json", here / "key.json")
+            built = pool.submit(teacher_cache.build, here, teacher, samples, k, **how)
+            deadline = time.monotonic() + 60
+            while not second.is_file():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert not first.is_file()
+            assert not built.done()
+            first.write_bytes(theirs)
+            written = first.stat().st_mtime_ns
+        found = built.result(60)
+    assert first.stat().st_mtime_ns == written
+    for a, b in zip(whole, found, strict=True):
         assert np.array_equal(a, b)
 
 

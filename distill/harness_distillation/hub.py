@@ -1,25 +1,37 @@
-"""Where a model's files are: a folder, or a repository of the Hugging Face Hub."""
+"""Where a model's files are: a folder, a repository of the Hugging Face Hub, or an installed Python
+package (``module:NAME``). GGUF weights are read in fp32."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from harness_agents import checkpoints
+
 from harness.errors import DataError
 from harness.registry import require
 
-HUB = "hub:"
+HUB, MODULE = "hub:", "module:"
+CONFIG = "config.json"
 
 
 def locate(name: str | Path) -> str:
     """The folder of a checkpoint; that of ``hub:owner/name`` is downloaded once.
 
-    Raises DataError when it is not there.
+    Raises DataError when it is not there, ConfigError for a package that is not installed.
     """
     if str(name).startswith(HUB):
         return _download(str(name).removeprefix(HUB))
-    if not (Path(name) / "config.json").is_file():
+    if str(name).startswith(MODULE):
+        return str(checkpoints.locate(str(name)).folder)
+    if not (Path(name) / CONFIG).is_file():
         raise DataError(f"{name}: no checkpoint there (no config.json). Train it first.")
     return str(name)
+
+
+def gguf(folder: str) -> dict[str, str]:
+    """What ``from_pretrained`` is told of a folder whose weights are GGUF."""
+    found = sorted(Path(folder).glob("*.gguf"))
+    return {"gguf_file": found[0].name} if found and not (Path(folder) / CONFIG).is_file() else {}
 
 
 def _download(repository: str) -> str:

@@ -24,7 +24,7 @@ import torch
 from harness.errors import ConfigError
 from harness.registry import require
 from harness_distillation.attention import DOCUMENTS, register_document_attention
-from harness_distillation.hub import locate
+from harness_distillation.hub import gguf, locate
 from harness_distillation.recipe import Student
 from harness_distillation.tokenizer import load as load_tokenizer
 
@@ -95,7 +95,7 @@ def _start(student: Student, tokenizer: Any) -> Any:
     """``start`` with the recipe's dropout, window and vocabulary, whole or some of its layers."""
     transformers = quiet_transformers()
     source = locate(student.start or "")
-    config = transformers.AutoConfig.from_pretrained(source)
+    config = transformers.AutoConfig.from_pretrained(source, **gguf(source))
     if getattr(config, "rope_parameters", None):  # no weights of positions: a window can grow
         config.max_position_embeddings = max(config.max_position_embeddings, student.window)
     elif config.max_position_embeddings < student.window:
@@ -157,7 +157,7 @@ def _layer_of_start(name: str, layers: tuple[int, ...]) -> str:
 
 
 def load(folder: str | Path) -> Any:
-    """A causal LM in fp32 from a checkpoint folder or ``hub:owner/name``."""
+    """A causal LM in fp32 from a checkpoint folder, ``hub:owner/name`` or ``module:name``."""
     quiet_transformers()
     return _pretrained(locate(folder))
 
@@ -165,7 +165,7 @@ def load(folder: str | Path) -> Any:
 def _pretrained(source: str, config: Any = None) -> Any:
     transformers = quiet_transformers()
     return transformers.AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=torch.float32
+        source, config=config, dtype=torch.float32, **gguf(source)
     )
 
 

@@ -9,17 +9,16 @@ OUT/training/cache/     the teacher's distributions
 OUT/training/           checkpoints/, log.jsonl, recipe.json
 
 Students that are compared share traces and teacher's distributions: ``shared`` holds both for all
-of them: who needs them makes them, several divide the recordings, and what another one is making
-is waited for.
+of them: who needs them makes them, several divide the work, and what another one is making is
+waited for.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from harness.errors import ConfigError
 from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
 from harness_distillation.dataset import Samples
 from harness_distillation.gkd import train_on_policy
+from harness_distillation.locks import alone
 from harness_distillation.machine import CPU, device_of, precision_of
 from harness_distillation.minillm import train_minillm
 from harness_distillation.prepare import (
@@ -170,7 +170,7 @@ def collect_all(wanted: Sequence[Collect], out: Path, quiet: bool) -> list[Path]
 def collect(what: Collect, out: Path, quiet: bool, wait: bool = True) -> Path:
     """One recording. Raises BlockingIOError where another process makes it and ``wait`` is off."""
     name = hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
-    with _alone(out / name, wait):
+    with alone(out / name, wait):
         return _collect(what, out / name, quiet)
 
 
@@ -245,13 +245,12 @@ def cached_teacher(
     device = models.device_of(teacher)
     models.isolate_documents(teacher, device)
     folder = place.cache(key)
-    with _alone(folder):
-        if not (folder / teacher_cache.MANIFEST).is_file():
-            teacher_cache.build(
-                folder, teacher, samples, key,
-                pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
-                precision=precision_of(recipe.optim.precision, device), progress=progress,
-            )  # fmt: skip
+    if not (folder / teacher_cache.MANIFEST).is_file():
+        teacher_cache.build(
+            folder, teacher, samples, key,
+            pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
+            precision=precision_of(recipe.optim.precision, device), progress=progress,
+        )  # fmt: skip
     return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
 
 
@@ -283,12 +282,3 @@ def provenance(
 def _machine(recipe: Recipe, device: torch.device) -> dict[str, str]:
     """What it is trained on, for harness.json: device and the precision of its products."""
     return {"device": device.type, "precision": precision_of(recipe.optim.precision, device)}
-
-
-@contextmanager
-def _alone(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Nobody else makes ``folder`` meanwhile. Waits for who does, or raises BlockingIOError."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from harness.errors import DataError, HarnessError
 from harness_distillation import models
 from harness_distillation.checkpoint import file_sha256
 from harness_distillation.dataset import Samples, make_row
+from harness_distillation.locks import alone
 from harness_distillation.losses import Target
 from harness_distillation.machine import Precision, autocast
 
@@ -100,32 +102,41 @@ def build(
     """Compute what is missing and return the whole cache.
 
     An older cache in ``folder`` with another key is replaced; shards of a killed run with the same
-    key are kept. ``progress(done, total)`` counts sequences.
+    key are kept. Processes that build the same cache divide its shards. ``progress(done, total)``
+    counts sequences.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     begun = folder / "key.json"
-    if not begun.is_file() or begun.read_bytes() != msgspec.json.encode(key):
-        shutil.rmtree(folder)
-        folder.mkdir()
-        begun.write_bytes(msgspec.json.encode(key))
+    with alone(folder):
+        if not begun.is_file() or begun.read_bytes() != msgspec.json.encode(key):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            begun.write_bytes(msgspec.json.encode(key))
     total = len(samples.offsets) - 1
     teacher.eval()
     models.check_isolation(teacher)
-    names = []
-    for first in range(0, total, shard):
-        name = f"shard-{first // shard:05d}.npz"
-        names.append(name)
-        if not (folder / name).is_file():
-            found = _shard(
-                teacher, samples, range(first, min(first + shard, total)), key.top_k, pad,
-                row_tokens, precision,
-            )  # fmt: skip
-            draft = folder / f".{name}.draft"
-            with draft.open("wb") as file:
-                np.savez(file, **found._asdict())
-            draft.rename(folder / name)
-        if progress is not None:
-            progress(min(first + shard, total), total)
+    shards = {
+        f"shard-{first // shard:05d}.npz": range(first, min(first + shard, total))
+        for first in range(0, total, shard)
+    }
+    for wait in (False, True):  # what another one is computing comes last
+        for name, part in shards.items():
+            with suppress(BlockingIOError), alone(folder / name, wait):
+                if (folder / name).is_file():
+                    continue
+                found = _shard(teacher, samples, part, key.top_k, pad, row_tokens, precision)
+                draft = folder / f".{name}.draft"
+                with draft.open("wb") as file:
+                    np.savez(file, **found._asdict())
+                draft.rename(folder / name)
+                if progress is not None:
+                    done = sum(len(p) for n, p in shards.items() if (folder / n).is_file())
+                    progress(done, total)
+    with alone(folder):
+        return _finish(folder, list(shards), key)
+
+
+def _finish(folder: Path, names: list[str], key: Key) -> Cache:
+    """The whole cache of these shards, and its manifest."""
     cache = _join(folder, names)
     manifest = Manifest(
         key,

@@ -21,7 +21,7 @@ from harness.errors import ConfigError, DataError
 from harness.registry import require
 from harness.transcript import Kind, Segment, join, render
 from harness.types import Completion, Episode
-from harness_distillation.hub import HUB, locate
+from harness_distillation.hub import HUB, MODULE, gguf, locate
 
 #: Loss classes a target can belong to; NONE is read and never trained on.
 NONE, REASON, ACT, FORMAT, OBSERVATION = 0, 1, 2, 3, 4
@@ -218,15 +218,16 @@ def _merges(words: dict[str, list[str]], times: Counter[str]) -> Iterator[tuple[
 
 
 def load(folder: str | Path) -> Any:
-    """The tokenizer of a folder or ``hub:owner/name``, as transformers loads it; padding is the
-    end of text where it has none of its own. Raises DataError when the folder is not there."""
+    """The tokenizer of a folder, ``hub:owner/name`` or ``module:name``, as transformers loads it;
+    padding is the end of text where it has none of its own. Raises DataError when the folder is not
+    there."""
     transformers = require("transformers", "models", "Loading a tokenizer")
-    source = locate(folder) if str(folder).startswith(HUB) else str(folder)
+    source = locate(folder) if str(folder).startswith((HUB, MODULE)) else str(folder)
     if not Path(source).is_dir():  # else transformers asks the Hub for it, by this name
         raise DataError(
             f"{source}: no such folder to take a tokenizer from. Train the model first."
         )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **gguf(source))
     # As in play: text that spells a special token stays text.
     tokenizer.encode_special_tokens = True
     if tokenizer.pad_token_id is None:
