@@ -43,9 +43,10 @@ TRIAL = """\
 ## The trial, {name}
 
 {done} of {planned} cells are done. Plan, results and the weights that students start from are in
-[trial/{name}](trial/{name}); episodes and students are not kept. To go on with it: `mkdir -p
-results/reproduce`, `cp -r results/trial/{name} results/reproduce/`, `harness reproduce {table} --scale
-{scale} --jobs 2`; `--export results/trial/{name}` brings it back here.
+[trial/{name}](trial/{name}), of traces and the teacher's runs what it decided; students and their
+episodes are not kept. To go on with it: `mkdir -p results/reproduce`, `cp -r results/trial/{name}
+results/reproduce/`, `harness reproduce {table} --scale {scale} --jobs 2`; `--export
+results/trial/{name}` brings it back here.
 
 """
 
