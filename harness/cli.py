@@ -284,7 +284,21 @@ def verify(
 
 
 app.command(rich_help_panel="More")(cli_export.export)
-app.command(rich_help_panel="More")(cli_export.restore)
+
+
+@app.command(rich_help_panel="More")
+def restore(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    data: Data = None,
+    option: Options = None,
+) -> None:
+    """Make the episodes of runs that came with decisions alone (`export --decisions`): the games
+    are played again on the data here, and every episode is checked against its hash."""
+    from harness import api
+    from harness.decisions import restore as again
+
+    for path in paths:
+        print(again(api.load(path), _env_options(data, option)))
 
 
 @app.command(rich_help_panel="More")

@@ -87,15 +87,3 @@ def export(
     print(to)
     if upload is not None:
         print(upload.send(to))
-
-
-def restore(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
-) -> None:
-    """Make the episodes of runs that came with decisions alone (`export --decisions`): the games
-    are played again on the data here, and every episode is checked against its hash."""
-    from harness import api
-    from harness.decisions import restore as again
-
-    for path in paths:
-        print(again(api.load(path)))

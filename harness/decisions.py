@@ -4,7 +4,9 @@
     decisions.jsonl.xz -> the same games, decision by decision -> episodes.jsonl   (``restore``)
 
 Benchmarks whose texts may not be passed on can so be shared episode by episode: who has the data
-gets the recorded file back, byte for byte, and each line is checked by its sha256.
+gets the recorded file back, byte for byte, and each line is checked by its sha256. What the agent
+wrote stays as it is, whatever it repeats. The message of an episode that broke is left out for
+good: messages quote what was shown.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from harness import api
-from harness.errors import TraceError
+from harness.errors import ConfigError, TraceError
 from harness.loop import play_episode
 from harness.recorder import EPISODES
 from harness.runs import Run, check_description
@@ -29,14 +33,17 @@ DECISIONS = "decisions.jsonl.xz"
 
 
 class Stripped(msgspec.Struct, frozen=True):
-    """A line of decisions.jsonl: an episode without words, and the sha256 of its whole line."""
+    """A line of decisions.jsonl: an episode without words, and the sha256 of its line with them."""
 
     episode: Episode
     sha256: str
 
 
 def strip(episode: Episode) -> Stripped:
-    """Without instruction and observations; all else, times too, stays."""
+    """Without instruction, observations and a fault's message; all else, times too, stays."""
+    if episode.error is not None:
+        fault = msgspec.structs.replace(episode.error, message="")
+        episode = msgspec.structs.replace(episode, error=fault)
     steps = tuple(msgspec.structs.replace(s, observation="") for s in episode.steps)
     bare = msgspec.structs.replace(
         episode, instruction="", steps=steps,
@@ -45,11 +52,25 @@ def strip(episode: Episode) -> Stripped:
     return Stripped(bare, _sha256(episode))
 
 
-def write(folder: Path, episodes: Iterator[Episode]) -> None:
-    """Write ``folder/decisions.jsonl.xz``."""
+def export(run: Run, folder: Path) -> None:
+    """Write the decisions of a complete run to ``folder/decisions.jsonl.xz``, or copy its own.
+
+    Raises TraceError for a run that lacks episodes, ConfigError for an imported one, which was not
+    played here and cannot be played again.
+    """
+    if run.meta.kind == "import":
+        raise ConfigError(f"{run.path} was imported, not played: --decisions cannot restore it.")
+    if needs_restoring(run.path):
+        shutil.copyfile(run.path / DECISIONS, folder / DECISIONS)
+        return
     with lzma.open(folder / DECISIONS, "wb") as file:
-        for episode in episodes:
-            file.write(msgspec.json.encode(strip(episode)) + b"\n")
+        lines = [file.write(msgspec.json.encode(strip(e)) + b"\n") for e in run.episodes()]
+    written = len(lines)
+    if written != run.meta.n_episodes:
+        raise TraceError(
+            f"{run.path} has {written} of its {run.meta.n_episodes} episodes: its decisions would "
+            "not be whole."
+        )
 
 
 def read(folder: Path) -> Iterator[Stripped]:
@@ -68,15 +89,23 @@ def needs_restoring(folder: Path) -> bool:
     return (folder / DECISIONS).is_file() and not (folder / EPISODES).is_file()
 
 
-def restore(run: Run) -> Path:
+def restore(run: Run, env_options: dict[str, Any] | None = None) -> Path:
     """Write ``run``'s episodes.jsonl, as it was recorded, from its decisions and the data here.
 
-    Raises DataError where the data are not those of the run's task set, TraceError where an episode
+    ``env_options`` replace the run's: where the data are here. Raises DataError where the data are
+    not those of the run's task set, TraceError where there is nothing to restore or an episode
     comes out otherwise than it was recorded; then nothing is written.
     """
+    if (run.path / EPISODES).exists():
+        raise TraceError(f"{run.path} has its episodes.")
+    if not (run.path / DECISIONS).is_file():
+        raise TraceError(
+            f"{run.path} holds no {DECISIONS}: get it with `harness export --decisions`."
+        )
     check_description(run)
     check_version(run)
     meta = run.meta
+    meta = msgspec.structs.replace(meta, env_options={**meta.env_options, **(env_options or {})})
     make_env = api.env_maker(meta, reveal=False)
     api.check_data(make_env, meta.task_set)
     path, draft = run.path / EPISODES, run.path / f".{EPISODES}.{os.getpid()}"

@@ -53,7 +53,7 @@ def export(run: Run, to: Path, *, episodes: bool = False, without_words: bool = 
         write_meta(half, _clean_meta(meta, clean))
         write_metrics(half, rows)
         if without_words:
-            decisions.write(half, (_clean_episode(e, clean) for e in run.episodes()))
+            decisions.export(run, half)
         if episodes:
             with open(half / EPISODES, "wb") as file:
                 for episode in run.episodes():

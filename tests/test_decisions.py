@@ -48,6 +48,7 @@ def test_episodes_come_back_byte_for_byte(run, tmp_path):
         bare = file.read()
     said = {e.instruction for e in run.episodes()}
     said |= {w for e in run.episodes() for s in e.steps for w in s.observation.splitlines()}
+    said |= {w for e in run.episodes() for w in e.final_observation.splitlines()}
     said = {w for w in said if len(w) > 30}
     told = {t for e in run.episodes() for s in e.steps for t in (s.decision.reasoning,)}
     assert said
@@ -105,7 +106,7 @@ def test_broken_episodes_come_back_too(tmp_path):
     """One that broke after some steps, one before its first."""
     run = harness.evaluate("expert", "alfworld", tasks="builtin-dev[:3]", out=tmp_path / "a")
     episodes = list(run.episodes())
-    fault = Fault("EnvError", "the game went away")
+    fault = Fault("EnvError", "the game went away after: You are in the middle of a room")
     broke = {"outcome": Outcome.ERROR, "success": False, "score": 0.0, "error": fault}
     late = episodes[0]
     late = msgspec.structs.replace(
@@ -118,10 +119,54 @@ def test_broken_episodes_come_back_too(tmp_path):
     (run.path / EPISODES).write_bytes(body)
     cli("score", run.path)
     there = sent(harness.load(run.path), tmp_path / "b")
+    with lzma.open(there.path / DECISIONS) as file:
+        assert b"middle of a room" not in file.read()
     cli("restore", there.path)
-    assert (there.path / EPISODES).read_bytes() == body
+    # What a message said is not kept.
+    lost = msgspec.json.encode(fault.message), b'""'
+    assert (there.path / EPISODES).read_bytes() == body.replace(*lost)
 
 
 def test_export_with_decisions_makes_no_dataset(run, tmp_path):
     args = ["export", str(run.path), "--to", str(tmp_path / "d"), "--as", "spans", "--decisions"]
     assert "--decisions" in str(CliRunner().invoke(app, args).exception)
+
+
+def test_what_came_as_decisions_can_be_passed_on(run, tmp_path):
+    once = sent(run, tmp_path / "a")
+    twice = sent(once, tmp_path / "b")
+    assert (twice.path / DECISIONS).read_bytes() == (once.path / DECISIONS).read_bytes()
+    cli("restore", twice.path)
+    assert (twice.path / EPISODES).read_bytes() == (run.path / EPISODES).read_bytes()
+
+
+def refused(*args):
+    found = CliRunner().invoke(app, [str(a) for a in args])
+    assert found.exit_code
+    return f"{type(found.exception).__name__}: {found.exception}"
+
+
+def test_there_is_nothing_to_restore_or_to_export(run, tmp_path):
+    assert "has its episodes" in refused("restore", run.path)
+    there = sent(run, tmp_path / "a")
+    (there.path / DECISIONS).unlink()
+    assert f"holds no {DECISIONS}" in refused("restore", there.path)
+    told = refused("export", there.path, "--to", tmp_path / "b", "--decisions")
+    assert f"has 0 of its {run.meta.n_episodes} episodes" in told
+    assert not [*(tmp_path / "b").rglob("run.json")]
+
+
+@pytest.mark.data
+def test_data_may_lie_elsewhere(data, tmp_path):
+    """A run played on a folder of one's own is restored from where that folder is now."""
+    questions, moved = tmp_path / "questions", tmp_path / "moved"
+    questions.symlink_to(data / "hotpotqa")
+    run = harness.evaluate(
+        "random", "hotpotqa", tasks="dev-context[:2]", out=tmp_path / "runs",
+        env_options={"data": str(questions)},
+    )  # fmt: skip
+    there = sent(run, tmp_path / "there")
+    questions.rename(moved)
+    assert "questions" in refused("restore", there.path)
+    cli("restore", there.path, "--data", moved)
+    assert (there.path / EPISODES).read_bytes() == (run.path / EPISODES).read_bytes()

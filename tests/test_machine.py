@@ -14,6 +14,7 @@ from distill_traces import recipe, record
 from harness_distillation import cli, machine, models
 from harness_distillation import recipe as recipes
 from harness_distillation.recipe import Recipe
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from harness.errors import ConfigError
 
@@ -57,15 +58,30 @@ def test_a_recipe_is_the_same_on_every_machine():
 
 
 def test_layers_made_again_give_the_same_student(tmp_path):
+    """The same weights, for twice the passes through every layer."""
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
     run = record(tmp_path / "run" / "episodes.jsonl", 30)
-    made = []
+    made, passes = [], []
     for number, more in enumerate(("", "recompute = true\n")):
         path = recipe(tmp_path, steps=6)
         text = path.read_text().replace("[optim]", f"[optim]\nprecision = 'fp32'\n{more}")
         path.write_text(text)
         out = tmp_path / f"out{number}"
-        cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet", "--device", "cpu"])
+        args = [str(path), "--data", str(run), "--out", str(out), "--quiet", "--device", "cpu"]
+        calls = []
+        hook = register_module_forward_pre_hook(
+            lambda module, _, calls=calls: (
+                calls.append(1)
+                if isinstance(module, LlamaAttention) and torch.is_grad_enabled()
+                else None
+            )
+        )
+        cli.main(args)
+        hook.remove()
+        passes.append(len(calls))
         notes = msgspec.json.decode((out / "harness.json").read_bytes())
         assert notes["machine"] == {"device": "cpu", "precision": "fp32"}
         made.append(models.weights_hash(models.load(out)))
     assert made[0] == made[1]
+    assert passes[1] == 2 * passes[0] == 2 * 6 * 2 * 2  # steps, rows, layers

@@ -127,6 +127,9 @@ def restore(folder: Path, optimizer: torch.optim.Optimizer | Joined) -> None:
     safetensors = require("safetensors.torch", "models", "Resuming")
     tensors = safetensors.load_file(folder / "trainer.safetensors")
     torch.set_rng_state(tensors.pop("rng"))
+    cuda = tensors.pop("cuda_rng", None)
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
@@ -138,6 +141,8 @@ def restore(folder: Path, optimizer: torch.optim.Optimizer | Joined) -> None:
 def _save_trainer(path: Path, optimizer: torch.optim.Optimizer | Joined) -> None:
     safetensors = require("safetensors.torch", "models", "Training")
     tensors = {"rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda_rng"] = torch.cuda.get_rng_state()
     for index, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
             tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()

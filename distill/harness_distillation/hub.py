@@ -12,6 +12,7 @@ from harness.registry import require
 
 HUB, MODULE = "hub:", "module:"
 CONFIG = "config.json"
+PATTERNS = ["*.safetensors", "*.gguf", "*.json", "*.model", "merges.txt"]
 
 
 def locate(name: str | Path) -> str:
@@ -23,25 +24,23 @@ def locate(name: str | Path) -> str:
         return _download(str(name).removeprefix(HUB))
     if str(name).startswith(MODULE):
         return str(checkpoints.locate(str(name)).folder)
-    if not (Path(name) / CONFIG).is_file():
+    if not (Path(name) / CONFIG).is_file() and not gguf(str(name)):
         raise DataError(f"{name}: no checkpoint there (no config.json). Train it first.")
     return str(name)
 
 
 def gguf(folder: str) -> dict[str, str]:
     """What ``from_pretrained`` is told of a folder whose weights are GGUF."""
-    found = sorted(Path(folder).glob("*.gguf"))
-    return {"gguf_file": found[0].name} if found and not (Path(folder) / CONFIG).is_file() else {}
+    if any(Path(folder).glob("*.safetensors")) or not any(Path(folder).glob("*.gguf")):
+        return {}
+    name = checkpoints.locate(str(Path(folder).absolute())).gguf
+    return {"gguf_file": name} if name else {}
 
 
 def _download(repository: str) -> str:
     hub = require("huggingface_hub", "models", f"'{HUB}{repository}'")
     try:
-        return str(
-            hub.snapshot_download(
-                repository, allow_patterns=["*.safetensors", "*.json", "*.model", "merges.txt"]
-            )
-        )
+        return str(hub.snapshot_download(repository, allow_patterns=PATTERNS))
     except (OSError, ValueError) as error:
         raise DataError(
             f"'{HUB}{repository}' cannot be had. Check its name and the network.\n  {error}"

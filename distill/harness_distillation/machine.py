@@ -1,7 +1,7 @@
 """What a training runs on: its device, and the precision that is fast there.
 
-Neither decides what a student is meant to be, so neither is in a recipe's hash unless the recipe
-insists on a precision; both are noted in harness.json.
+Neither decides what a student is meant to be, so a recipe's hash names no device, and "auto" like
+"bf16"; both are noted in harness.json, of the machine that ended the training.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def device_of(name: str | None = None) -> torch.device:
         raise ConfigError(f"--device {name}: training runs on 'cpu' or 'cuda'.")
     if device.type == "cpu":
         return device
+    if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"--device {name}: each rank has a device of its own; say 'cuda'.")
     index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
     if not cuda or index >= torch.cuda.device_count():
         have = torch.cuda.device_count() if cuda else "none"
@@ -56,7 +58,8 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for products in bf16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # older releases have no such list
+    found: dict[str, bool] = tell()
     return any(found.get(name) for name in BF16_INSTRUCTIONS)
 
 

@@ -33,7 +33,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.transcript import Kind
 from harness_distillation import checkpoint, models
 from harness_distillation.dataset import Samples
-from harness_distillation.hub import locate
+from harness_distillation.hub import gguf, locate
 from harness_distillation.machine import CPU, precision_of
 from harness_distillation.recipe import Recipe
 from harness_distillation.train import Result
@@ -154,6 +154,8 @@ def train_minillm(
     """
     assert recipe.teacher is not None
     optim, root = recipe.optim, out / "minillm"
+    if gguf(locate(recipe.teacher.checkpoint)):
+        raise ConfigError("Objective 'minillm' takes no GGUF teacher: save it as safetensors.")
     root.mkdir(parents=True, exist_ok=True)
     start = out / "start"
     if not (start / "harness.json").is_file():
@@ -186,7 +188,7 @@ def train_minillm(
     }
     body = msgspec.json.format(msgspec.json.encode(job), indent=1) + b"\n"
     path = root / "job.json"
-    if path.is_file() and path.read_bytes() != body:
+    if path.is_file() and _elsewhere(path.read_bytes()) != _elsewhere(body):
         raise ConfigError(
             f"{path} is of another training than this recipe, traces and teacher make.\n"
             "  Use another --out, or --fresh to start again."
@@ -197,6 +199,12 @@ def train_minillm(
         (root / "prompts.jsonl").write_bytes(lines)
         _run(environment(quiet), path, quiet)
     return Result(student, optim.steps, "finished")
+
+
+def _elsewhere(job: bytes) -> dict[str, Any]:
+    """A job without what the machine decides."""
+    found: dict[str, Any] = msgspec.json.decode(job)
+    return {key: value for key, value in found.items() if key not in ("bf16", "use_cpu")}
 
 
 def _run(python: Path, job: Path, quiet: bool) -> None:

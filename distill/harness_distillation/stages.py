@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from harness_distillation.prepare import (
 )
 from harness_distillation.recipe import Collect, Dev, OnPolicy, Recipe, recipe_hash
 from harness_distillation.supervision import shuffle_labels
+from harness_distillation.trackers import check_trackers
 from harness_distillation.train import Corpus, Result, train
 
 STAGES = ("collect", "prepare", "cache", "train")
@@ -67,10 +68,11 @@ def distill(
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
     and what is ``shared`` stay). Without it everything finished is reused and a stopped training
     goes on. ``device``: "cpu", "cuda" ...; None: an accelerator where there is one. ``trackers``
-    are sent the log, but for objectives ``gkd`` and ``minillm``.
+    are sent the log.
     """
     place = Workplace(out, shared)
     here = device_of(device)
+    check_trackers(trackers, recipe)
     us = ranks.current()
     if recipe.on_policy is not None:
         return _on_policy(recipe, recipe.on_policy, place, us, fresh, until, quiet, here)
@@ -115,6 +117,7 @@ def distill(
     pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
     corpus = Corpus(samples, learn, held, prepared.samples, pairs)
     live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
+    del teacher  # cached, it need not stay in the device's memory
     result = train(
         recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
         cache=cache, teacher=live, ranks=us, quiet=quiet, device=here,
@@ -170,13 +173,20 @@ def collect_all(wanted: Sequence[Collect], out: Path, quiet: bool) -> list[Path]
 def collect(what: Collect, out: Path, quiet: bool, wait: bool = True) -> Path:
     """One recording. Raises BlockingIOError where another process makes it and ``wait`` is off."""
     name = hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
+    if runs := _recorded(out / name):
+        run = api.load(runs[-1])
+        if run.meta.status == "complete":  # may stand where nothing can be written
+            return Path(run.path)
     with alone(out / name, wait):
         return _collect(what, out / name, quiet)
 
 
+def _recorded(root: Path) -> list[Path]:
+    return sorted(p.parent for p in root.glob("*/*/*/run.json") if "reference-" not in str(p))
+
+
 def _collect(what: Collect, root: Path, quiet: bool) -> Path:
-    runs = sorted(p.parent for p in root.glob("*/*/*/run.json") if "reference-" not in str(p))
-    if runs:
+    if runs := _recorded(root):
         run = api.load(runs[-1])
         if run.meta.status != "complete":
             run = api.resume(runs[-1])
@@ -231,26 +241,30 @@ def cached_teacher(
     """The teacher cache of a recipe: loaded when finished and fitting, else computed."""
     if teacher is None or recipe.teacher is None:
         return None
+    device = models.device_of(teacher)
+    precision = precision_of(recipe.optim.precision, device)
     key = teacher_cache.Key(
         samples.hash,
         tokenizer.fingerprint(tok),
         digest(recipe.data.header, recipe.student.window, recipe.max_new_tokens),
         models.weights_hash(teacher),
         recipe.teacher.top_k,
+        precision,
     )
 
     def progress(done: int, total: int) -> None:
         say(quiet, f"teacher cache {done}/{total} sequences")
 
-    device = models.device_of(teacher)
     models.isolate_documents(teacher, device)
     folder = place.cache(key)
-    if not (folder / teacher_cache.MANIFEST).is_file():
-        teacher_cache.build(
-            folder, teacher, samples, key,
-            pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
-            precision=precision_of(recipe.optim.precision, device), progress=progress,
-        )  # fmt: skip
+    # A folder of one student may be asked for under another key meanwhile.
+    with nullcontext() if place.shared is not None else alone(folder):
+        if not (folder / teacher_cache.MANIFEST).is_file():
+            teacher_cache.build(
+                folder, teacher, samples, key,
+                pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
+                precision=precision, progress=progress,
+            )  # fmt: skip
     return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
 
 

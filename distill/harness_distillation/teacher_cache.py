@@ -52,6 +52,7 @@ class Key(msgspec.Struct, frozen=True):
     template: str
     teacher: str
     top_k: int
+    precision: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -101,12 +102,12 @@ def build(
 ) -> Cache:
     """Compute what is missing and return the whole cache.
 
-    An older cache in ``folder`` with another key is replaced; shards of a killed run with the same
-    key are kept. Processes that build the same cache divide its shards. ``progress(done, total)``
-    counts sequences.
+    An older cache in ``folder`` with another key is replaced (its builder must be gone); shards of
+    a killed run with the same key are kept. Processes that build the same cache divide its shards.
+    ``progress(done, total)`` counts sequences.
     """
     begun = folder / "key.json"
-    with alone(folder):
+    with alone(begun_by := folder.with_name(f"{folder.name}-key")):
         if not begun.is_file() or begun.read_bytes() != msgspec.json.encode(key):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -131,7 +132,7 @@ def build(
                 if progress is not None:
                     done = sum(len(p) for n, p in shards.items() if (folder / n).is_file())
                     progress(done, total)
-    with alone(folder):
+    with alone(begun_by):
         return _finish(folder, list(shards), key)
 
 

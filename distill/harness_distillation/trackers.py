@@ -18,22 +18,31 @@ from harness.registry import require
 from harness_distillation.recipe import Recipe
 
 
+def check_trackers(names: Sequence[str], recipe: Recipe) -> None:
+    """Refuse trackers that are unknown or not installed, or whose recipe tells them nothing."""
+    if not names:
+        return
+    if recipe.objective.name in ("gkd", "minillm"):
+        raise ConfigError(f"--tracker: objective '{recipe.objective.name}' sends no log to it.")
+    tracking = require("accelerate", "trackers", "Sending a log to a tracker").tracking
+    known = [str(name) for name in tracking.LOGGER_TYPE_TO_CLASS]
+    here = [str(name) for name in tracking.get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(unknown("tracker", name, known))
+        if name not in here:
+            raise ConfigError(f"Tracker '{name}' is not installed: pip install it first.")
+
+
 class Trackers:
     """The trackers of one training; none asked for, nothing is done."""
 
     def __init__(self, names: Sequence[str], recipe: Recipe, folder: Path) -> None:
-        """Raises ConfigError for a tracker that is unknown, not installed or cannot start."""
+        """Raises ConfigError for a tracker that cannot start."""
         self._accelerator: Any = None
         if not names:
             return
         accelerate = require("accelerate", "trackers", "Sending a log to a tracker")
-        known = [str(name) for name in accelerate.tracking.LOGGER_TYPE_TO_CLASS]
-        here = [str(name) for name in accelerate.tracking.get_available_trackers()]
-        for name in names:
-            if name not in known:
-                raise ConfigError(unknown("tracker", name, known))
-            if name not in here:
-                raise ConfigError(f"Tracker '{name}' is not installed: pip install it first.")
         title = f"{recipe.name}-s{recipe.seed}"
         try:
             self._accelerator = accelerate.Accelerator(log_with=list(names), project_dir=folder)
@@ -41,7 +50,7 @@ class Trackers:
                 title, config=dict(_flat(msgspec.to_builtins(recipe))),
                 init_kwargs={"wandb": {"name": title}},
             )  # fmt: skip
-        except HARMLESS as error:
+        except Exception as error:  # each tracker has errors of its own
             raise ConfigError(f"--tracker {' '.join(names)}: {error}") from error
 
     def log(self, line: dict[str, Any]) -> None:
@@ -51,18 +60,18 @@ class Trackers:
         numbers = {k: v for k, v in _flat(line) if isinstance(v, (int, float)) and k != "step"}
         try:
             self._accelerator.log(numbers, step=line["step"])
-        except HARMLESS as error:
+        except Exception as error:
             print(f"the tracker is left out from here on: {error}", file=sys.stderr)
             self._accelerator = None
 
     def close(self) -> None:
         """Send what is waiting."""
-        if self._accelerator is not None:
+        if self._accelerator is None:
+            return
+        try:
             self._accelerator.end_training()
-
-
-#: What trackers raise when a server, a key or a disk is missing.
-HARMLESS = (OSError, RuntimeError, ValueError, ImportError)
+        except Exception as error:
+            print(f"the tracker did not end well: {error}", file=sys.stderr)
 
 
 def _flat(found: Any, before: str = "") -> list[tuple[str, Any]]:

@@ -183,7 +183,12 @@ def _restore(out: Path, say: Callable[[str], None]) -> None:
         for folder in sorted(out.glob(root)):
             if needs_restoring(folder):
                 say(f"restoring the episodes of {folder.relative_to(out)}")
-                restore(api.load(folder))
+                try:
+                    restore(api.load(folder))
+                except HarnessError as error:
+                    raise ConfigError(
+                        f"{error}\n  Or delete {folder}: it is recorded or played again."
+                    ) from error
 
 
 def _references(plan: Plan, out: Path) -> None:
