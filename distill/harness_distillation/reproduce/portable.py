@@ -19,6 +19,7 @@ from pathlib import Path
 from harness import api
 from harness.decisions import DECISIONS
 from harness.export import export as export_run
+from harness.recorder import EPISODES
 from harness.runs import META, Run, read_meta
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce.plan import TRACES, Plan, begun, done, settle, write
@@ -58,13 +59,21 @@ def export(plan: Plan, out: Path, to: Path) -> int:
 
 
 def _export(run: Run, copy: Path, to: Path, decisions: bool) -> None:
-    """Make ``copy`` below ``to`` one of ``run``, unless it is."""
+    """Make ``copy`` below ``to`` one of ``run``, unless it is; with its decisions, if it has any."""
+    decisions = decisions and any((run.path / name).is_file() for name in (EPISODES, DECISIONS))
+    aside = copy.with_name(f".{copy.name}.before")
     if copy.exists():
         same = read_meta(copy).metrics_hash == run.meta.metrics_hash
         if same and (not decisions or (copy / DECISIONS).is_file()):
             return
-        shutil.rmtree(copy)  # played again since, or asked for with its decisions now
-    export_run(run, to, without_words=decisions)
+        copy.rename(aside)  # played again since, or asked for with its decisions now
+    try:
+        export_run(run, to, without_words=decisions)
+    except BaseException:
+        if aside.exists():
+            aside.rename(copy)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy(file: Path, to: Path) -> None:
