@@ -59,7 +59,7 @@ def export(plan: Plan, out: Path, to: Path) -> int:
 
 
 def _export(run: Run, copy: Path, to: Path, decisions: bool) -> None:
-    """Make ``copy`` below ``to`` one of ``run``, unless it is; with its decisions, if it has any."""
+    """Make ``copy`` below ``to`` one of ``run``, unless it is; with decisions, if it has any."""
     decisions = decisions and any((run.path / name).is_file() for name in (EPISODES, DECISIONS))
     aside = copy.with_name(f".{copy.name}.before")
     if copy.exists():
