@@ -69,7 +69,9 @@ def export(
             print(copy(run, to, episodes=episodes, without_words=decisions))
         return
     if episodes or decisions or (public and push is None):
-        raise ConfigError("--episodes, --decisions go without --as, and --public with --push.")
+        raise ConfigError(
+            "--episodes goes without --as, like --decisions, and --public with --push."
+        )
     from harness import dataset
     from harness.hub import Upload
     from harness.rows import HEADER
