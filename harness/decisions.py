@@ -64,8 +64,10 @@ def export(run: Run, folder: Path) -> None:
         shutil.copyfile(run.path / DECISIONS, folder / DECISIONS)
         return
     with lzma.open(folder / DECISIONS, "wb") as file:
-        lines = [file.write(msgspec.json.encode(strip(e)) + b"\n") for e in run.episodes()]
-    written = len(lines)
+        written = 0
+        for episode in run.episodes():
+            file.write(msgspec.json.encode(strip(episode)) + b"\n")
+            written += 1
     if written != run.meta.n_episodes:
         raise TraceError(
             f"{run.path} has {written} of its {run.meta.n_episodes} episodes: its decisions would "

@@ -35,10 +35,11 @@ _INSIDE = re.compile(
 def export(run: Run, to: Path, *, episodes: bool = False, without_words: bool = False) -> Path:
     """Copy a complete run to ``to/<env>/<agent>/<run id>/``: run.json, metrics.jsonl and, if asked,
     episodes.jsonl (which quotes the environment's texts) or decisions.jsonl.xz (which has none of
-    them: ``decisions``). Absolute paths keep their last part, in
-    run.json as in the messages of episodes that broke. The copy appears in one move.
+    them: ``decisions``). Absolute paths keep their last part, in run.json as in the messages of
+    episodes that broke. The copy appears in one move.
 
-    Raises ConfigError for a run that is not complete or was exported there before.
+    Raises ConfigError for a run that is not complete or was exported there before, and what
+    ``decisions.export`` raises.
     """
     meta = run.meta
     run.check_complete()
