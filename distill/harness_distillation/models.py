@@ -164,8 +164,11 @@ def load(folder: str | Path) -> Any:
 
 def _pretrained(source: str, config: Any = None) -> Any:
     transformers = quiet_transformers()
+    from harness_agents.backends.loading import gguf_options  # needs transformers
+
+    file = gguf(source).get("gguf_file")
     return transformers.AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=torch.float32, **gguf(source)
+        source, config=config, dtype=torch.float32, **(gguf_options(file) if file else {})
     )
 
 

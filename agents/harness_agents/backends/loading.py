@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
@@ -34,7 +35,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model of a folder; weights that are missing in its files are refused, never drawn."""
     options: dict[str, Any] = {"use_safetensors": True}
     if checkpoint.gguf:
-        options = {"gguf_file": checkpoint.gguf}
+        options = gguf_options(checkpoint.gguf)
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -59,6 +60,16 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         raise ConfigError(f"{checkpoint.folder}: weights lack {', '.join(missing[:5])}.")
     use_grouped(model)
     return model.eval().requires_grad_(False)
+
+
+def gguf_options(file: str) -> dict[str, Any]:
+    """What a model's ``from_pretrained`` is told of a GGUF file: its weights are unpacked at once.
+    Else releases that can keep them packed do, where their kernels are installed, and such a model
+    has other weights to hash and cannot be saved."""
+    options: dict[str, Any] = {"gguf_file": file}
+    if hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    return options
 
 
 def load_configs(checkpoint: Checkpoint) -> tuple[Any, ...]:
