@@ -416,7 +416,8 @@ def test_what_is_kept_stays_within_memory():
     q = torch.zeros(1, 4, 8, 32, dtype=torch.bfloat16)
     assert attention.keeps(q, [0, 3072, 6144, 8192])
     assert not attention.keeps(q, [0, 3072, 6144, 20000])
-    assert not attention.keeps(q.float(), [0, 64])
+    assert attention.keeps(q.float(), [0, 3072])
+    assert not attention.keeps(q.float(), [0, 3072, 6144, 8192])
     with torch.no_grad():
         assert not attention.keeps(q, [0, 64])
 
