@@ -20,6 +20,7 @@ from harness_distillation import (
     curriculum,
     dataset,
     models,
+    shards,
     supervision,
     teacher_cache,
     tokenizer,
@@ -557,7 +558,7 @@ def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
     teacher_cache.build(tmp_path, teacher, samples, k, pad=tok.pad_token_id, precision="fp32")
     for field in ("samples", "tokenizer", "template", "teacher"):
         other = msgspec.structs.replace(k, **{field: "0" * 16})
-        with pytest.raises(teacher_cache.CacheMismatch, match=f"another {field}"):
+        with pytest.raises(shards.CacheMismatch, match=f"another {field}"):
             teacher_cache.load(tmp_path, other, min_mass=0.0)
     with pytest.raises(teacher_cache.LowMass, match="under 95%"):
         teacher_cache.load(tmp_path, k)

@@ -106,55 +106,106 @@ def encode(
     tokens are targets too (OBSERVED), once each. With ``sampled`` a reply keeps the ids that a
     model sampled (of the encoder's tokenizer), however its text would be tokenised.
     """
-    ids: list[np.ndarray] = []
-    kinds: list[np.ndarray] = []
+    (samples,), skipped = _encode(
+        episodes, (encoder,), header, window, max_new_tokens, per_step, truncate, observations,
+        sampled,
+    )  # fmt: skip
+    return samples, skipped
+
+
+def encode_both(
+    episodes: Sequence[Episode],
+    encoder: SegmentEncoder,
+    other: SegmentEncoder,
+    header: str,
+    window: int,
+    max_new_tokens: int,
+    *,
+    per_step: bool = False,
+    observations: bool = False,
+) -> tuple[Samples, Samples, Skipped]:
+    """``encode``, and the same sequences of the same blocks in the tokens of ``other``: the first
+    one's lengths decide where a window begins."""
+    (samples, others), skipped = _encode(
+        episodes, (encoder, other), header, window, max_new_tokens, per_step, None, observations,
+        False,
+    )  # fmt: skip
+    return samples, others, skipped
+
+
+def _encode(
+    episodes: Sequence[Episode],
+    encoders: Sequence[SegmentEncoder],
+    header: str,
+    window: int,
+    max_new_tokens: int,
+    per_step: bool,
+    truncate: int | None,
+    observations: bool,
+    sampled: bool,
+) -> tuple[list[Samples], Skipped]:
+    """Samples of every encoder, cut by the first one's lengths."""
+    ids: list[list[np.ndarray]] = [[] for _ in encoders]
+    kinds: list[list[np.ndarray]] = [[] for _ in encoders]
     owners: list[int] = []
     overflow = too_long = 0
     for number, episode in enumerate(episodes):
         blocks = render(header.replace("{instruction}", episode.instruction), episode.steps)
-        encoded = [encoder.segments(block) for block in blocks]
+        spelled = [[encoder.segments(block) for block in blocks] for encoder in encoders]
+        encoded = spelled[0]
         if sampled:
             for i, step in enumerate(episode.steps, 1):
-                encoded[i] = encoder.as_sampled(blocks[i], step.decision.completion, encoded[i])
-        seen = [len(encoder.encode(block[0].text)) for block in blocks[1:]]
+                encoded[i] = encoders[0].as_sampled(blocks[i], step.decision.completion, encoded[i])
+        seen = [
+            [len(encoder.encode(block[0].text)) for block in blocks[1:]] for encoder in encoders
+        ]
         if observations:
-            for e, n in zip(encoded[1:], seen, strict=True):
-                e.kinds[:n] = OBSERVED
-        limit = window - max_new_tokens if truncate is None else sum(len(e.ids) for e in encoded)
-        cuts = windows(len(encoded[0].ids), [len(e.ids) for e in encoded[1:]], seen, limit)
+            for whole, lengths in zip(spelled, seen, strict=True):
+                for e, n in zip(whole[1:], lengths, strict=True):
+                    e.kinds[:n] = OBSERVED
+        size = [len(e.ids) for e in encoded]
+        limit = window - max_new_tokens if truncate is None else sum(size)
+        cuts = windows(size[0], size[1:], seen[0], limit)
         for start, first, last in _single(cuts) if per_step else cuts:
             if start is None:
                 overflow += last - first
                 continue
-            parts = [encoded[0], *encoded[1 + start : 1 + last]]
-            labels = [
-                e.kinds if i == 0 or start + i - 1 >= first else np.zeros_like(e.kinds)
-                for i, e in enumerate(parts)
-            ]
+            read = [0, *range(1 + start, 1 + last)]
             if truncate is None:
-                while sum(len(p.ids) for p in parts) > window and len(parts) > 1:
-                    parts.pop()
-                    labels.pop()
+                while sum(size[i] for i in read) > window and len(read) > 1:
+                    read.pop()
                     too_long += 1
             else:
-                ends = np.cumsum([len(p.ids) for p in parts])
+                ends = np.cumsum([size[i] for i in read])
                 too_long += int(np.sum(ends[1 + first - start :] > truncate))
-            label = np.concatenate(labels)[:truncate]
-            if not label.any():
+            labels = [
+                np.concatenate(
+                    [whole[i].kinds if i > first else np.zeros_like(whole[i].kinds) for i in read]
+                )[:truncate]
+                for whole in spelled
+            ]
+            if not labels[0].any():
                 continue
-            ids.append(np.concatenate([p.ids for p in parts])[:truncate])
-            kinds.append(label)
+            for n, whole in enumerate(spelled):
+                ids[n].append(np.concatenate([whole[i].ids for i in read])[:truncate])
+                kinds[n].append(labels[n])
             owners.append(number)
-    if not ids:
+    if not owners:
         raise DataError(
             f"No decision can be taught at window {window}: every observation is longer, "
             "or every decision was injected."
         )
-    offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids])]).astype(np.int64)
-    samples = Samples.make(
-        np.concatenate(ids), np.concatenate(kinds), offsets, np.array(owners, dtype=np.int32)
-    )
-    return samples, Skipped(overflow, too_long)
+    owner = np.array(owners, dtype=np.int32)
+    found = [
+        Samples.make(
+            np.concatenate(i),
+            np.concatenate(k),
+            np.cumsum([0, *map(len, i)]).astype(np.int64),
+            owner,
+        )
+        for i, k in zip(ids, kinds, strict=True)
+    ]
+    return found, Skipped(overflow, too_long)
 
 
 def windows(

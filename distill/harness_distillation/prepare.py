@@ -2,7 +2,8 @@
 
 training/data/manifest.json    what they are made of (``Prepared``)
 training/data/tokenizer/
-training/data/samples.npz      pairs.npz for the contrastive term
+training/data/samples.npz      pairs.npz for the contrastive term, teacher.npz (the same in the
+                               teacher's tokens) for likelihood matching
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import numpy as np
 from harness.rows import group
 from harness.transcript import Kind
 from harness.types import Episode
-from harness_distillation import teacher_cache, tokenizer, traces
+from harness_distillation import chunks, tokenizer, traces
 from harness_distillation.contrast import pair_up
-from harness_distillation.dataset import Samples, encode
+from harness_distillation.dataset import Samples, encode, encode_both
 from harness_distillation.recipe import Recipe, plain
 from harness_distillation.supervision import random_spans
 from harness_distillation.traces import Source
@@ -40,7 +41,8 @@ class Prepared(msgspec.Struct, frozen=True):
     episodes: int
     sequences: int
     tokens: int
-    #: Tokens by segment kind, taught once each; N_r : N_a with their format tokens.
+    #: Tokens by segment kind, taught once each; N_r : N_a with their format tokens, in tokens or,
+    #: where likelihoods are matched, in chunks.
     kinds: dict[str, int]
     reason_to_act: float
     #: Decisions not taught: after an observation that overflows the window; longer than it.
@@ -53,6 +55,8 @@ class Prepared(msgspec.Struct, frozen=True):
     tasks: tuple[tuple[str, str], ...]
     #: Won and lost episodes of one task, for the contrastive term.
     pairs: int = 0
+    #: Chunks of the text that student's and teacher's tokenizers both see, for likelihood matching.
+    chunks: int = 0
 
 
 class Workplace(NamedTuple):
@@ -73,11 +77,9 @@ class Workplace(NamedTuple):
     def traces(self) -> Path:
         return (self.shared or self.training) / "traces"
 
-    def cache(self, key: teacher_cache.Key) -> Path:
-        """Where the distributions under ``key`` lie; a student of its own has one cache."""
-        return (
-            self.training / "cache" if self.shared is None else self.shared / "cache" / digest(key)
-        )
+    def cache(self, key: msgspec.Struct, name: str = "cache") -> Path:
+        """Where what a teacher says under ``key`` lies; a student of its own has one folder."""
+        return self.training / name if self.shared is None else self.shared / "cache" / digest(key)
 
 
 def prepare(
@@ -87,6 +89,7 @@ def prepare(
     origin = tokenizer_origin(recipe)
     objective = recipe.objective
     observations = bool(objective.obs_weight)
+    other = teacher_tokenizer(recipe)
     moved = [objective.masks, objective.format] if objective.masks == "random_span" else []
     key = digest(
         [traces.file_sha256(traces.episodes_file(run)) for run in runs],
@@ -97,6 +100,7 @@ def prepare(
         *([observations] if observations else []),
         *moved,
         *(["pairs"] if objective.contrastive else []),
+        *(["chunks", tokenizer.fingerprint(other)] if other else []),
     )
     manifest = place.data / "manifest.json"
     if manifest.is_file():
@@ -125,11 +129,22 @@ def prepare(
     tok.save_pretrained(place.data / "tokenizer")
     tok = tokenizer.load(place.data / "tokenizer")
     encoder = tokenizer.SegmentEncoder(tok)
-    samples, skipped = encode(
-        found.episodes, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens,
-        per_step=recipe.data.samples == "step", truncate=recipe.data.paper_truncate,
-        observations=observations,
-    )  # fmt: skip
+    per_step = recipe.data.samples == "step"
+    counted = None
+    if other:
+        samples, theirs, skipped = encode_both(
+            found.episodes, encoder, tokenizer.SegmentEncoder(other), recipe.data.header,
+            recipe.student.window, recipe.max_new_tokens,
+            per_step=per_step, observations=observations,
+        )  # fmt: skip
+        counted = chunks.first_tokens(samples, chunks.align(samples, theirs, tok, other).mine)
+        theirs.save(place.data / "teacher.npz")
+    else:
+        samples, skipped = encode(
+            found.episodes, encoder, recipe.data.header, recipe.student.window,
+            recipe.max_new_tokens, per_step=per_step, truncate=recipe.data.paper_truncate,
+            observations=observations,
+        )  # fmt: skip
     if moved:
         headers = [
             recipe.data.header.replace("{instruction}", e.instruction) for e in found.episodes
@@ -151,6 +166,10 @@ def prepare(
     kinds = {kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind}
     if observations:
         kinds["observation"] = int(np.sum(samples.kinds == tokenizer.OBSERVED))
+    reason, act = (
+        int(np.isin((counted or samples).kinds, span).sum())
+        for span in ((Kind.REASON, Kind.REASON_FORMAT), (Kind.ACT, Kind.ACT_FORMAT))
+    )
     prepared = Prepared(
         key=key,
         samples=samples.hash,
@@ -162,8 +181,7 @@ def prepare(
         sequences=len(samples.lengths),
         tokens=len(samples.ids),
         kinds=kinds,
-        reason_to_act=(kinds["reason"] + kinds["reason_format"])
-        / max(1, kinds["act"] + kinds["act_format"]),
+        reason_to_act=reason / max(1, act),
         overflow=skipped.overflow,
         too_long=skipped.too_long,
         whole_text_difference=tokenizer.whole_text_difference(
@@ -172,6 +190,7 @@ def prepare(
         heldout=tuple(held),
         tasks=tuple(found.tasks()),
         pairs=len(paired) // 2,
+        chunks=int(counted.taught[-1]) if counted else 0,
     )
     write(manifest, prepared)
     say(
@@ -193,7 +212,16 @@ def tokenizer_origin(recipe: Recipe) -> str | None:
         return recipe.tokenizer.start or recipe.tokenizer.extend
     if recipe.student.start is not None:
         return recipe.student.start
+    if recipe.objective.divergence == "alm":
+        return None
     return recipe.teacher.checkpoint if recipe.teacher is not None else None
+
+
+def teacher_tokenizer(recipe: Recipe) -> Any:
+    """The teacher's tokenizer where its likelihoods are matched, else None."""
+    if recipe.objective.divergence != "alm" or recipe.teacher is None:
+        return None
+    return tokenizer.load(recipe.teacher.checkpoint)
 
 
 def say(quiet: bool, text: str) -> None:

@@ -29,7 +29,7 @@ from harness_distillation.recipe_faults import faults
 
 Format = Literal["span", "shared", "none"]
 Normalizer = Literal["token", "class", "sum", "span", "episode"]
-Divergence = Literal["ce", "ce_soft", "forward_kl", "reverse_kl", "jsd", "skew_kl"]
+Divergence = Literal["ce", "ce_soft", "forward_kl", "reverse_kl", "jsd", "skew_kl", "alm"]
 Curriculum = Literal["random", "sorted", "reverse", "pacing"]
 Masks = Literal["spans", "random_span", "label_shuffle"]
 Name = Literal[
@@ -60,7 +60,8 @@ class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Own byte-level BPE of ``vocab`` entries, or ``start``: a folder that has one.
 
-    With a teacher or a start checkpoint its tokenizer is taken unless this names another.
+    With a teacher or a start checkpoint its tokenizer is taken unless this names another; under
+    the divergence ``alm`` a student from scratch has its own.
     """
 
     vocab: int = 1024
@@ -141,6 +142,8 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Weight of the teacher in the mixture of ``jsd``, and of ``skew_kl``.
     jsd_beta: float = 0.5
     skew_alpha: float = 0.1
+    #: Temperature of ``alm``: likelihoods of chunks are compared to the power 1 / alm_tau.
+    alm_tau: float = 100.0
     #: C(tau) = alpha z(len_r) + beta z(len_a) + gamma z(entropy), Eq. 7.
     alpha: float = 1 / 3
     beta: float = 1 / 3
@@ -265,6 +268,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     "data": {"samples": "episode", "paper_truncate": None},
     "objective": {
         "obs_weight": 0.0, "masks": "spans", "jsd_beta": 0.5, "skew_alpha": 0.1,
+        "alm_tau": 100.0,
         "contrastive": 0.0, "contrastive_beta": 1.0,
     },
     "optim": {"micro_rows": 1, "optimizer": "adamw", "recompute": False},

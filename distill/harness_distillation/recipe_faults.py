@@ -47,6 +47,18 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
         ),
         (not 0 < objective.jsd_beta < 1, f"jsd_beta is in (0, 1), not {objective.jsd_beta}."),
         (not 0 < objective.skew_alpha < 1, f"skew_alpha is in (0, 1), not {objective.skew_alpha}."),
+        (objective.alm_tau <= 0, f"alm_tau must be over 0, not {objective.alm_tau}."),
+        (
+            objective.divergence == "alm"
+            and (
+                (recipe.teacher is not None and recipe.teacher.signal != "cache")
+                or objective.masks != "spans"
+                or objective.temperature != 1.0
+                or cut is not None
+            ),
+            'divergence "alm" matches cached likelihoods of chunks of whole spans, at alm_tau: '
+            '[teacher] signal = "cache", no masks, temperature or paper_truncate.',
+        ),
         (
             optim.micro_rows < 1 or optim.rows % optim.micro_rows != 0,
             f"micro_rows {optim.micro_rows} does not divide rows {optim.rows}.",

@@ -5,7 +5,7 @@ collect -> prepare (traces, tokenizer, samples) -> cache (teacher) -> train
 OUT/                    the finished student: weights, tokenizer, harness.json
 OUT/training/traces/    runs collected for the recipe
 OUT/training/data/      tokenizer, samples, manifest
-OUT/training/cache/     the teacher's distributions
+OUT/training/cache/     the teacher's distributions, or in likelihoods/ those of chunks
 OUT/training/           checkpoints/, log.jsonl, recipe.json
 
 Students that are compared share traces and teacher's distributions: ``shared`` holds both for all
@@ -29,7 +29,16 @@ import torch
 
 from harness import api
 from harness.errors import ConfigError
-from harness_distillation import checkpoint, models, ranks, teacher_cache, tokenizer, traces
+from harness_distillation import (
+    checkpoint,
+    chunks,
+    likelihoods,
+    models,
+    ranks,
+    teacher_cache,
+    tokenizer,
+    traces,
+)
 from harness_distillation.dataset import Samples
 from harness_distillation.gkd import train_on_policy
 from harness_distillation.locks import alone
@@ -41,10 +50,12 @@ from harness_distillation.prepare import (
     digest,
     prepare,
     say,
+    teacher_tokenizer,
     tokenizer_origin,
     write,
 )
 from harness_distillation.recipe import Collect, Dev, OnPolicy, Recipe, recipe_hash
+from harness_distillation.shards import MANIFEST
 from harness_distillation.supervision import shuffle_labels
 from harness_distillation.trackers import check_trackers
 from harness_distillation.train import Corpus, Result, train
@@ -78,7 +89,7 @@ def distill(
         return _on_policy(recipe, recipe.on_policy, place, us, fresh, until, quiet, here)
     with us.first_alone():
         if fresh and us.first:
-            for name in ("data", "cache", "checkpoints", "minillm", "start"):
+            for name in ("data", "cache", "likelihoods", "checkpoints", "minillm", "start"):
                 shutil.rmtree(place.training / name, ignore_errors=True)
             for name in ("log.jsonl", "dev.jsonl", "minillm.jsonl"):
                 (place.training / name).unlink(missing_ok=True)
@@ -94,8 +105,10 @@ def distill(
         if until == "prepare":
             return None
         teacher = load_teacher(recipe, tok, here)
-        cache = None
-        if recipe.teacher is not None and recipe.teacher.signal == "cache":
+        cache: teacher_cache.Cache | likelihoods.Likelihoods | None = None
+        if recipe.objective.divergence == "alm":
+            cache = cached_likelihoods(recipe, teacher, tok, samples, place, quiet)
+        elif recipe.teacher is not None and recipe.teacher.signal == "cache":
             cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
         if until == "cache":
             return None
@@ -212,8 +225,8 @@ def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray
 
 
 def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:
-    """The teacher model on ``device``, or None; refuses one with another tokenizer, and for an
-    objective over observations one that has not learned them."""
+    """The teacher model on ``device``, or None; refuses one with another tokenizer unless chunks
+    are matched, and for an objective over observations one that has not learned them."""
     if recipe.teacher is None or recipe.objective.divergence == "ce":
         return None
     folder = recipe.teacher.checkpoint
@@ -226,11 +239,12 @@ def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:
         )
     teacher = models.load(folder)
     mine, theirs = tokenizer.fingerprint(tok), tokenizer.fingerprint(tokenizer.load(folder))
-    if mine != theirs:
+    if mine != theirs and recipe.objective.divergence != "alm":
         raise ConfigError(
             f"Teacher {folder} has another tokenizer ({theirs}) than the student ({mine}): their "
-            "distributions cannot be compared.\n  Use its tokenizer ([tokenizer] start), or train "
-            "on its text (objective seqkd)."
+            "distributions cannot be compared.\n  Use its tokenizer ([tokenizer] start), match "
+            'likelihoods of chunks ([objective] divergence = "alm"), or train on its text '
+            "(objective seqkd or sad_ce)."
         )
     return teacher.to(device)
 
@@ -259,13 +273,46 @@ def cached_teacher(
     folder = place.cache(key)
     # A folder of one student may be asked for under another key meanwhile.
     with nullcontext() if place.shared is not None else alone(folder):
-        if not (folder / teacher_cache.MANIFEST).is_file():
+        if not (folder / MANIFEST).is_file():
             teacher_cache.build(
                 folder, teacher, samples, key,
                 pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
                 precision=precision, progress=progress,
             )  # fmt: skip
     return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
+
+
+def cached_likelihoods(
+    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool
+) -> likelihoods.Likelihoods:
+    """What the teacher says of each chunk: loaded when finished and fitting, else computed."""
+    device = models.device_of(teacher)
+    precision = precision_of(recipe.optim.precision, device)
+    other, theirs = teacher_tokenizer(recipe), Samples.load(place.data / "teacher.npz")
+    matched = chunks.align(samples, theirs, tok, other)
+    key = likelihoods.Key(
+        samples.hash,
+        tokenizer.fingerprint(tok),
+        digest(recipe.data.header, recipe.student.window, recipe.max_new_tokens),
+        models.weights_hash(teacher),
+        theirs.hash,
+        tokenizer.fingerprint(other),
+        precision,
+    )
+
+    def progress(done: int, total: int) -> None:
+        say(quiet, f"teacher's likelihoods {done}/{total} sequences")
+
+    models.isolate_documents(teacher, device)
+    folder = place.cache(key, "likelihoods")
+    with nullcontext() if place.shared is not None else alone(folder):
+        if not (folder / MANIFEST).is_file():
+            likelihoods.build(
+                folder, teacher, theirs, matched, key,
+                pad=other.pad_token_id, row_tokens=recipe.optim.row_tokens,
+                precision=precision, progress=progress,
+            )  # fmt: skip
+    return likelihoods.load(folder, key, samples, matched)
 
 
 def provenance(

@@ -24,18 +24,18 @@ from harness_distillation.contrast import Contrast
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Row, Samples, make_row, pack
 from harness_distillation.gate import Gate, Played
-from harness_distillation.losses import Live, Target, class_weights, measure_of, span_loss
+from harness_distillation.likelihoods import Likelihoods
+from harness_distillation.losses import class_weights, span_loss
 from harness_distillation.machine import CPU, Precision, autocast, peak, precision_of
 from harness_distillation.progress import Progress
 from harness_distillation.ranks import Ranks
-from harness_distillation.recipe import Objective, Recipe, lambdas
+from harness_distillation.recipe import Recipe, lambdas
 from harness_distillation.supervision import shares
 from harness_distillation.teacher_cache import Cache
+from harness_distillation.teacher_signal import LABELS, Signal, count
 from harness_distillation.tokenizer import CLASSES, class_of
 from harness_distillation.trackers import Trackers
 from harness_distillation.training_log import LOG, log_line, truncate
-
-LABELS = len(CLASSES) + 1
 
 
 class Diverged(HarnessError):
@@ -76,7 +76,7 @@ def train(
     out: Path,
     notes: dict[str, Any],
     *,
-    cache: Cache | None = None,
+    cache: Cache | Likelihoods | None = None,
     teacher: Any = None,
     ranks: Ranks = Ranks(),
     quiet: bool = False,
@@ -86,7 +86,7 @@ def train(
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
-    ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. With
+    ``cache`` or ``teacher`` (a live model) give what an objective with a teacher needs. With
     several ``ranks`` each reads its part of a step's rows and the first writes. The model is put
     on ``device``, and a live ``teacher`` must be there. ``trackers`` are sent the log. With
     ``[dev]`` the result is the checkpoint that won most, and training may stop early (``gate``).
@@ -143,10 +143,7 @@ def train(
         classes = class_of(objective.format or "span")
         pad = tokenizer.pad_token_id
         normalizer, of_class = objective.normalizer or "token", lambdas(objective)
-        measure = measure_of(
-            objective.divergence or "ce", beta=objective.jsd_beta, alpha=objective.skew_alpha
-        )
-        share = shares(corpus.samples, classes, normalizer, of_class)
+        share = shares(signal.counted(corpus.samples), classes, normalizer, of_class)
         contrast = None
         if objective.contrastive:
             if corpus.pairs is None:
@@ -198,18 +195,15 @@ def train(
                         sampler.rows(state.step - first), optim.micro_rows, ranks
                     )
                 ]
-                counts, units, tokens = count(rows, share, ranks)
-                weights = class_weights(units, of_class, normalizer)
+                units = [signal.units(row) for row in rows]
+                counts, summed, tokens = count(rows, units, share, ranks)
+                weights = class_weights(summed, of_class, normalizer)
                 sums, weighed = torch.zeros(2, LABELS, dtype=torch.float64)
-                for on_cpu in rows:
+                for on_cpu, unit in zip(rows, units, strict=True):
                     row = on_cpu.to(device)
                     with autocast(precision, device):
                         hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
-                        parts = span_loss(
-                            hidden[0, row.at], head, row.targets, row.labels, weights, signal(row),
-                            measure=measure, temperature=objective.temperature,
-                            shares=None if share is None else share[row.cached].to(device),
-                        )  # fmt: skip
+                        parts = signal.loss(hidden[0, row.at], head, row, unit, weights, share)
                     torch.autograd.backward(parts.loss)
                     sums += parts.sums.cpu()
                     weighed += parts.weighed.cpu()
@@ -281,50 +275,6 @@ def micro_batches(rows: list[list[int]], size: int, ranks: Ranks) -> list[list[i
     """Samples of this rank's micro-batches, each of ``size`` rows joined to one."""
     joined = [[s for row in rows[i : i + size] for s in row] for i in range(0, len(rows), size)]
     return joined[ranks.rank :: ranks.size]
-
-
-def count(
-    rows: list[Row], share: torch.Tensor | None, ranks: Ranks
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Over the whole step, all ranks: targets of each class int64 [C + 1], their sums of u_t
-    [C + 1] (``losses``), and tokens read."""
-    counts = torch.stack([torch.bincount(r.labels, minlength=LABELS) for r in rows]).sum(0)
-    tokens = torch.tensor([sum(row.tokens for row in rows)])
-    whole = ranks.sum(torch.cat([counts, tokens]))
-    counts, read = whole[:-1], int(whole[-1])
-    if share is None:
-        return counts, counts, read
-    units = torch.zeros(LABELS, dtype=torch.float64)
-    for row in rows:
-        units += torch.bincount(row.labels, weights=share[row.cached], minlength=LABELS)
-    return counts, ranks.sum(units), read
-
-
-class Signal:
-    """What the student is compared with at a row's supervised positions."""
-
-    def __init__(
-        self, objective: Objective, cache: Cache | None, teacher: Any, precision: Precision
-    ) -> None:
-        self.text = objective.divergence == "ce"
-        self.cache = cache
-        self.teacher = teacher
-        self.precision = precision
-        if not self.text and cache is None and teacher is None:
-            raise ConfigError(f"Objective '{objective.name}' needs a teacher's distributions.")
-        if teacher is not None:
-            teacher.eval()
-            models.check_isolation(teacher)
-
-    def __call__(self, row: Row) -> Target | Live | None:
-        if self.text:
-            return None
-        if self.cache is not None:
-            return self.cache.pick(row.cached).to(row.ids.device)
-        body, head = models.body_and_head(self.teacher)
-        with torch.no_grad(), autocast(self.precision, row.ids.device):
-            hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
-        return Live(hidden[0, row.at], head)
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

@@ -25,7 +25,8 @@ def log_line(
     speed: float,
     mfu: float,
 ) -> dict[str, Any]:
-    """A log line: the loss as optimised, and per class the mean divergence and the targets.
+    """A log line: the loss as optimised, and per class the mean divergence and how many targets
+    (chunks, where those are matched).
 
     ``speed`` in tokens/s; ``mfu``: the share of the machine's peak that 6 operations a parameter
     and token make of it (attention not counted).
