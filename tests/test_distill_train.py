@@ -226,19 +226,6 @@ def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path, run, capsys):
     assert len(log(out)) == 8
 
 
-def test_two_trainers_in_one_folder_are_refused(tmp_path, run):
-    import fcntl
-
-    out = tmp_path / "out"
-    path = recipe(tmp_path, steps=2)
-    args = [str(path), "--data", str(run), "--out", str(out), "--quiet"]
-    assert cli.main([*args, "--stage", "prepare"]) == 0
-    with (out / "training" / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another process"):
-            cli.main(args)
-
-
 def test_export_ships_a_model_in_fp16(tmp_path, teacher):
     out = tmp_path / "shipped"
     args = ["export", str(teacher), str(out), "--scores", '{"seen-140": 0.5}']

@@ -17,7 +17,7 @@ from harness_distillation import recipe as recipes
 from harness_distillation.gkd import Mixture, round_tasks, teacher_share
 from harness_distillation.recipe import OnPolicy
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness.runs import find_runs
 from harness.transcript import Kind, Segment, render, render_decision
 from harness.types import Completion, Decision, Step
@@ -185,3 +185,21 @@ def test_what_does_not_go_together_is_refused(tmp_path, teacher):
             recipes.load(str(path))
     loaded = recipes.load("gkd-tiny")
     assert (loaded.objective.divergence, loaded.teacher.signal) == ("jsd", "live")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[dev]\nenv = 'alfworld'\ntasks = 'builtin-train[6:9]'\n", r"out of \[dev\]"),
+        ("[data]\nexclude = ['alfworld/builtin-train[7:9]']\n", r"out of \[data\] exclude"),
+    ],
+)
+def test_what_is_measured_on_is_refused_before_it_is_played(tmp_path, teacher, more, message):
+    path = recipe(tmp_path, GKD.format(teacher=teacher), steps=4)
+    if more.startswith("[data]"):
+        path.write_text(path.read_text().replace("[data]\n", more))
+    else:
+        path.write_text(path.read_text() + more)
+    with pytest.raises(DataError, match=message):
+        cli.main([str(path), "--out", str(tmp_path / "out"), "--quiet"])
+    assert not (tmp_path / "out").exists()

@@ -262,6 +262,15 @@ def test_a_run_and_a_student(tmp_path, capsys):
     assert cli.main(["inspect", str(out), "--tokenizer", again, "--show", "0"]) == 0
     told = capsys.readouterr().out
     assert told.count("like the paper's D.2") == 2
+    assert cli.main(["inspect", str(out), "--sample", "7", "--sample", "3"]) == 0
+    told = capsys.readouterr().out
+    assert "sample 2 of 2 drawn" in told
+    own, samples = tokenizer.load(again), Samples.load(data / "samples.npz")
+    for s in (3, 7):
+        line = own.decode(samples.ids[samples.part(s)].tolist()).splitlines()[0]
+        assert line in told
+    with pytest.raises(ConfigError, match=r"has samples 0\.\.\d+, not 99"):
+        cli.main(["inspect", str(out), "--sample", "99"])
     assert cli.main(["inspect", str(run), "--tokenizer", again, "--show", "0"]) == 0
 
     samples = Samples.load(data / "samples.npz")

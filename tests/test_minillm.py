@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 import venv
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from distill_traces import episode, recipe, record
 from harness_distillation import cli, minillm, models, tokenizer
 from harness_distillation import recipe as recipes
 from harness_distillation.dataset import encode
+from harness_distillation.locks import owned
 
 from harness.errors import ConfigError
 from harness.transcript import join, render
@@ -109,15 +115,33 @@ def teacher(tmp_path) -> Path:
     return out
 
 
+def test_a_job_is_the_same_one_elsewhere_and_for_as_long_as_one_likes():
+    job = {"steps": 3, "lr": 1e-3, "threads": 1, "bf16": True, "use_cpu": True, "max_minutes": None}
+    there = {**job, "threads": 8, "bf16": False, "use_cpu": False, "max_minutes": 5.0}
+    one, two, other = (
+        minillm._elsewhere(msgspec.json.encode(x)) for x in (job, there, {**job, "lr": 1e-4})
+    )
+    assert one == two != other
+
+
+def minillm_command(tmp_path: Path, teacher: Path, steps: int) -> list[str]:
+    path = recipe(tmp_path, MINILLM.format(teacher=teacher), steps=steps)
+    text = path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 24', 1)
+    path.write_text(text)
+    data = str(tmp_path / "episodes.jsonl")
+    return [str(path), "--out", str(tmp_path / "out"), "--quiet", "--data", data]
+
+
 @pytest.mark.campaign
 def test_trl_trains_and_its_student_comes_back(tmp_path, teacher):
     """Installs the environment (once), trains, and goes on where it was."""
-    path = recipe(tmp_path, MINILLM.format(teacher=teacher), steps=3)
-    text = path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 24', 1)
-    path.write_text(text)
     out = tmp_path / "out"
-    command = [str(path), "--out", str(out), "--quiet", "--data", str(tmp_path / "episodes.jsonl")]
-    assert cli.main(command) == 0
+    command = minillm_command(tmp_path, teacher, 3)
+    assert cli.main([*command, "--max-minutes", "0"]) == 0
+    assert not (out / "model.safetensors").exists()
+    torn = out / "training" / "minillm" / "out" / "checkpoint-2"
+    torn.mkdir()  # as a killed writer leaves one
+    assert cli.main([*command, "--threads", "2"]) == 0
     lines = (out / "training" / "minillm.jsonl").read_bytes().splitlines()
     steps = [line for line in map(msgspec.json.decode, lines) if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3]
@@ -135,3 +159,32 @@ def test_trl_trains_and_its_student_comes_back(tmp_path, teacher):
     assert (out / "model.safetensors").read_bytes() == before
     with pytest.raises(ConfigError, match="is of another training"):
         cli.main([*command, "--seed", "5"])
+
+
+@pytest.mark.campaign
+def test_trl_ends_with_who_started_it_and_holds_the_folder_until_then(tmp_path, teacher):
+    command = minillm_command(tmp_path, teacher, 500)
+    training = tmp_path / "out" / "training"
+    parent = subprocess.Popen([sys.executable, "-m", "harness", "distill", *command])
+    deadline = time.monotonic() + 300
+    while not (training / "minillm.jsonl").is_file():
+        assert parent.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    (child,) = map(int, children)
+    os.kill(child, signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
+    with pytest.raises(ConfigError, match="or by one that it started"):
+        cli.main(command)
+    os.kill(child, signal.SIGCONT)
+    while True:
+        assert time.monotonic() < deadline
+        try:
+            with owned(training):
+                break
+        except ConfigError:
+            time.sleep(0.05)
+    steps = len((training / "minillm.jsonl").read_bytes().splitlines())
+    assert steps < 500

@@ -12,21 +12,31 @@ Folders are written under another name and renamed, so a killed writer leaves no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError, DataError, HarnessError
 from harness.registry import require
 from harness_distillation import models, tokenizer
 from harness_distillation.optimizers import Joined
 
 MANIFEST = "manifest.json"
+#: Errors of the system that more room mends: of the disk, of a quota, of a limit on files.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFull(HarnessError):
+    """Something could not be written for lack of room; what was finished before is kept."""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -51,24 +61,47 @@ def save(
 ) -> Path:
     """Write ``root/step-N``, then delete older checkpoints but the last one and those in ``keep``.
 
-    ``notes`` become harness.json. Raises OSError (disk full ...) with the old ones untouched.
+    ``notes`` become harness.json. What cannot be written (``room``) leaves the old ones untouched
+    and takes up nothing.
     """
     final = root / f"step-{state.step:07d}"
     draft = root / f".{final.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    write_model(draft, model, tokenizer_, notes)
-    _save_trainer(draft / "trainer.safetensors", optimizer)
-    _write(draft / "state.json", state)
-    hashes = {p.name: file_sha256(p) for p in sorted(draft.iterdir())}
-    _write(draft / MANIFEST, hashes)
-    if final.exists():
-        shutil.rmtree(final)
-    os.rename(draft, final)
+    try:
+        write_model(draft, model, tokenizer_, notes)
+        _save_trainer(draft / "trainer.safetensors", optimizer)
+        _write(draft / "state.json", state)
+        hashes = {p.name: file_sha256(p) for p in sorted(draft.iterdir())}
+        _write(draft / MANIFEST, hashes)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(draft, final)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     for old in complete(root)[:-2]:
         if _step(old) not in keep:
             shutil.rmtree(old)
     return final
+
+
+@contextmanager
+def room(training: Path) -> Iterator[None]:
+    """Raises DiskFull, which says how to go on, for what finds no room in a training's folder."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors and tokenizers have errors of their own, with the system's number as text.
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else told and int(told[1])
+        if number not in FULL:
+            raise
+        last = latest(training / "checkpoints")
+        raise DiskFull(
+            f"No room left to write in {training}: {error}\n"
+            f"  Last good checkpoint: {last or 'none yet'}. Make room and give the same command "
+            "again: it goes on from what is finished."
+        ) from error
 
 
 def write_model(
@@ -91,8 +124,8 @@ def export(source: Path, out: Path, dtype: str = "float16", **notes: Any) -> Non
     if dtype not in ("float16", "bfloat16", "float32"):
         raise ConfigError(f"Unknown dtype '{dtype}'. Known: bfloat16, float16, float32.")
     model = models.load(source).to(getattr(torch, dtype))
-    have = msgspec.json.decode((source / "harness.json").read_bytes())
-    write_model(out, model, tokenizer.load(source), {**have, **notes}, getattr(torch, dtype))
+    notes = {**read_notes(source), **notes}
+    write_model(out, model, tokenizer.load(source), notes, getattr(torch, dtype))
 
 
 def latest(root: Path) -> Path | None:
@@ -116,6 +149,12 @@ def verify(folder: Path) -> None:
                 f"{path} is missing or differs from its checkpoint's manifest.\n"
                 f"  Delete {folder} to go on from the one before it."
             )
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """A model's harness.json."""
+    found: dict[str, Any] = msgspec.json.decode((folder / "harness.json").read_bytes())
+    return found
 
 
 def read_state(folder: Path) -> State:

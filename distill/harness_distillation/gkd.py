@@ -81,6 +81,15 @@ def round_tasks(play: OnPolicy, number: int, seed: int) -> TaskSet:
     )
 
 
+def guard(recipe: Recipe, play: OnPolicy) -> None:
+    """Refuse to play, and so to train on, what is to be measured on: tasks of ``[dev]`` and of
+    ``[data] exclude``. Raises DataError."""
+    tasks = [(play.env, task.id) for task in registry.task_set(play.env, play.tasks).tasks]
+    traces.guard(tasks, recipe.data.exclude)
+    if recipe.dev is not None:
+        traces.guard(tasks, [recipe.dev.task_set], "[dev]")
+
+
 def train_on_policy(
     recipe: Recipe, play: OnPolicy, out: Path, notes: dict[str, Any], teacher: Any, tok: Any,
     *, quiet: bool = False, device: torch.device = CPU,
@@ -158,7 +167,6 @@ def _corpus(recipe: Recipe, run: Run, tok: Any) -> Corpus:
     )
     if not episodes:
         raise DataError(f"{run.path / EPISODES}: every episode of this round broke.")
-    traces.guard([(e.task.env, e.task.id) for e in episodes], recipe.data.exclude)
     samples, _ = encode(
         episodes, tokenizer.SegmentEncoder(tok), recipe.data.header, recipe.student.window,
         recipe.max_new_tokens, sampled=True,

@@ -120,6 +120,10 @@ def main(args: list[str]) -> int:
     parser.add_argument("--n", type=int, default=100, help="random samples drawn and checked")
     parser.add_argument("--show", type=int, default=3, help="... of them on the terminal")
     parser.add_argument("--seed", type=int, default=0, help="which samples")
+    parser.add_argument(
+        "--sample", type=int, action="append", default=[], metavar="N",
+        help="this one, by its number, and no random ones; repeatable",
+    )  # fmt: skip
     parser.add_argument("--page", type=Path, help="write an HTML page with all samples")
     parser.add_argument(
         "--figure", type=Path, help="draw the lengths of spans into a file .svg or .png"
@@ -129,8 +133,8 @@ def main(args: list[str]) -> int:
         raise ConfigError(f"--n is at least 1, not {given.n}.")
     header = given.header.replace("\\n", "\n")
     subject, others = load(given.what, given.tokenizer, header)
-    found = inspect(subject, others, n=given.n, seed=given.seed)
-    overlay.show(found, given.show)
+    found = inspect(subject, others, n=given.n, seed=given.seed, only=given.sample)
+    overlay.show(found, len(given.sample) or given.show)
     if given.page is not None:
         from harness.view import write_page
 
@@ -185,12 +189,16 @@ def of_episodes(name: str, episodes: Sequence[Episode], header: str, tok: Any) -
 
 
 def inspect(
-    subject: Subject, tokenizers: dict[str, Any], *, n: int = 100, seed: int = 0
-) -> Findings:
-    """Counts and lengths over all sequences; checks, agreement and drawings over ``n`` of them."""
+    subject: Subject, tokenizers: dict[str, Any], *, n: int = 100, seed: int = 0,
+    only: Sequence[int] = (),
+) -> Findings:  # fmt: skip
+    """Counts and lengths over all sequences; checks, agreement and drawings over ``n`` of them, or
+    over ``only`` these. Raises ConfigError for one that is not there."""
     samples = subject.samples
     everything = range(len(samples.lengths))
-    chosen = sorted(random.Random(seed).sample(everything, min(n, len(everything))))
+    if absent := sorted(set(only) - set(everything)):
+        raise ConfigError(f"{subject.name} has samples 0..{everything[-1]}, not {absent[0]}.")
+    chosen = sorted(only or random.Random(seed).sample(everything, min(n, len(everything))))
     texts = [_segments(subject, s) for s in chosen]
     return Findings(
         name=subject.name,

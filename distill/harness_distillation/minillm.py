@@ -13,7 +13,6 @@ made once (``HARNESS_MINILLM`` names the folder of another that has ``REQUIREMEN
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -34,6 +33,7 @@ from harness.transcript import Kind
 from harness_distillation import checkpoint, models
 from harness_distillation.dataset import Samples
 from harness_distillation.hub import gguf, locate
+from harness_distillation.locks import alone
 from harness_distillation.machine import CPU, precision_of
 from harness_distillation.recipe import Recipe
 from harness_distillation.train import Result
@@ -90,9 +90,7 @@ def environment(quiet: bool) -> Path:
     root = Path(cache).expanduser() if cache else Path.home() / ".cache"
     name = hashlib.sha256(" ".join([sys.version, *wanted]).encode()).hexdigest()[:12]
     folder = root.absolute() / "distill-harness" / f"minillm-{name}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(folder):
         whole = folder / "requirements.txt"  # written last
         if not whole.is_file():
             _make(folder, wanted, quiet)
@@ -143,14 +141,16 @@ def train_minillm(
     tok: Any,
     out: Path,
     notes: dict[str, Any],
+    lock: int,
     *,
     quiet: bool = False,
     device: torch.device = CPU,
 ) -> Result:
     """Train ``recipe``'s student in ``out`` (``training/``) on the decisions of ``samples``.
 
-    An optimizer step samples ``optim.rows`` replies. Raises RunnerFailed with the end of TRL's
-    output; the same call goes on from its last checkpoint.
+    An optimizer step samples ``optim.rows`` replies. ``lock``: ``out``'s (``locks.owned``), which
+    TRL's process holds too. ``optim.max_minutes`` counts from its start. Raises RunnerFailed with
+    the end of TRL's output; the same call goes on from its last checkpoint.
     """
     assert recipe.teacher is not None
     optim, root = recipe.optim, out / "minillm"
@@ -172,6 +172,7 @@ def train_minillm(
         "out": str((root / "out").absolute()),
         "log": str((out / "minillm.jsonl").absolute()),
         "threads": optim.threads or 1,
+        "max_minutes": optim.max_minutes,
         "seed": recipe.seed,
         "steps": optim.steps,
         "rows": optim.rows,
@@ -197,30 +198,42 @@ def train_minillm(
     student = root / "out" / "student"
     if not (student / "model.safetensors").is_file():
         (root / "prompts.jsonl").write_bytes(lines)
-        _run(environment(quiet), path, quiet)
+        _run(environment(quiet), path, lock, quiet)
+    if not (student / "model.safetensors").is_file():
+        last = max((root / "out").glob("checkpoint-*"), key=_step)
+        return Result(last, _step(last), "time")
     return Result(student, optim.steps, "finished")
 
 
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
 def _elsewhere(job: bytes) -> dict[str, Any]:
-    """A job without what the machine decides."""
+    """A job without what the machine, or one call, decides."""
     found: dict[str, Any] = msgspec.json.decode(job)
-    return {key: value for key, value in found.items() if key not in ("bf16", "use_cpu")}
+    own = ("bf16", "use_cpu", "threads", "max_minutes")
+    return {key: value for key, value in found.items() if key not in own}
 
 
-def _run(python: Path, job: Path, quiet: bool) -> None:
+def _run(python: Path, job: Path, lock: int, quiet: bool) -> None:
     log = job.with_name("runner.log")
     if not quiet:
         print(f"TRL trains, telling it to {log}", file=sys.stderr, flush=True)
-    with log.open("ab") as file:
-        # Not from the runner's own folder, whose modules would hide the library's (-P).
-        done = subprocess.run(
+    with (
+        log.open("ab") as file,
+        # Not from the runner's own folder, whose modules would hide the library's (-P). Its stdin
+        # ends with this process, however that ends; it holds the lock as long as it lives.
+        subprocess.Popen(
             [python, "-P", RUNNER, job],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=_outside(), check=False,
-        )  # fmt: skip
-    if done.returncode:
+            stdin=subprocess.PIPE, stdout=file, stderr=file, env=_outside(), pass_fds=(lock,),
+        ) as child,
+    ):  # fmt: skip
+        status = child.wait()
+    if status:
         text = log.read_text(encoding="utf-8", errors="replace")
         raise RunnerFailed(
-            f"TRL's training ended with status {done.returncode}; the end of {log}:\n{_tail(text)}"
+            f"TRL's training ended with status {status}; the end of {log}:\n{_tail(text)}"
         )
 
 

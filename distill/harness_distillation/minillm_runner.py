@@ -14,8 +14,12 @@ step, however many micro-batches make it.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +99,19 @@ class Trainer(MiniLLMTrainer):  # type: ignore[misc]
         return whole / self.current_gradient_accumulation_steps
 
 
+class Limit(TrainerCallback):  # type: ignore[misc]
+    """Ends the training, with a checkpoint, ``minutes`` after its begin; None: never."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.minutes, self.begun = minutes, time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        late = self.minutes is not None and time.monotonic() - self.begun >= 60 * self.minutes
+        if late and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+        return control
+
+
 class Log(TrainerCallback):  # type: ignore[misc]
     """A line a step, as TRL tells it."""
 
@@ -107,7 +124,18 @@ class Log(TrainerCallback):  # type: ignore[misc]
             file.write(json.dumps(line) + "\n")
 
 
+def end_with_parent() -> None:
+    """End when stdin does: a pipe that whoever started us holds open as long as it lives."""
+
+    def watch() -> None:
+        os.read(0, 1)  # not through sys.stdin, whose lock would be missed at our own end
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(path: Path) -> None:
+    end_with_parent()
     job = json.loads(path.read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     disable_progress_bar()
@@ -158,11 +186,17 @@ def main(path: Path) -> None:
         args=config,
         train_dataset=Dataset.from_list([{"prompt": " ".join(map(str, ids))} for ids in prompts]),
         processing_class=tokenizer,
-        callbacks=[Log(Path(job["log"]))],
+        callbacks=[Log(Path(job["log"])), Limit(job["max_minutes"])],
     )
+    for torn in out.glob("checkpoint-*"):  # the state is what is written last
+        if not (torn / "trainer_state.json").is_file():
+            shutil.rmtree(torn)
     last = get_last_checkpoint(str(out)) if out.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
-    trainer.save_model(str(out / "student"))
+    if trainer.state.global_step == job["steps"]:
+        trainer.save_model(str(out / ".student"))
+        shutil.rmtree(out / "student", ignore_errors=True)
+        (out / ".student").rename(out / "student")  # whole, or not there
 
 
 if __name__ == "__main__":

@@ -48,10 +48,6 @@ def build(student: Student, tokenizer: Any, seed: int) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,
     }
-    if student.hidden % student.heads:
-        raise ConfigError(
-            f"[student] hidden {student.hidden} is not a multiple of heads {student.heads}."
-        )
     if student.arch == "llama":
         config = transformers.LlamaConfig(
             hidden_size=student.hidden,

@@ -25,7 +25,7 @@ import msgspec
 
 from harness.config import convert, load_toml
 from harness.errors import ConfigError, unknown
-from harness_distillation.recipe_faults import faults
+from harness_distillation.recipe_faults import faults, outside
 
 Format = Literal["span", "shared", "none"]
 Normalizer = Literal["token", "class", "sum", "span", "episode"]
@@ -219,6 +219,11 @@ class Dev(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_steps: int | None = None
     env_options: dict[str, Any] = {}
 
+    @property
+    def task_set(self) -> str:
+        """``tasks`` with its environment before it."""
+        return self.tasks if self.tasks.startswith(f"{self.env}/") else f"{self.env}/{self.tasks}"
+
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides a student; its hash names it in every checkpoint."""
@@ -405,8 +410,10 @@ def resolve(recipe: Recipe) -> Recipe:
     implied = {k: v for k, v in _IMPLIED[name].items() if getattr(given, k) is None}
     objective = msgspec.structs.replace(given, name=name, **implied)
     found = msgspec.structs.replace(recipe, objective=objective)
-    for wrong, message in faults(found, lambdas(objective)):
-        if wrong:
+    if wrong := list(outside(found)):
+        raise ConfigError(f"Recipe '{recipe.name}': " + "\n  ".join(wrong))
+    for so, message in faults(found, lambdas(objective)):
+        if so:
             raise ConfigError(f"Recipe '{recipe.name}': {message}")
     return found
 

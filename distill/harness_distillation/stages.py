@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from harness import api
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness_distillation import (
     checkpoint,
     chunks,
@@ -39,9 +39,11 @@ from harness_distillation import (
     tokenizer,
     traces,
 )
+from harness_distillation.checkpoint import room
 from harness_distillation.dataset import Samples
+from harness_distillation.gkd import guard as guard_play
 from harness_distillation.gkd import train_on_policy
-from harness_distillation.locks import alone
+from harness_distillation.locks import alone, owned
 from harness_distillation.machine import CPU, device_of, precision_of
 from harness_distillation.minillm import train_minillm
 from harness_distillation.prepare import (
@@ -54,9 +56,9 @@ from harness_distillation.prepare import (
     tokenizer_origin,
     write,
 )
-from harness_distillation.recipe import Collect, Dev, OnPolicy, Recipe, recipe_hash
+from harness_distillation.recipe import Collect, OnPolicy, Recipe, recipe_hash
 from harness_distillation.shards import MANIFEST
-from harness_distillation.supervision import shuffle_labels
+from harness_distillation.supervision import check_classes, shuffle_labels
 from harness_distillation.trackers import check_trackers
 from harness_distillation.train import Corpus, Result, train
 
@@ -79,29 +81,69 @@ def distill(
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
     and what is ``shared`` stay). Without it everything finished is reused and a stopped training
     goes on. ``device``: "cpu", "cuda" ...; None: an accelerator where there is one. ``trackers``
-    are sent the log.
+    are sent the log. Raises ConfigError where another process works in ``out``, and
+    checkpoint.DiskFull.
     """
     place = Workplace(out, shared)
     here = device_of(device)
-    check_trackers(trackers, recipe)
     us = ranks.current()
-    if recipe.on_policy is not None:
-        return _on_policy(recipe, recipe.on_policy, place, us, fresh, until, quiet, here)
-    with us.first_alone():
+    check_trackers(trackers, recipe)
+    _refuse(recipe, us, here)
+    with owned(place.training) if us.first else nullcontext(-1) as lock, room(place.training):
         if fresh and us.first:
-            for name in ("data", "cache", "likelihoods", "checkpoints", "minillm", "start"):
-                shutil.rmtree(place.training / name, ignore_errors=True)
-            for name in ("log.jsonl", "dev.jsonl", "minillm.jsonl"):
-                (place.training / name).unlink(missing_ok=True)
-            shutil.rmtree(place.training / "dev", ignore_errors=True)
-        place.training.mkdir(parents=True, exist_ok=True)
+            _forget(place.training)
+        if recipe.on_policy is not None:
+            return _on_policy(recipe, recipe.on_policy, place, until, quiet, here)
+        return _from_traces(recipe, place, us, until, quiet, here, trackers, lock)
+
+
+def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
+    """What cannot be trained here, before anything is made or deleted."""
+    name = recipe.objective.name
+    if us.size > 1 and name in ("gkd", "minillm"):
+        raise ConfigError(f"Objective '{name}' is trained in one process: start it without ranks.")
+    if recipe.student.dropout and here.type == "cpu" and name != "minillm":
+        raise ConfigError(
+            f"[student] dropout = {recipe.student.dropout}: on a CPU attention runs inside "
+            "documents and has no dropout.\n  Set dropout = 0, or train on an accelerator."
+        )
+    if recipe.on_policy is not None:
+        guard_play(recipe, recipe.on_policy)
+
+
+def _forget(training: Path) -> None:
+    """Delete what an earlier go has made, but its traces."""
+    for name in (
+        "data",
+        "cache",
+        "likelihoods",
+        "checkpoints",
+        "dev",
+        "minillm",
+        "rounds",
+        "start",
+    ):
+        if (training / name).exists():
+            shutil.rmtree(training / name)
+    for name in ("log.jsonl", "dev.jsonl", "minillm.jsonl"):
+        (training / name).unlink(missing_ok=True)
+
+
+def _from_traces(
+    recipe: Recipe, place: Workplace, us: ranks.Ranks, until: str, quiet: bool,
+    here: torch.device, trackers: Sequence[str], lock: int,
+) -> Result | None:  # fmt: skip
+    """All stages; ``lock``: ``place``'s, which MiniLLM's process holds too."""
+    with us.first_alone():
         runs = [*recipe.data.runs]
         runs += [str(run) for run in collect_all(recipe.data.collect, place.traces, quiet)]
         if until == "collect":
             return None
         tok, samples, prepared = prepare(recipe, runs, place, quiet)
         if recipe.dev is not None:
-            traces.guard(prepared.tasks, [_dev_set(recipe.dev)])
+            traces.guard(prepared.tasks, [recipe.dev.task_set], "[dev]")
+        learn, held = _sides(samples, prepared)
+        check_classes(samples, learn, recipe.objective)
         if until == "prepare":
             return None
         teacher = load_teacher(recipe, tok, here)
@@ -112,47 +154,41 @@ def distill(
             cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
         if until == "cache":
             return None
+        pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
         notes = provenance(recipe, prepared, teacher, here)
+        notes["parents"]["start"] = start_hash(recipe, tok, place.training)
+        if pairs is not None:
+            notes["parents"]["pairs"] = pairs.hash
         if us.first:
             write(place.training / "recipe.json", recipe)
-    learn, held = _sides(samples, prepared)
     if recipe.objective.name == "minillm":
-        if us.size > 1:
-            raise ConfigError("Objective 'minillm' is trained by TRL: start it in one process.")
         result = train_minillm(
-            recipe, samples, learn, tok, place.training, notes, quiet=quiet, device=here
+            recipe, samples, learn, tok, place.training, notes, lock, quiet=quiet, device=here
         )
-        checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
-        return result
-    if recipe.objective.masks == "label_shuffle":
-        classes = tokenizer.class_of(recipe.objective.format or "span")
-        samples = shuffle_labels(samples, classes, learn, recipe.seed)
-    pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
-    corpus = Corpus(samples, learn, held, prepared.samples, pairs)
-    live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
-    del teacher  # cached, it need not stay in the device's memory
-    result = train(
-        recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
-        cache=cache, teacher=live, ranks=us, quiet=quiet, device=here,
-        trackers=trackers,
-    )  # fmt: skip
+    else:
+        if recipe.objective.masks == "label_shuffle":
+            classes = tokenizer.class_of(recipe.objective.format or "span")
+            samples = shuffle_labels(samples, classes, learn, recipe.seed)
+        whole = prepared.samples if pairs is None else digest(prepared.samples, pairs.hash)
+        corpus = Corpus(samples, learn, held, whole, pairs)
+        live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
+        del teacher  # cached, it need not stay in the device's memory
+        result = train(
+            recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
+            cache=cache, teacher=live, ranks=us, quiet=quiet, device=here,
+            trackers=trackers,
+        )  # fmt: skip
     if result.reason == "finished" and us.first:
-        checkpoint.write_model(out, models.load(result.checkpoint), tok, notes)
+        checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
     return result
 
 
 def _on_policy(
-    recipe: Recipe, play: OnPolicy, place: Workplace, us: ranks.Ranks, fresh: bool, until: str,
-    quiet: bool, here: torch.device,
-) -> Result | None:  # fmt: skip
+    recipe: Recipe, play: OnPolicy, place: Workplace, until: str, quiet: bool, here: torch.device
+) -> Result | None:
     """Objective ``gkd``: no traces and no cache, the student's own episodes round by round."""
-    if us.size > 1:
-        raise ConfigError("Objective 'gkd' plays between its steps: train it in one process.")
-    if fresh:
-        shutil.rmtree(place.training, ignore_errors=True)
     if until != "train":
         return None
-    place.training.mkdir(parents=True, exist_ok=True)
     tok = tokenizer.load(tokenizer_origin(recipe) or "")
     teacher = load_teacher(recipe, tok, here)
     notes = {
@@ -161,7 +197,10 @@ def _on_policy(
         "max_new_tokens": recipe.max_new_tokens,
         "recipe": msgspec.to_builtins(recipe),
         "recipe_hash": recipe_hash(recipe),
-        "parents": {"teacher": models.weights_hash(teacher)},
+        "parents": {
+            "teacher": models.weights_hash(teacher),
+            "start": start_hash(recipe, tok, place.training),
+        },
         "tokenizer": tokenizer.fingerprint(tok),
         "machine": _machine(recipe, here),
         "scores": {},
@@ -172,6 +211,30 @@ def _on_policy(
     if result.reason == "finished":
         checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
     return result
+
+
+def start_hash(recipe: Recipe, tok: Any, training: Path) -> str | None:
+    """``models.weights_hash`` of the student before its first step; None where a training that goes
+    on began before it was noted.
+
+    Of a training that goes on it is what was noted then. Raises DataError where the start is still
+    needed (no step taken yet, or the contrastive term's reference) and is another one now.
+    """
+    last = checkpoint.latest(training / "checkpoints")
+    begun = training / "start" if last is None else last
+    then = checkpoint.read_notes(begun) if (begun / "harness.json").is_file() else {}
+    noted: str | None = then["parents"].get("start") if then else None
+    if last is not None and not recipe.objective.contrastive:
+        return noted
+    now = models.weights_hash(models.build(recipe.student, tok, recipe.seed))
+    # Another recipe has another start, and is refused for what it is (``train``).
+    if noted not in (None, now) and then["recipe_hash"] == recipe_hash(recipe):
+        raise DataError(
+            f"{begun} comes from other weights than the student starts from now ({noted}, now "
+            f"{now}), and still needs them.\n"
+            "  Put [student] start back as it was, use another --out, or --fresh to start again."
+        )
+    return now
 
 
 def collect_all(wanted: Sequence[Collect], out: Path, quiet: bool) -> list[Path]:
@@ -212,10 +275,6 @@ def _collect(what: Collect, root: Path, quiet: bool) -> Path:
         errors_from=what.errors_from, env_options=dict(what.env_options),
     )  # fmt: skip
     return Path(run.path)
-
-
-def _dev_set(dev: Dev) -> str:
-    return dev.tasks if dev.tasks.startswith(f"{dev.env}/") else f"{dev.env}/{dev.tasks}"
 
 
 def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
@@ -271,14 +330,12 @@ def cached_teacher(
 
     models.isolate_documents(teacher, device)
     folder = place.cache(key)
-    # A folder of one student may be asked for under another key meanwhile.
-    with nullcontext() if place.shared is not None else alone(folder):
-        if not (folder / MANIFEST).is_file():
-            teacher_cache.build(
-                folder, teacher, samples, key,
-                pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
-                precision=precision, progress=progress,
-            )  # fmt: skip
+    if not (folder / MANIFEST).is_file():
+        teacher_cache.build(
+            folder, teacher, samples, key,
+            pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
+            precision=precision, progress=progress,
+        )  # fmt: skip
     return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
 
 
@@ -305,13 +362,12 @@ def cached_likelihoods(
 
     models.isolate_documents(teacher, device)
     folder = place.cache(key, "likelihoods")
-    with nullcontext() if place.shared is not None else alone(folder):
-        if not (folder / MANIFEST).is_file():
-            likelihoods.build(
-                folder, teacher, theirs, matched, key,
-                pad=other.pad_token_id, row_tokens=recipe.optim.row_tokens,
-                precision=precision, progress=progress,
-            )  # fmt: skip
+    if not (folder / MANIFEST).is_file():
+        likelihoods.build(
+            folder, teacher, theirs, matched, key,
+            pad=other.pad_token_id, row_tokens=recipe.optim.row_tokens,
+            precision=precision, progress=progress,
+        )  # fmt: skip
     return likelihoods.load(folder, key, samples, matched)
 
 

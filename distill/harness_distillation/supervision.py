@@ -10,9 +10,36 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
+from harness.errors import DataError
 from harness.transcript import Kind
 from harness_distillation.dataset import Samples
-from harness_distillation.tokenizer import ACT, CLASSES, NONE, REASON
+from harness_distillation.recipe import Objective, lambdas
+from harness_distillation.tokenizer import ACT, CLASSES, NONE, REASON, class_of
+
+#: What weighs a class in a recipe.
+_KEYS = dict(
+    zip(CLASSES, ("lambda_reason", "lambda_act", "lambda_format", "obs_weight"), strict=True)
+)
+
+
+def check_classes(samples: Samples, chosen: np.ndarray, objective: Objective) -> None:
+    """Refuse a mean over a class (normalizers ``class`` and ``span``) of which the sequences
+    ``chosen`` hold no target: the objective would be another one than its name says.
+
+    Raises DataError.
+    """
+    if objective.normalizer not in ("class", "span"):
+        return
+    classes = class_of(objective.format or "span")
+    trained = np.repeat(np.isin(np.arange(len(samples.lengths)), chosen), samples.lengths)
+    counts = np.bincount(classes[samples.kinds[trained]], minlength=len(CLASSES) + 1)
+    for number, (name, weight) in enumerate(lambdas(objective).items(), 1):
+        if weight and number in classes and not counts[number]:
+            raise DataError(
+                f"Objective '{objective.name}' takes a mean over the {name} tokens "
+                f"({_KEYS[name]} = {weight:g}), and the traces hold none.\n"
+                f"  Learn from traces that have them, or set [objective] {_KEYS[name]} = 0."
+            )
 
 
 def shares(

@@ -131,8 +131,6 @@ def train(episodes: Sequence[Episode], header: str, vocab: int) -> Any:
     """
     tokenizers = require("tokenizers", "models", "Training a tokenizer")
     transformers = require("transformers", "models", "Training a tokenizer")
-    if vocab < 258:
-        raise ConfigError(f"[tokenizer] vocab {vocab}: bytes and special tokens need 258.")
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     # " 2" stays one token: what follows "mug" is then its number, which a small model copies in one
     # step of attention. Digits split from their space put a blank, alike for all, in between.

@@ -121,10 +121,13 @@ def content_key(episode: Episode) -> str:
     return digest.hexdigest()
 
 
-def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
+def guard(
+    tasks: Iterable[tuple[str, str]], exclude: Iterable[str], named_in: str = "[data] exclude"
+) -> None:
     """Refuse training tasks that share a group with an excluded task set or task.
 
     Imported tasks of unknown id count as contaminated: they may be any task of their environment.
+    ``named_in``: where a recipe says ``exclude``.
     Raises DataError naming the set, how many tasks leak, and the first of them.
     """
     present: dict[str, str] = {}
@@ -140,14 +143,14 @@ def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
                 f"Imported logs that do not say which tasks they are of (first: {unknown[env]}) "
                 f"may hold tasks of '{name}', which is held out.\n"
                 "  Import them with --data, so that their tasks are known; leave them out; or take "
-                "the set out of [data] exclude."
+                f"the set out of {named_in}."
             )
         leaked = sorted(present[g] for g in excluded_groups(name) if g in present)
         if leaked:
             raise DataError(
                 f"{len(leaked)} training groups belong to '{name}', which is held out "
                 f"(first: {leaked[0]}).\n"
-                "  Collect traces without them, or take the set out of [data] exclude."
+                f"  Train on other tasks, or take the set out of {named_in}."
             )
 
 

@@ -5,12 +5,11 @@ rows(step) -> hidden states -> loss at supervised positions -> optimizer -> log 
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +35,9 @@ from harness_distillation.teacher_signal import LABELS, Signal, count
 from harness_distillation.tokenizer import CLASSES, class_of
 from harness_distillation.trackers import Trackers
 from harness_distillation.training_log import LOG, log_line, truncate
+
+#: Samples that an error names.
+NAMED = 8
 
 
 class Diverged(HarnessError):
@@ -92,11 +94,9 @@ def train(
     ``[dev]`` the result is the checkpoint that won most, and training may stop early (``gate``).
     ``part``: only those of the recipe's steps, "finished" when they are taken. Raises Diverged (the
     last good checkpoint stays), DataError when ``out`` was made by another recipe or other
-    samples, ConfigError when someone else is training there.
+    samples. Nobody else may be training there (``locks.owned``).
     """
     optim, objective = recipe.optim, recipe.objective
-    if optim.steps < 1:
-        raise ConfigError(f"Recipe '{recipe.name}': steps = {optim.steps} trains nothing.")
     if optim.rows % (optim.micro_rows * ranks.size):
         raise ConfigError(
             f"Recipe '{recipe.name}': {optim.rows} rows in micro-batches of {optim.micro_rows} "
@@ -106,164 +106,169 @@ def train(
         torch.set_num_threads(optim.threads)
     out.mkdir(parents=True, exist_ok=True)
     root = out / "checkpoints"
-    with _lock(out / ".lock") if ranks.first else nullcontext():
-        last = checkpoint.latest(root)
-        state = checkpoint.State(0, 0.0, 0, recipe_hash, corpus.hash)
-        if last is not None:
-            checkpoint.verify(last)
-            before_it = checkpoint.read_state(last)
-            if part is not None and before_it.step == part.first:
-                before_it = msgspec.structs.replace(before_it, samples_hash=corpus.hash)
-            state = _same(before_it, state, last)
-        torch.manual_seed(recipe.seed)
-        model = (
-            models.load(last)
-            if last is not None
-            else models.build(recipe.student, tokenizer, recipe.seed)
-        )
-        model.to(device)
-        models.check_isolation(model)
-        if optim.recompute:
-            models.recompute_layers(model)
-        model.train()
-        optimizer = optimizers.build(model, optim)
-        if last is not None:
-            checkpoint.restore(last, optimizer)
-        first, end = part or Part(0, optim.steps)
-        body, head = models.body_and_head(model)
-        if optim.compile:
-            body = torch.compile(body, dynamic=False)
-        precision = precision_of(optim.precision, device)
-        signal = Signal(objective, cache, teacher, precision)
-        sampler = Sampler(
-            corpus.samples, corpus.train, objective, recipe.seed,
-            rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
-            entropy=None if cache is None else cache.entropy,
+    last = checkpoint.latest(root)
+    state = checkpoint.State(0, 0.0, 0, recipe_hash, corpus.hash)
+    if last is not None:
+        checkpoint.verify(last)
+        before_it = checkpoint.read_state(last)
+        if part is not None and before_it.step == part.first:
+            before_it = msgspec.structs.replace(before_it, samples_hash=corpus.hash)
+        state = _same(before_it, state, last)
+    torch.manual_seed(recipe.seed)
+    model = (
+        models.load(last)
+        if last is not None
+        else models.build(recipe.student, tokenizer, recipe.seed)
+    )
+    model.to(device)
+    models.check_isolation(model)
+    if optim.recompute:
+        models.recompute_layers(model)
+    model.train()
+    optimizer = optimizers.build(model, optim)
+    if last is not None:
+        checkpoint.restore(last, optimizer)
+    first, end = part or Part(0, optim.steps)
+    body, head = models.body_and_head(model)
+    if optim.compile:
+        body = torch.compile(body, dynamic=False)
+    precision = precision_of(optim.precision, device)
+    signal = Signal(objective, cache, teacher, precision)
+    sampler = Sampler(
+        corpus.samples, corpus.train, objective, recipe.seed,
+        rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
+        entropy=None if cache is None else cache.entropy,
+    )  # fmt: skip
+    classes = class_of(objective.format or "span")
+    pad = tokenizer.pad_token_id
+    normalizer, of_class = objective.normalizer or "token", lambdas(objective)
+    share = shares(signal.counted(corpus.samples), classes, normalizer, of_class)
+    contrast = None
+    if objective.contrastive:
+        if corpus.pairs is None:
+            raise ConfigError("The contrastive term needs pairs of won and lost episodes.")
+        contrast = Contrast(
+            corpus.pairs, classes, [i for i, c in enumerate(CLASSES, 1) if of_class[c]],
+            models.build(recipe.student, tokenizer, recipe.seed).to(device),
+            beta=objective.contrastive_beta, seed=recipe.seed,
+            row_tokens=optim.row_tokens, pad=pad, precision=precision, ranks=ranks,
         )  # fmt: skip
-        classes = class_of(objective.format or "span")
-        pad = tokenizer.pad_token_id
-        normalizer, of_class = objective.normalizer or "token", lambdas(objective)
-        share = shares(signal.counted(corpus.samples), classes, normalizer, of_class)
-        contrast = None
-        if objective.contrastive:
-            if corpus.pairs is None:
-                raise ConfigError("The contrastive term needs pairs of won and lost episodes.")
-            contrast = Contrast(
-                corpus.pairs, classes, [i for i, c in enumerate(CLASSES, 1) if of_class[c]],
-                models.build(recipe.student, tokenizer, recipe.seed).to(device),
-                beta=objective.contrastive_beta, seed=recipe.seed,
-                row_tokens=optim.row_tokens, pad=pad, precision=precision, ranks=ranks,
-            )  # fmt: skip
-        gate = Gate(recipe.dev, out, state.step) if recipe.dev and ranks.first else None
-        heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
-        if ranks.first:
-            truncate(out / LOG, state.step)
-        top, work = peak(precision, device), 6 * sum(p.numel() for p in model.parameters())
-        begun = saved = time.monotonic()
-        before = state.seconds
+    gate = Gate(recipe.dev, out, state.step) if recipe.dev and ranks.first else None
+    heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
+    if ranks.first:
+        truncate(out / LOG, state.step)
+    top, work = peak(precision, device), 6 * sum(p.numel() for p in model.parameters())
+    begun = saved = time.monotonic()
+    before = state.seconds
 
-        def save() -> Path:
-            best = () if gate is None or gate.best is None else (gate.best.step,)
-            keep = (*optim.keep, *best)
-            return checkpoint.save(root, model, tokenizer, optimizer, state, notes, keep)
+    def save() -> Path:
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            read = [s for chosen in batches for s in chosen]
+            raise _diverged(state.step, "weights are no numbers", read, corpus, tokenizer, out)
+        best = () if gate is None or gate.best is None else (gate.best.step,)
+        keep = (*optim.keep, *best)
+        return checkpoint.save(root, model, tokenizer, optimizer, state, notes, keep)
 
-        def play() -> bool:
-            """Play the newest checkpoint if it is due; whether training is over."""
-            nonlocal begun
-            if recipe.dev is None:
-                return False
-            if gate is not None and last is not None and gate.due(state.step, optim.steps):
-                tick = time.monotonic()
-                progress.say(_told(gate.play(state.step, last)))
-                begun += time.monotonic() - tick
-            kept = state.step >= max(optim.keep, default=0)
-            return ranks.any(gate is not None and gate.over and kept)
+    def play() -> bool:
+        """Play the newest checkpoint if it is due; whether training is over."""
+        nonlocal begun
+        if recipe.dev is None:
+            return False
+        if gate is not None and last is not None and gate.due(state.step, optim.steps):
+            tick = time.monotonic()
+            progress.say(_told(gate.play(state.step, last)))
+            begun += time.monotonic() - tick
+        kept = state.step >= max(optim.keep, default=0)
+        return ranks.any(gate is not None and gate.over and kept)
 
-        with (
-            Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
-            (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
-            closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
-        ):
+    with (
+        Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
+        (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
+        closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
+    ):
+        over = play()
+        while state.step < end and not over:
+            tick = time.monotonic()
+            batches = micro_batches(sampler.rows(state.step - first), optim.micro_rows, ranks)
+            rows = [
+                make_row(corpus.samples, chosen, classes, optim.micro_rows * optim.row_tokens, pad)
+                for chosen in batches
+            ]
+            units = [signal.units(row) for row in rows]
+            counts, summed, tokens = count(rows, units, share, ranks)
+            weights = class_weights(summed, of_class, normalizer)
+            sums, weighed = torch.zeros(2, LABELS, dtype=torch.float64)
+            broken: list[int] = []
+            for on_cpu, unit, chosen in zip(rows, units, batches, strict=True):
+                row = on_cpu.to(device)
+                with autocast(precision, device):
+                    hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
+                    parts = signal.loss(hidden[0, row.at], head, row, unit, weights, share)
+                torch.autograd.backward(parts.loss)
+                of_row = parts.sums.cpu()
+                if not bool(torch.isfinite(of_row).all()):
+                    broken += chosen
+                sums += of_row
+                weighed += parts.weighed.cpu()
+            sums, weighed = ranks.sum(torch.stack([sums, weighed]))
+            pairs = None
+            if contrast is not None:
+                with autocast(precision, device):
+                    pairs = contrast(state.step, body, head)
+                torch.autograd.backward(objective.contrastive * pairs.loss)
+            ranks.sum_gradients(model.parameters())
+            rate = learning_rate(state.step, recipe)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip))
+            if not (math.isfinite(norm) and bool(torch.isfinite(sums).all())):
+                what = f"the {_broken(sums, norm)} is not a number; the weights are as before it"
+                read = broken or [s for chosen in batches for s in chosen]
+                raise _diverged(state.step + 1, what, read, corpus, tokenizer, out)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            now = time.monotonic()
+            state = msgspec.structs.replace(
+                state,
+                step=state.step + 1,
+                seconds=before + now - begun,
+                tokens=state.tokens + tokens,
+            )
+            loss = float((weights * weighed).sum())
+            speed = tokens / (now - tick)
+            mfu = speed * work / (top * ranks.size)
+            line = log_line(state, sums, loss, counts, rate, norm, speed, mfu)
+            if pairs is not None:
+                line["loss"] += objective.contrastive * pairs.value
+                line |= {"contrastive": pairs.value, "margin": pairs.margin}
+                line |= {"n_pairs": pairs.pairs}
+            due = state.step % optim.eval_every == 0 or state.step == optim.steps
+            if heldout and ranks.first and due:
+                line["heldout"] = evaluate(model, heldout, precision)
+            log.write(msgspec.json.encode(line) + b"\n")
+            progress.step(state.step, line)
+            sent.log(line)
+            out_of_time = optim.max_minutes is not None and ranks.any(
+                state.seconds >= 60 * optim.max_minutes
+            )
+            if (
+                out_of_time
+                or state.step == end
+                or (gate is not None and gate.due(state.step, optim.steps))
+                or state.step in optim.keep
+                or now - saved >= 60 * optim.checkpoint_minutes
+            ):
+                if ranks.first:
+                    last = save()
+                saved = now
             over = play()
-            while state.step < end and not over:
-                tick = time.monotonic()
-                rows = [
-                    make_row(
-                        corpus.samples, chosen, classes, optim.micro_rows * optim.row_tokens, pad
-                    )
-                    for chosen in micro_batches(
-                        sampler.rows(state.step - first), optim.micro_rows, ranks
-                    )
-                ]
-                units = [signal.units(row) for row in rows]
-                counts, summed, tokens = count(rows, units, share, ranks)
-                weights = class_weights(summed, of_class, normalizer)
-                sums, weighed = torch.zeros(2, LABELS, dtype=torch.float64)
-                for on_cpu, unit in zip(rows, units, strict=True):
-                    row = on_cpu.to(device)
-                    with autocast(precision, device):
-                        hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
-                        parts = signal.loss(hidden[0, row.at], head, row, unit, weights, share)
-                    torch.autograd.backward(parts.loss)
-                    sums += parts.sums.cpu()
-                    weighed += parts.weighed.cpu()
-                sums, weighed = ranks.sum(torch.stack([sums, weighed]))
-                pairs = None
-                if contrast is not None:
-                    with autocast(precision, device):
-                        pairs = contrast(state.step, body, head)
-                    torch.autograd.backward(objective.contrastive * pairs.loss)
-                ranks.sum_gradients(model.parameters())
-                rate = learning_rate(state.step, recipe)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip))
-                if not (math.isfinite(norm) and bool(torch.isfinite(sums).all())):
-                    raise Diverged(_diverged(state.step, sums, norm, root))
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-
-                now = time.monotonic()
-                state = msgspec.structs.replace(
-                    state,
-                    step=state.step + 1,
-                    seconds=before + now - begun,
-                    tokens=state.tokens + tokens,
-                )
-                loss = float((weights * weighed).sum())
-                speed = tokens / (now - tick)
-                mfu = speed * work / (top * ranks.size)
-                line = log_line(state, sums, loss, counts, rate, norm, speed, mfu)
-                if pairs is not None:
-                    line["loss"] += objective.contrastive * pairs.value
-                    line |= {"contrastive": pairs.value, "margin": pairs.margin}
-                    line |= {"n_pairs": pairs.pairs}
-                due = state.step % optim.eval_every == 0 or state.step == optim.steps
-                if heldout and ranks.first and due:
-                    line["heldout"] = evaluate(model, heldout, precision)
-                log.write(msgspec.json.encode(line) + b"\n")
-                progress.step(state.step, line)
-                sent.log(line)
-                out_of_time = optim.max_minutes is not None and ranks.any(
-                    state.seconds >= 60 * optim.max_minutes
-                )
-                if (
-                    out_of_time
-                    or state.step == end
-                    or (gate is not None and gate.due(state.step, optim.steps))
-                    or state.step in optim.keep
-                    or now - saved >= 60 * optim.checkpoint_minutes
-                ):
-                    if ranks.first:
-                        last = save()
-                    saved = now
-                over = play()
-                if out_of_time:
-                    break
-        finished = over or state.step >= end
-        if finished and gate is not None and gate.best is not None:
-            last = root / f"step-{gate.best.step:07d}"
-        return Result(last or root, state.step, "finished" if finished else "time")
+            if out_of_time:
+                break
+    finished = over or state.step >= end
+    if finished and gate is not None and gate.best is not None:
+        last = root / f"step-{gate.best.step:07d}"
+    return Result(last or root, state.step, "finished" if finished else "time")
 
 
 def _told(played: Played) -> str:
@@ -321,21 +326,24 @@ def _same(found: checkpoint.State, wanted: checkpoint.State, where: Path) -> che
     return found
 
 
-def _diverged(step: int, sums: torch.Tensor, norm: float, root: Path) -> str:
+def _broken(sums: torch.Tensor, norm: float) -> str:
     bad = [c for i, c in enumerate(CLASSES, 1) if not torch.isfinite(sums[i])]
-    where = f"loss of {', '.join(bad)}" if bad else f"gradient norm ({norm})"
-    last = checkpoint.latest(root)
-    return (
-        f"Step {step + 1}: the {where} is not a number. The weights were not changed by it.\n"
-        f"  Last good checkpoint: {last or 'none yet'}. Lower [optim] lr or raise warmup."
+    return f"loss of {', '.join(bad)}" if bad else f"gradient norm ({norm})"
+
+
+def _diverged(
+    step: int, what: str, read: Sequence[int], corpus: Corpus, tokenizer: Any, out: Path
+) -> Diverged:
+    """``read``: the samples that it may come from, told by their numbers and opening words."""
+    told = []
+    for s in read[:NAMED]:
+        opening = tokenizer.decode(corpus.samples.ids[corpus.samples.part(s)][:40].tolist())
+        told.append(f"    sample {s}: {opening.partition(chr(10))[0]}")
+    if len(read) > NAMED:
+        told.append(f"    and {len(read) - NAMED} more")
+    return Diverged(
+        f"Step {step}: {what}.\n"
+        f"  Last good checkpoint: {checkpoint.latest(out / 'checkpoints') or 'none yet'}. Lower "
+        "[optim] lr or raise warmup, or look at what was read (of samples made from traces: "
+        f"harness distill inspect {out.parent} --sample N):\n" + "\n".join(told)
     )
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{path.parent} is being trained by another process.") from None
-        yield

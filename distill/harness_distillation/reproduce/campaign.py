@@ -5,7 +5,6 @@ The state is in files: a killed campaign goes on where it was, started again by 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
 from harness.registry import names
 from harness.runs import read_meta
+from harness_distillation.locks import owned
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce.grid import Cell, Stage
 from harness_distillation.reproduce.plan import (
@@ -55,7 +55,7 @@ def run(
     ConfigError when the campaign is already being run.
     """
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    with _lock(out) as lock, _children() as children:
+    with owned(out) as lock, _children() as children:
         write(plan, out)
         _link(plan, out)
         _restore(out, say)
@@ -197,18 +197,6 @@ def _references(plan: Plan, out: Path) -> None:
     for e in played.values():
         meta = api.plan("random", e.env, tasks=e.task_set(), env_options=e.env_options)
         api.reference_run(meta, out / "results", meta.reference)
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[int]:
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{out} is being run by another process, or a cell of it still is. Wait for it."
-            ) from None
-        yield file.fileno()
 
 
 @contextmanager

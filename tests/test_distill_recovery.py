@@ -1,0 +1,356 @@
+"""What a training survives, and what it refuses to go on with: a second process, a full disk, a
+loss that is no number, traces and starts that were changed meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from distill_traces import episode, recipe, record
+from harness_distillation import checkpoint, cli, models, stages, teacher_cache, tokenizer
+from harness_distillation import recipe as recipes
+from harness_distillation.curriculum import Sampler
+from harness_distillation.dataset import Samples
+from harness_distillation.locks import alone, owned
+from harness_distillation.train import Corpus, Diverged, train
+
+from harness.errors import ConfigError, DataError
+from harness.types import Episode
+
+pytestmark = pytest.mark.models
+TIMING = {"seconds", "tokens_per_s", "mfu"}
+
+
+def log(out: Path) -> list[dict]:
+    lines = (out / "training" / "log.jsonl").read_bytes().splitlines()
+    return [{k: v for k, v in msgspec.json.decode(x).items() if k not in TIMING} for x in lines]
+
+
+def notes(folder: Path) -> dict:
+    return checkpoint.read_notes(folder)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but the lock."""
+    every = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in every}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return record(tmp_path_factory.mktemp("run") / "episodes.jsonl", 40)
+
+
+class Training:
+    """A tiny recipe of ``steps``, its command line, and its folder."""
+
+    def __init__(self, folder: Path, data: Path, more: str = "", **how) -> None:
+        folder.mkdir(exist_ok=True)
+        self.out = folder / "out"
+        self.args = [str(recipe(folder, more, **how)), "--data", str(data), "--out", str(self.out)]
+
+    def go(self, *args: str) -> Path:
+        assert cli.main([*self.args, "--quiet", *args]) == 0
+        return self.out
+
+    def step(self) -> Path:
+        """A step of it, or one more."""
+        return self.go("--max-minutes", "0")
+
+
+# A second process ------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_before_anything_is_deleted(tmp_path, run):
+    training = Training(tmp_path, run, steps=3)
+    before = files(training.step())
+    with owned(training.out / "training"):
+        for args in (["--fresh"], ["--stage", "prepare"], ["--fresh", "--stage", "prepare"], []):
+            with pytest.raises(ConfigError, match="in use by another process"):
+                training.go(*args)
+    assert files(training.out) == before
+    assert len(log(training.go("--fresh"))) == 3
+
+
+def test_a_folder_is_owned_from_the_first_stage_on(tmp_path):
+    """While it waits for traces that another process records, nobody else gets in."""
+    more = "[[data.collect]]\nagent = 'expert'\nenv = 'alfworld'\ntasks = 'builtin-train[{}]'\n"
+    loaded = recipes.load(str(recipe(tmp_path, more.format(":1") + more.format("1:2"))))
+    first, second = (
+        hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12] for what in loaded.data.collect
+    )
+    training = tmp_path / "out" / "training"
+    with ThreadPoolExecutor() as pool:
+        with alone(training / "traces" / second):
+            waits = pool.submit(stages.distill, loaded, tmp_path / "out", until="collect")
+            deadline = time.monotonic() + 60
+            while not (training / "traces" / f".{first}.lock").is_file():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            with pytest.raises(ConfigError, match="in use by another process"), owned(training):
+                pass
+            assert not waits.done()
+        assert waits.result(60) is None
+    with owned(training):
+        pass
+
+
+# A full disk -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """No file may grow over ``size`` bytes, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "trainer.safetensors"])
+def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, run, what):
+    training = Training(tmp_path / "broken", run, steps=4)
+    root = training.step() / "training" / "checkpoints"
+    before = files(root)
+    assert {name.partition("/")[0] for name in before} == {"step-0000001"}
+    with (
+        file_limit(len(before[f"step-0000001/{what}"]) - 1),
+        pytest.raises(checkpoint.DiskFull, match="No room left to write in") as error,
+    ):
+        training.go()
+    told = str(error.value)
+    assert str(training.out / "training") in told
+    assert f"Last good checkpoint: {root / 'step-0000001'}." in told
+    assert "give the same command again" in told
+    assert files(root) == before  # no half-written draft takes up room either
+    checkpoint.verify(root / "step-0000001")
+    whole = Training(tmp_path / "whole", run, steps=4).go()
+    assert log(training.go()) == log(whole)
+    a, b = (models.weights_hash(models.load(out)) for out in (training.out, whole))
+    assert a == b
+
+
+@pytest.mark.parametrize(
+    "name", ["log.jsonl", "model.safetensors", "data/tokenizer/tokenizer.json"]
+)
+def test_a_full_disk_is_told_wherever_it_is_met(tmp_path, run, name):
+    """In the log, in the finished student, and by a library whose errors are no OSError."""
+    training = Training(tmp_path, run, steps=2)
+    sizes = {n: len(body) for n, body in files(training.go() / "training").items()}
+    sizes["model.safetensors"] = (training.out / "model.safetensors").stat().st_size
+    if name == "model.safetensors":
+        (training.out / name).unlink()
+        args = []
+    else:
+        args = ["--fresh"]
+    with (
+        file_limit(sizes[name] - 1),
+        pytest.raises(checkpoint.DiskFull, match="Make room and give the same command again"),
+    ):
+        training.go(*args)
+    assert len(log(training.go())) == 2
+    assert (training.out / "model.safetensors").is_file()
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    for error in (ValueError("File too large"), PermissionError(13, "no"), Exception("os error")):
+        with pytest.raises(type(error)) as found, checkpoint.room(tmp_path):
+            raise error
+        assert found.value is error
+
+
+# No number -------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_names_its_samples_and_keeps_the_last_good_step(tmp_path, run):
+    """A teacher's cache that is broken at one sample: training ends at the step that reads it."""
+    path = recipe(tmp_path, "[teacher]\ncheckpoint = 'x'\n[objective]\nname = 'kd'\n", steps=12)
+    loaded = recipes.load(str(path))
+    prepared = Training(tmp_path, run).go("--stage", "prepare") / "training" / "data"
+    tok, samples = tokenizer.load(prepared / "tokenizer"), Samples.load(prepared / "samples.npz")
+    every = np.arange(len(samples.lengths))
+    corpus = Corpus(samples, every, every[:0], samples.hash)
+    n, k, vocab = int(samples.taught[-1]), 4, len(tok)
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.zeros(n, dtype=torch.int64)
+    cache = teacher_cache.distribution(torch.randn(n, vocab, generator=generator), targets, k)
+
+    optim = loaded.optim
+    sampler = Sampler(samples, every, loaded.objective, loaded.seed, rows=optim.rows,
+                      row_tokens=optim.row_tokens, steps=optim.steps)  # fmt: skip
+    read = [sampler.rows(step) for step in range(optim.steps)]
+    seen = [s for rows in read[:3] for row in rows for s in row]
+    bad, mates = next((s, row) for row in read[3] for s in row if s not in seen)
+    cache.logp[samples.taught[bad] : samples.taught[bad + 1]] = np.nan
+
+    def go(folder: Path, recipe_: recipes.Recipe) -> Path:
+        train(recipe_, "h", corpus, tok, folder, {}, cache=cache, quiet=True)
+        return folder
+
+    with pytest.raises(Diverged) as error:
+        go(tmp_path / "bad", loaded)
+    told = str(error.value)
+    assert told.startswith("Step 4: the loss of reason, act is not a number")
+    kept = tmp_path / "bad" / "checkpoints" / "step-0000003"
+    assert f"Last good checkpoint: {kept}." in told
+    assert checkpoint.latest(kept.parent) == kept
+    named = [line.split(":")[0].split()[1] for line in told.splitlines() if "    sample" in line]
+    assert sorted(map(int, named)) == sorted(mates)  # those of its row, no other row's
+    assert f"sample {bad}: Task: put a" in told
+
+    stop = msgspec.structs.replace(optim, max_minutes=0.0)
+    for _ in range(3):
+        good = go(tmp_path / "good", msgspec.structs.replace(loaded, optim=stop))
+    a, b = (models.load(x / "checkpoints" / kept.name) for x in (tmp_path / "bad", good))
+    assert models.weights_hash(a) == models.weights_hash(b)
+    assert all(bool(torch.isfinite(p).all()) for p in a.parameters())
+
+
+def test_weights_that_are_no_numbers_are_never_a_checkpoint(tmp_path, run):
+    """The step that breaks them has a loss and a gradient like any other."""
+    training = Training(tmp_path, run, steps=9)
+    path = Path(training.args[0])
+    training.step()
+    path.write_text(path.read_text().replace("lr = 5e-3", "lr = 3e38\nweight_decay = 100"))
+    with pytest.raises(Diverged, match="Step 1: weights are no numbers") as error:
+        training.go("--fresh")
+    assert "Last good checkpoint: none yet" in str(error.value)
+    assert not list((training.out / "training" / "checkpoints").glob("step-*"))
+
+
+# One label missing -----------------------------------------------------------------------------
+
+
+def silent(path: Path, count: int = 30) -> Path:
+    """Episodes without any reasoning."""
+
+    def without(e: Episode) -> Episode:
+        bare = [
+            msgspec.structs.replace(s, decision=msgspec.structs.replace(s.decision, reasoning=""))
+            for s in e.steps
+        ]
+        return msgspec.structs.replace(e, steps=tuple(bare))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"".join(msgspec.json.encode(without(episode(i))) + b"\n" for i in range(count))
+    )
+    return path
+
+
+def test_a_mean_over_a_class_that_the_traces_lack_is_refused(tmp_path):
+    data = silent(tmp_path / "run" / "episodes.jsonl")
+    text = "[objective]\nname = '{}'\n{}\n"
+    for name, more in (("sad_ce", ""), ("sft", "normalizer = 'span'")):
+        training = Training(tmp_path / name, data, text.format(name, more), steps=2)
+        with pytest.raises(DataError, match=f"(?s)'{name}'.*reason tokens.*lambda_reason = 0"):
+            training.go()
+        assert not (training.out / "training" / "checkpoints").exists()
+    asked = Training(tmp_path / "asked", data, text.format("sad_ce", "lambda_reason = 0"), steps=2)
+    flat = Training(tmp_path / "flat", data, text.format("sft", ""), steps=2)
+    one, two = log(asked.go()), log(flat.go())
+    assert [line["loss"] for line in one] == [line["act"] for line in one]
+    assert [line["act"] for line in two] == pytest.approx([line["act"] for line in one], rel=1e-5)
+    assert not any("n_reason" in line for line in (*one, *two))
+
+
+# What changed between a stop and a resume ------------------------------------------------------
+
+
+def test_a_trace_edited_between_stop_and_resume_is_refused(tmp_path):
+    data = record(tmp_path / "run" / "episodes.jsonl", 40)
+    whole = Training(tmp_path / "whole", data, steps=3).go()
+    training = Training(tmp_path / "broken", data, steps=3)
+    training.step()
+    kept = data.read_bytes()
+    first, rest = kept.split(b"\n", 1)
+    edited = first.replace(b"I need a", b"I want a")
+    assert edited != first
+    data.write_bytes(edited + b"\n" + rest)
+    with pytest.raises(DataError, match="was trained with another set of samples"):
+        training.go()
+    data.write_bytes(kept)
+    assert log(training.go()) == log(whole)
+
+
+def paired(path: Path, lost: int = 1000) -> Path:
+    """Every third task is also lost, by an episode drawn from ``lost`` on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(30):
+        won = episode(i)
+        lines.append(msgspec.json.encode(won) + b"\n")
+        if i % 3 == 0:
+            other = episode(lost + i)
+            failed = {"task": won.task, "success": False, "score": 0.0, "attempt": 1}
+            lines.append(msgspec.json.encode(msgspec.structs.replace(other, **failed)) + b"\n")
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+CONTRASTIVE = "[objective]\nname = 'sft'\ncontrastive = 0.3\n"
+
+
+def test_lost_episodes_changed_between_stop_and_resume_are_refused(tmp_path):
+    data = paired(tmp_path / "run" / "episodes.jsonl")
+    training = Training(tmp_path / "a", data, CONTRASTIVE, steps=3)
+    place = training.step() / "training"
+    samples, pairs = (Samples.load(place / "data" / f"{n}.npz").hash for n in ("samples", "pairs"))
+    last = checkpoint.latest(place / "checkpoints")
+    assert notes(last)["parents"]["pairs"] == pairs
+    assert checkpoint.read_state(last).samples_hash not in (samples, pairs)
+    paired(data, lost=2000)
+    with pytest.raises(DataError, match="another set of samples"):
+        training.go()
+    assert Samples.load(place / "data" / "samples.npz").hash == samples  # what is won is the same
+    plain = Training(tmp_path / "plain", data, steps=1).go()
+    last = checkpoint.latest(plain / "training" / "checkpoints")
+    assert checkpoint.read_state(last).samples_hash == notes(plain)["parents"]["samples"]
+    assert "pairs" not in notes(plain)["parents"]
+
+
+def test_arms_prove_their_start_and_a_changed_one_is_refused_where_it_is_used(tmp_path):
+    data = paired(tmp_path / "run" / "episodes.jsonl")
+    start = Training(tmp_path / "start", data, steps=2).go()
+    begun = models.weights_hash(models.load(start))
+    assert notes(start)["parents"]["start"] != begun  # its own is its first weights
+    same = {"steps": 3, "student": f"start = '{start}'"}
+    plain = Training(tmp_path / "plain", data, **same)
+    contrastive = Training(tmp_path / "contrastive", data, CONTRASTIVE, **same)
+    for one in (plain, contrastive):
+        one.step()
+        last = checkpoint.latest(one.out / "training" / "checkpoints")
+        assert notes(last)["parents"]["start"] == begun
+
+    changed = models.load(start)
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.01)
+    checkpoint.write_model(start, changed, tokenizer.load(start), notes(start))
+    with pytest.raises(DataError, match=f"comes from other weights.*{begun}, now"):
+        contrastive.go()
+    with pytest.raises(DataError, match="another recipe"):
+        contrastive.go("--seed", "5")
+    # Without that term only the first step needs the start: what is told is where it came from.
+    assert notes(plain.go())["parents"]["start"] == begun
+
+
+def test_dropout_is_refused_on_a_cpu_before_anything_is_made(tmp_path, run):
+    path = recipe(tmp_path, student="layers = 2\nhidden = 32\nheads = 2\ndropout = 0.1")
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"dropout = 0.1: on a CPU"):
+        cli.main([str(path), "--data", str(run), "--out", str(out), "--device", "cpu", "--quiet"])
+    assert not out.exists()
