@@ -601,7 +601,9 @@ def test_processes_divide_a_cache(samples, tok, teacher, tmp_path, capfd):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert not first.is_file()
-            told = f"waiting for {first}, which process {os.getpid()} on {socket.gethostname()} makes"
+            told = (
+                f"waiting for {first}, which process {os.getpid()} on {socket.gethostname()} makes"
+            )
             while told not in (said := capfd.readouterr().err):
                 assert not said
                 assert time.monotonic() < deadline
