@@ -9,6 +9,9 @@
     [[evaluations]]  what every student plays; the endpoint among them
     [change.TABLE]   laid over every student's recipe
 
+``base = "table3-smoke"`` starts from another grid, of which tables are overridden key by key, and
+whose parents stay beside its own.
+
 A row and a seed are a cell: a recipe trained, then played. ``models/NAME`` in a recipe is another
 cell, its parent, trained by the recipe or ``[[parents]]`` entry of that name. The trial's pilot and
 tuning (``trial``) are cells too, done before its own.
@@ -21,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from harness.config import convert, load_toml
+from harness.config import convert
 from harness.errors import ConfigError, unknown
 from harness_distillation import recipe as recipes
 from harness_distillation import traces
@@ -57,6 +60,7 @@ class Parent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model ``models/NAME`` that is not trained by the shipped recipe NAME as it stands."""
 
     name: str
+    #: A recipe, or a parent listed before, whose recipe and changes it starts from.
     recipe: str
     change: dict[str, Any] = {}
     parameters: float | None = None
@@ -150,17 +154,29 @@ class Cell(msgspec.Struct, frozen=True):
 
 def load(name: str, scale: str) -> Grid:
     """The grid of a table at a scale, or a .toml file's."""
-    path = Path(name)
-    if path.suffix != ".toml":
-        found = {p.stem: p for p in sorted((Path(__file__).parents[1] / "grids").glob("*.toml"))}
-        if f"{name}-{scale}" not in found:
-            raise ConfigError(unknown("grid", f"{name}-{scale}", found))
-        path = found[f"{name}-{scale}"]
-    grid = convert(load_toml(path, dict[str, Any]), Grid, str(path))
+    path = _find(name if Path(name).suffix == ".toml" else f"{name}-{scale}", Path())
+    grid = convert(recipes.read(path, _find, _laid_over), Grid, str(path))
     for wrong, message in _faults(grid):
         if wrong:
             raise ConfigError(f"{path}: {message}")
     return grid
+
+
+def _find(name: str, beside: Path) -> Path:
+    """The file of a grid: a .toml path (relative to ``beside``), or one that ships."""
+    path = Path(name)
+    if path.suffix == ".toml":
+        return beside / path
+    known = {p.stem: p for p in sorted((Path(__file__).parents[1] / "grids").glob("*.toml"))}
+    if name not in known:
+        raise ConfigError(unknown("grid", name, known))
+    return known[name]
+
+
+def _laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = recipes.laid_over(base, own)
+    merged["parents"] = [*base.get("parents", ()), *own.get("parents", ())]
+    return merged
 
 
 def _faults(grid: Grid) -> list[tuple[bool, str]]:
@@ -379,16 +395,7 @@ def _add_parent(
         raise ConfigError(
             f"Grid {grid.name}: models that need each other: {' -> '.join([*below, name])}."
         )
-    own = {p.name: p for p in grid.parents}
-    if name in own:
-        entry = own[name]
-    elif name in recipes.shipped():
-        entry = Parent(name, name)
-    else:
-        raise ConfigError(
-            f"Grid {grid.name}: '{MODELS}{name}' is neither in [[parents]] nor a recipe's name."
-        )
-    recipe = recipes.load(entry.recipe, entry.change)
+    recipe, parameters = _parent(grid, name)
     needs = () if name in given else _with_parents(grid, recipe, given, found, (*below, name))
     # A teacher is one model, whatever set it is played on by however many students.
     plays = grid.evaluations if name in grid.teachers else ()
@@ -400,9 +407,23 @@ def _add_parent(
         parents=needs,
         evaluations=plays,
         given=given.get(name),
-        parameters=entry.parameters,
+        parameters=parameters,
         stage="parent",
     )
+
+
+def _parent(grid: Grid, name: str) -> tuple[Recipe, float | None]:
+    """A parent's recipe, and its parameters where they are known."""
+    found: dict[str, tuple[str, tuple[dict[str, Any], ...], float | None]] = {}
+    for p in grid.parents:
+        recipe, changes, _ = found.get(p.recipe, (p.recipe, (), None))
+        found[p.name] = (recipe, (*changes, p.change), p.parameters)
+    if name not in found and name not in recipes.shipped():
+        raise ConfigError(
+            f"Grid {grid.name}: '{MODELS}{name}' is neither in [[parents]] nor a recipe's name."
+        )
+    recipe, changes, parameters = found.get(name, (name, (), None))
+    return recipes.load(recipe, *changes), parameters
 
 
 def _runnable(recipe: Recipe, seed: int) -> Recipe:
