@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from grids import GRID, written
+from harness_distillation.recipe import Optim, Student
 from harness_distillation.reproduce import campaign as campaigns
-from harness_distillation.reproduce import cli, grid, plan
+from harness_distillation.reproduce import cli, estimates, expansion, grid, plan
 
 from harness.errors import ConfigError
 
@@ -20,12 +21,12 @@ def own(tmp_path) -> Path:
 
 def test_gpu_hours_are_the_arithmetic_that_is_told(capsys):
     found = grid.load("table3", "paper")
-    one = next(c for c in grid.cells(found) if c.name == "ours-340m-alfworld-s1")
+    one = next(c for c in expansion.cells(found) if c.name == "ours-340m-alfworld-s1")
     tokens = 20_000 * 32 * 1024
     train = 6 * 355e6 * tokens / (989e12 * 0.4)
-    assert plan.cost(found, one).train == pytest.approx(train)
+    assert estimates.cost(found, one).train == pytest.approx(train)
     sampled = 1000 * 500
-    assert plan.cost(found, one).play == pytest.approx(sampled * 2 * 355e6 / (3.35e12 * 32))
+    assert estimates.cost(found, one).play == pytest.approx(sampled * 2 * 355e6 / (3.35e12 * 32))
     assert cli.main(["table3", "--scale", "paper"]) == 0
     shown, told = capsys.readouterr()
     assert "GPU-hours" in shown
@@ -33,9 +34,53 @@ def test_gpu_hours_are_the_arithmetic_that_is_told(capsys):
     assert "--run begins it" in told
 
 
+def test_trainings_that_fit_no_device_are_named_before_one_is_rented():
+    found = grid.load("table4", "paper")
+    made = plan.make(found, {})
+    (told,) = estimates.too_large(made)
+    assert told.startswith("Too large for one H100 (80 GB), and several do not help")
+    assert "token-opt-6.7b, ours-opt-6.7b, token-llama-7b, ours-llama-7b (107 GB and" in told
+    assert "teacher-opt-13b, teacher-llama-13b (208 GB and activations; one B300 has" in told
+    assert "2.7b" not in told
+    head, *rows = estimates.cells_table(made, Path())
+    gib = {row[0]: row[head.index("GiB")] for row in rows}
+    assert gib["token-opt-2.7b-webshop-s1 .. s5"] == f"{16 * 2.7e9 / 2**30:.1f}"
+    assert sum(int(row[-1].split(" of ")[1]) for row in rows) == len(made.cells)
+    assert estimates.too_large(plan.make(grid.load("table3", "paper"), {})) == []
+    assert "GiB" not in estimates.cells_table(plan.make(grid.load("table3", "tiny"), {}), Path())[0]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_trainings_memory_is_what_weights_gradients_and_moments_take(name):
+    torch = pytest.importorskip("torch")
+    from harness_distillation import models, optimizers, tokenizer
+
+    student = Student(layers=2, hidden=64, heads=2, intermediate=96, window=64)
+    model = models.build(student, tokenizer.train([], "Task: {instruction}\n", 300), 0)
+    optimizer = optimizers.build(model, Optim(optimizer=name))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    parts = optimizer.parts if name == "muon" else (optimizer,)
+    held = [p for m in model.parameters() for p in (m, m.grad)]
+    held += [v for o in parts for s in o.state.values() for v in s.values() if torch.is_tensor(v)]
+    taken = sum(t.numel() * t.element_size() for t in held)
+    found = grid.load("table3", "paper")
+    cell = expansion.cells(found)[-1]
+    optim = msgspec.structs.replace(cell.recipe.optim, optimizer=name)
+    recipe = msgspec.structs.replace(cell.recipe, optim=optim)
+    n = sum(p.numel() for p in model.parameters())
+    told = estimates.memory(found, msgspec.structs.replace(cell, recipe=recipe, parameters=n))
+    if name == "adamw":
+        assert told == pytest.approx(taken, rel=0.001)
+    else:  # the embeddings are AdamW's
+        assert 0.8 * taken < told < taken
+
+
 def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatch):
     wanted = grid.load("table5", "tiny")
-    names = [c.name for c in grid.cells(wanted) if c.arm == grid.PARENT]
+    names = [c.name for c in expansion.cells(wanted) if c.arm == grid.PARENT]
     assert names == ["teacher-tiny-start", "teacher-tiny", "student-tiny-start"]
     monkeypatch.setenv("HARNESS_MODELS", str(tmp_path / "none"))
     assert plan.at_hand(wanted) == {"teacher-tiny": "package:teacher-tiny"}
@@ -73,14 +118,14 @@ def changed_grids(folder: Path) -> list[tuple[grid.Grid, str]]:
     found = []
     for before, after, what in changes:
         assert before in GRID
-        found.append((grid.load(str(written(folder, GRID.replace(before, after))), ""), what))
+        found.append((grid.load(str(written(folder, GRID.replace(before, after))), None), what))
     return found
 
 
 def test_a_plan_does_not_bend_once_a_student_has_begun(own, tmp_path):
     out = tmp_path / "out"
     (out / "cells").mkdir(parents=True)
-    first = grid.load(str(own), "")
+    first = grid.load(str(own), None)
     plan.write(plan.settle(first, out), out)
     (out / "cells" / "pilot-token-s1001.log").touch()
     for changed, _ in changed_grids(tmp_path):  # nothing is known of the trial: it may change
@@ -95,7 +140,7 @@ def test_a_plan_does_not_bend_once_a_student_has_begun(own, tmp_path):
 def test_results_stay_under_their_trial_though_the_plan_is_gone(own, tmp_path):
     out = tmp_path / "out"
     (out / "cells").mkdir(parents=True)
-    first = grid.load(str(own), "")
+    first = grid.load(str(own), None)
     planned = next(p for p in plan.settle(first, out).cells if p.cell.stage == "trial")
     trial = plan.trial_hash(first)
     record = plan.Done(planned.key, None, {}, None, 0.0, 0.0, trial, 0.01, (), None)

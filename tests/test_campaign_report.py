@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import random
+import re
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
-from harness_distillation.reproduce import beforehand, report
+from grids import GRID, SHIPPED, written
+from harness_distillation.reproduce import beforehand, cli, estimates, grid, plan, report
+from rich.console import Console
 
 import harness
-from harness import paired
+from harness import paired, registry
+from harness.config import AgentConfig
+from harness.errors import AgentError
 from harness.metrics import wilson
+from harness.policy import call
+from harness.types import Decision
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +90,112 @@ def test_a_design_that_detects_does_so_in_four_of_five_worlds():
     drawn = gap + rng.normal(0, noise, (4000, seeds))
     t = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(seeds))
     assert np.mean(t > 2.776) == pytest.approx(0.8, abs=0.06)
+
+
+# The tables ------------------------------------------------------------------------------------
+
+
+class Clumsy:
+    """Plays as another policy does, but looks around at a ``share`` of its steps, drawn by
+    ``seed``; where it ``breaks``, its first episode does."""
+
+    def __init__(self, policy, seed, share, breaks):
+        self.policy, self.seed, self.share, self.breaks = policy, seed, share, breaks
+
+    def act(self, instruction, history, observation, info):
+        if self.breaks:
+            self.breaks = False
+            raise AgentError("lost the thread")
+        draw = random.Random(f"{self.seed} {info['task_id']} {len(history)}").random()
+        if draw < self.share:
+            return Decision("I look around.", "look")
+        return call(self.policy, instruction, history, observation, info)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[plan.Plan, Path]:
+    """A campaign whose students are clumsy experts, so that no model is trained for its tables; one
+    episode of the last student broke."""
+    out = tmp_path_factory.mktemp("finished")
+    text = GRID.replace("builtin-dev[:3]", "builtin-valid[:15]").replace("seeds = 1", "seeds = 3")
+    text = text.replace("max_steps = 3\n[rates]", "max_steps = 12\n[rates]")
+    made = plan.make(grid.load(str(written(out, text)), None), {})
+    (out / "cells").mkdir()
+    (what,) = made.grid.evaluations
+    teacher = None
+    for p in made.cells:
+        if p.cell.stage != "trial" and p.cell.name != "small":
+            continue
+        agent = AgentConfig(p.cell.arm, "expert")
+        expert = registry.build_policy(agent)
+        share = {"token": 0.4, "ours": 0.2}.get(p.cell.arm, 0.0)
+        policy = Clumsy(expert, p.cell.name, share, p.cell.name == "ours-s3")
+        run = harness.evaluate(
+            agent, what.env, tasks=what.task_set(), out=out / "results", workers=1, policy=policy,
+            reference=None if teacher is None else str(teacher),
+        )  # fmt: skip
+        teacher = teacher or run.path
+        runs, trial = {what.name: str(run.path.relative_to(out))}, plan.trial_hash(made.grid)
+        record = plan.Done(p.key, None, runs, 2.5, 0.0, 0.0, trial, None, (), None)
+        (out / "cells" / f"{p.cell.name}.json").write_bytes(msgspec.json.encode(record))
+    return made, out
+
+
+def test_a_table_has_what_its_means_rest_on(finished):
+    made, out = finished
+    found = {arm.name: arm for arm in report.arms(made, out)}
+    tables = dict(report.tables(made, list(found.values())))
+    success, *_, matched, rests, broken = tables.values()
+    assert [row[0] for row in success] == ["Method", "small", "token", "ours"]
+    assert all("[" in row[1] and row[2] == "-" for row in success[1:])  # nothing at fixed steps
+    assert rests[0][:3] == ["Method", "N_r : N_a", "seeds"]
+    name = "alfworld/builtin-valid[:15]"
+    for arm, row in zip(("small", "token", "ours"), rests[1:], strict=True):
+        whole = report.mean(found[arm].runs[name], report.QUANTITIES[0][2])
+        assert row[:4] == [arm, "2.50", str(len(found[arm].runs[name])), (
+            f"{whole.n} ({whole.effective:.0f})"
+        )]  # fmt: skip
+    assert [row[1].split(" / ")[0] for row in broken[1:]] == ["0", "0", "1"]
+    rows = [row for run in found["ours"].runs[name].values() for row in run.metrics]
+    f1 = np.mean([row.cot_f1 for row in rows if row.cot_f1 is not None])
+    assert matched[1][1] == "-"  # the teacher's own traces are the reference
+    assert matched[3][1].split(" / ")[1] == f"{100 * f1:.1f}"
+
+
+def test_a_comparison_tells_ties_and_the_other_effects(finished):
+    made, out = finished
+    ((first, *told),) = report.verdicts(made, out, report.arms(made, out))
+    assert first == "Endpoint, alfworld/builtin-valid[:15]:"
+    text = "\n".join(told)
+    pairs, ours, token, alike, of = (
+        int(re.search(pattern, text)[1])
+        for pattern in (
+            r"(\d+) pairs over", r"only ours won (\d+)", r"only token won (\d+)",
+            r"ended alike: (\d+)", r"ended alike: \d+ of (\d+)\.",
+        )
+    )  # fmt: skip
+    assert pairs == of == 3 * 15 - 1
+    assert alike == pairs - ours - token
+    assert ours > 0
+    assert any(line.startswith("CoT overlap: ") for line in told)
+    assert any(line.startswith("Steps, both solved: ") and "interval" in line for line in told)
+
+
+def test_no_table_is_wider_than_a_terminal(finished):
+    """Of 100 columns: no word is cut, no number lost."""
+    made, out = finished
+    shown = report.tables(made, report.arms(made, out))
+    for table, scale in SHIPPED:
+        planned = plan.make(grid.load(table, scale), {})
+        shown += [("Plan", estimates.cells_table(planned, out)), report.paper(planned)]
+        ends = [c.name for c in planned.grid.columns]
+        cells = ["100.0 [99.9, 100.0]"] * len(ends)
+        shown.append((planned.grid.description, [["Method", *ends], ["flat-curriculum", *cells]]))
+    for title, rows in shown:
+        page = Console(width=100, file=io.StringIO())
+        page.print(cli.fitting(page, title, rows))
+        printed = page.file.getvalue()
+        assert "…" not in printed
+        for row in rows[1:]:
+            for cell in row:
+                assert all(word in printed for word in cell.split(" [")), (title, cell)

@@ -7,7 +7,7 @@ import pytest
 from grids import GRID, SHIPPED, written
 from harness_distillation import recipe as recipes
 from harness_distillation.recipe_faults import references
-from harness_distillation.reproduce import grid, plan, report
+from harness_distillation.reproduce import estimates, expansion, grid, plan, report
 
 from harness.errors import ConfigError
 
@@ -15,14 +15,14 @@ from harness.errors import ConfigError
 @pytest.mark.parametrize(("table", "scale"), SHIPPED)
 def test_shipped_grids_can_be_planned(table, scale):
     found = grid.load(table, scale)
-    every = grid.cells(found)
+    every = expansion.cells(found)
     assert (found.table, found.scale) == (table, scale)
     assert len({c.name for c in every}) == len(every)
     seen: set[str] = set()
     for c in every:
         assert seen.issuperset(c.parents)
         seen.add(c.name)
-        assert plan.cost(found, c).hours > 0
+        assert estimates.cost(found, c).hours > 0
     assert all(c.evaluations for c in every if c.arm != grid.PARENT)
     endpoint = found.trial.endpoint
     for group in found.comparisons:
@@ -37,7 +37,7 @@ def test_no_arm_is_trained_on_what_it_is_played_on():
         found = grid.load(table, scale)
         if not found.trial.verdict:
             continue
-        for c in grid.cells(found):
+        for c in expansion.cells(found):
             of = {name.partition("/")[0] for name in c.recipe.data.exclude}
             for e in c.evaluations:
                 if e.env in of:
@@ -46,7 +46,7 @@ def test_no_arm_is_trained_on_what_it_is_played_on():
 
 def test_arms_of_the_trial_differ_in_their_objective_alone():
     by_seed: dict[int, set[bytes]] = {}
-    for c in grid.cells(grid.load("table5", "tiny")):
+    for c in expansion.cells(grid.load("table5", "tiny")):
         if c.stage != "trial":
             continue
         r = msgspec.structs.replace(
@@ -59,23 +59,23 @@ def test_arms_of_the_trial_differ_in_their_objective_alone():
 
 def test_only_the_arms_asked_for_play_as_they_were_at_fixed_steps(tmp_path):
     wanted = grid.load("table3", "tiny")
-    found = {c.name: [k.name for k in plan.columns(wanted, c)] for c in grid.cells(wanted)}
+    found = {c.name: [k.name for k in plan.columns(wanted, c)] for c in expansion.cells(wanted)}
     end, fixed = "alfworld/holdout-1000", "alfworld/seen-140 at 800 steps"
     assert found["sft-s3"] == [end, "alfworld/seen-140", fixed]
     assert not any("holdout-1000 at" in name for names in found.values() for name in names)
     some = 'tasks = "builtin-dev[:3]"\nfixed = ["ours"]'
     text = GRID.replace('tasks = "builtin-dev[:3]"', some)
-    wanted = grid.load(str(written(tmp_path, text)), "")
-    found = {c.name: [k.steps for k in plan.columns(wanted, c)] for c in grid.cells(wanted)}
+    wanted = grid.load(str(written(tmp_path, text)), None)
+    found = {c.name: [k.steps for k in plan.columns(wanted, c)] for c in expansion.cells(wanted)}
     assert (found["token-s1"], found["ours-s1"]) == ([None], [None, 1])
     bad = GRID.replace("[[evaluations]]", '[[evaluations]]\nfixed = ["nobody"]', 1)
     with pytest.raises(ConfigError, match="no row: nobody"):
-        grid.load(str(written(tmp_path, bad)), "")
+        grid.load(str(written(tmp_path, bad)), None)
 
 
 def test_what_is_compared_first_is_done_first():
     found = grid.load("table3", "tiny")
-    names = [c.name for c in grid.cells(found) if c.stage in ("tuning", "trial")]
+    names = [c.name for c in expansion.cells(found) if c.stage in ("tuning", "trial")]
     rates = ("0.004", "0.008")
     tuned = [f"tune-{arm}-lr{lr}" for arm in ("token", "ours") for lr in rates]
     pairs = [f"{arm}-s{seed}" for seed in range(1, 11) for arm in ("token", "ours")]
@@ -87,15 +87,15 @@ def test_what_is_compared_first_is_done_first():
 
 def test_a_row_that_is_compared_with_nothing_comes_last(tmp_path):
     text = GRID.replace("[[rows]]", '[[rows]]\narm = "alone"\nrecipe = "token-tiny"\n[[rows]]', 1)
-    found = grid.load(str(written(tmp_path, text)), "")
-    students = [c.name for c in grid.cells(found) if c.stage == "trial"]
+    found = grid.load(str(written(tmp_path, text)), None)
+    students = [c.name for c in expansion.cells(found) if c.stage == "trial"]
     assert students == ["token-s1", "ours-s1", "alone-s1"]
 
 
 def test_table_4_has_a_teacher_a_family():
     found = grid.load("table4", "paper")
     assert found.teachers == ("teacher-opt-13b", "teacher-llama-13b")
-    every = grid.cells(found)
+    every = expansion.cells(found)
     for c in every:
         if c.stage == "parent":
             assert c.evaluations == found.evaluations
@@ -107,14 +107,14 @@ def test_table_4_has_a_teacher_a_family():
     rows = report.paper(plan.make(found, {}))[1]
     assert len(rows) == 1 + 2 + 8
     assert rows[1][:2] == ["Teacher (OPT13B)", "76.5"]
-    smoke = grid.cells(grid.load("table4", "smoke"))
+    smoke = expansion.cells(grid.load("table4", "smoke"))
     assert {c.recipe.student.arch for c in smoke} == {"opt", "llama"}
 
 
 def test_every_arm_has_the_same_tuning_on_the_dev_set_alone():
     for table in ("table3", "table5"):
         found = grid.load(table, "tiny")
-        every = grid.cells(found)
+        every = expansion.cells(found)
         tried: dict[str, list[float]] = {}
         for c in every:
             if c.stage == "tuning":
@@ -140,7 +140,7 @@ def test_models_that_need_each_other_are_refused(tmp_path):
             waiting += [n for n in references(recipes.load(above[-1])) if n in recipes.shipped()]
     text = GRID.replace("vocab = 400", 'start = "models/small-start"', 1)
     with pytest.raises(ConfigError, match="small-start -> small -> small-start"):
-        grid.cells(grid.load(str(written(tmp_path, text)), ""))
+        expansion.cells(grid.load(str(written(tmp_path, text)), None))
     own = tmp_path / "mine.toml"
     own.write_text('base = "ours-tiny"\n[teacher]\ncheckpoint = "models/mine"\n')
     with pytest.raises(ConfigError, match="it would learn from itself"):
@@ -168,7 +168,7 @@ def test_models_that_need_each_other_are_refused(tmp_path):
 )
 def test_a_grid_that_cannot_be_is_refused(tmp_path, before, after, message):
     with pytest.raises(ConfigError, match=message):
-        grid.load(str(written(tmp_path, GRID.replace(before, after))), "")
+        grid.load(str(written(tmp_path, GRID.replace(before, after))), None)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_a_grid_that_cannot_be_is_refused(tmp_path, before, after, message):
     ],
 )
 def test_cells_that_cannot_be_are_refused(tmp_path, before, after, message):
-    found = grid.load(str(written(tmp_path, GRID.replace(before, after))), "")
+    found = grid.load(str(written(tmp_path, GRID.replace(before, after))), None)
     with pytest.raises(ConfigError, match=message):
-        grid.cells(found)
+        expansion.cells(found)
 
 
 def test_a_grid_says_only_how_it_differs_from_its_base(tmp_path):
-    base = grid.load(str(written(tmp_path)), "")
+    base = grid.load(str(written(tmp_path)), None)
     more = """
     base = "own.toml"
     scale = "more"
@@ -201,26 +201,32 @@ def test_a_grid_says_only_how_it_differs_from_its_base(tmp_path):
     change.student.hidden = 64
     """
     (tmp_path / "more.toml").write_text(more)
-    found = grid.load(str(tmp_path / "more.toml"), "")
+    found = grid.load(str(tmp_path / "more.toml"), None)
     change = {**base.change, "teacher": found.change["teacher"]}
     trial = msgspec.structs.replace(base.trial, seeds=2)
     assert found == msgspec.structs.replace(
         base, scale="more", trial=trial, change=change, parents=(*base.parents, found.parents[-1])
     )
-    recipe = {c.name: c.recipe for c in grid.cells(found)}
+    recipe = {c.name: c.recipe for c in expansion.cells(found)}
     student = msgspec.structs.replace(recipe["small"].student, hidden=64)
     assert recipe["wide"] == msgspec.structs.replace(recipe["small"], student=student)
     (tmp_path / "own.toml").write_text('base = "more.toml"')
     with pytest.raises(ConfigError, match="each other's base"):
-        grid.load(str(tmp_path / "more.toml"), "")
+        grid.load(str(tmp_path / "more.toml"), None)
     (tmp_path / "own.toml").write_text('base = "table3-smoky"')
     with pytest.raises(ConfigError, match="Did you mean 'table3-smoke'"):
-        grid.load(str(tmp_path / "more.toml"), "")
+        grid.load(str(tmp_path / "more.toml"), None)
 
 
 def test_unknown_tables_and_parents_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="table3-smoke"):
+    with pytest.raises(ConfigError, match=r"scale of table3 'smok'\. Did you mean 'smoke'"):
         grid.load("table3", "smok")
+    with pytest.raises(ConfigError, match="Unknown scale of table4 'tiny'"):
+        grid.load("table4", "tiny")
+    with pytest.raises(ConfigError, match="Unknown table 'table9'"):
+        grid.load("table9", None)
+    with pytest.raises(ConfigError, match="says its own scale"):
+        grid.load(str(written(tmp_path)), "tiny")
     text = GRID.replace('checkpoint = "models/small"', 'checkpoint = "models/nowhere"')
     with pytest.raises(ConfigError, match="'models/nowhere' is neither"):
-        grid.cells(grid.load(str(written(tmp_path, text)), ""))
+        expansion.cells(grid.load(str(written(tmp_path, text)), None))
