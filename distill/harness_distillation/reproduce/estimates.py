@@ -98,7 +98,7 @@ def _holds(need: float) -> str:
     for name, there in LARGER:
         if there > need:
             return f"one {name} has {_gb(there)}"
-    return "no single accelerator"
+    return "more than one device has"
 
 
 def _gb(size: float) -> str:

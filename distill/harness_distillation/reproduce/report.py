@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +95,7 @@ def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
         parts = [(_title(c), _ablation(found, c)) for c in shown]
     else:
         parts = [
-            (title, _by_column(found, shown, lambda arm, c, i=i: _number(arm, i, c)))
+            (title, _by_column(found, shown, partial(_number, i)))
             for i, (title, *_) in enumerate(QUANTITIES)
         ]
     parts += [
@@ -134,11 +135,11 @@ def _by_column(
 def _ablation(found: Sequence[Arm], what: Column) -> Table:
     """Table 5's form: which spans are supervised, success, CoT match and steps."""
     head = ["Method", "Reason", "Action", "Segm", "Succ, %", "CoT, %", "Steps"]
-    rows = ([a.name, *_marks(a), *(_number(a, i, what) for i in (0, 2, 3))] for a in found)
+    rows = ([a.name, *_marks(a), *(_number(i, a, what) for i in (0, 2, 3))] for a in found)
     return [head, *rows]
 
 
-def _number(arm: Arm, number: int, what: Column) -> str:
+def _number(number: int, arm: Arm, what: Column) -> str:
     """A row's mean of one of the quantities on a task set, with its interval."""
     return _cell(_of(arm, number, what), *QUANTITIES[number][3:])
 
