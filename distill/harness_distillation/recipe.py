@@ -315,7 +315,7 @@ def read(
     if base is None:
         return own
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base is a name or a path, not {base!r}.")
+        raise ConfigError(f"{path}: base is the name or path of another, not {base!r}.")
     raw = read(find(base, path.parent), find, lay, (*above, path.resolve()))
     raw.pop("name", None)
     return lay(raw, own)
