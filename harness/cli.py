@@ -251,6 +251,8 @@ def teacher_forced(
 @app.command(rich_help_panel="More")
 def verify(
     path: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Data = None,
+    option: Options = None,
 ) -> None:
     """Play a run's recorded actions again and compare every observation and outcome."""
     from harness import api
@@ -259,7 +261,7 @@ def verify(
     run = api.load(path)
     checked = different = broken = 0
     with Progress(f"verify {run.meta.agent.name}", sampling=False) as progress:
-        for episode, difference in check_run(run):
+        for episode, difference in check_run(run, _env_options(data, option)):
             checked += 1
             if episode is not None:
                 progress(episode, run.meta.n_episodes)

@@ -27,7 +27,7 @@ from harness.loop import play_episode
 from harness.recorder import EPISODES
 from harness.runs import Run, check_description
 from harness.types import Episode
-from harness.verify import Recorded, check_version, first_difference
+from harness.verify import Recorded, check_version, first_difference, played_here
 
 DECISIONS = "decisions.jsonl.xz"
 
@@ -106,8 +106,7 @@ def restore(run: Run, env_options: dict[str, Any] | None = None) -> Path:
         )
     check_description(run)
     check_version(run)
-    meta = run.meta
-    meta = msgspec.structs.replace(meta, env_options={**meta.env_options, **(env_options or {})})
+    meta = played_here(run.meta, env_options or {})
     make_env = api.env_maker(meta, reveal=False)
     api.check_data(make_env, meta.task_set)
     path, draft = run.path / EPISODES, run.path / f".{EPISODES}.{os.getpid()}"

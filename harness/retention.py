@@ -46,14 +46,16 @@ def retention(
     if not q:
         return None
     several = len(np.unique(replicate)) > 1 and len(np.unique(cluster)) > 1
-    limits = _fieller if several else _mover
-    low, high = limits(student, teacher, cluster, replicate, weight, p / q)
+    if several:
+        low, high = _fieller(student, teacher, cluster, replicate, weight, p / q)
+    else:
+        low, high = _mover(student, teacher, cluster, weight, p / q)
     return Ratio(p / q, low, high)
 
 
 def _mover(
     student: paired.Floats, teacher: paired.Floats, cluster: paired.Ints,
-    replicate: paired.Ints, weight: paired.Floats, ratio: float,
+    weight: paired.Floats, ratio: float,
 ) -> tuple[float, float]:  # fmt: skip
     n = paired.effective(student - ratio * teacher, cluster, weight)
     p, q = float(np.average(student, weights=weight)), float(np.average(teacher, weights=weight))

@@ -64,16 +64,19 @@ class Recorded:
         raise AgentError("the record ends here, but the episode goes on")
 
 
-def verify(run: Run) -> Iterator[tuple[Episode | None, Difference | None]]:
+def verify(
+    run: Run, env_options: dict[str, Any] | None = None
+) -> Iterator[tuple[Episode | None, Difference | None]]:
     """Yield each recorded episode with its first difference (None: equal in everything), then
     each episode that the run should hold and does not, as a difference alone.
 
     An episode that broke has no outcome to reproduce: only its metrics are compared. A run that
-    was stopped may lack episodes and metrics. Raises TraceError for a description that
-    contradicts itself, and DataError when the data here are not those of the run's task set.
+    was stopped may lack episodes and metrics. ``env_options`` replace the run's: where the data
+    are here. Raises TraceError for a description that contradicts itself, and DataError when the
+    data here are not those of the run's task set.
     """
-    meta = run.meta
     check_meta(run)
+    meta = played_here(run.meta, env_options or {})
     make_env = api.env_maker(meta, reveal=False)
     api.check_data(make_env, meta.task_set)
     complete = meta.status == "complete"
@@ -122,6 +125,16 @@ def check_meta(run: Run) -> None:
         )
     check_description(run)
     check_version(run)
+
+
+def played_here(meta: RunMeta, env_options: dict[str, Any]) -> RunMeta:
+    """The description of a run whose data lie elsewhere now: ``env_options`` in place of its own.
+
+    Raises ConfigError for one that the environment does not have.
+    """
+    name = meta.task_set.env
+    registry.check_env_options(registry.env_class(name), name, env_options)
+    return msgspec.structs.replace(meta, env_options={**meta.env_options, **env_options})
 
 
 def check_version(run: Run) -> None:

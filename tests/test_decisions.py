@@ -158,7 +158,7 @@ def test_there_is_nothing_to_restore_or_to_export(run, tmp_path):
 
 @pytest.mark.data
 def test_data_may_lie_elsewhere(data, tmp_path):
-    """A run played on a folder of one's own is restored from where that folder is now."""
+    """A run on a folder of one's own is restored, and verified, from where that folder is now."""
     questions, moved = tmp_path / "questions", tmp_path / "moved"
     questions.symlink_to(data / "hotpotqa")
     run = harness.evaluate(
@@ -170,3 +170,10 @@ def test_data_may_lie_elsewhere(data, tmp_path):
     assert "questions" in refused("restore", there.path)
     cli("restore", there.path, "--data", moved)
     assert (there.path / EPISODES).read_bytes() == (run.path / EPISODES).read_bytes()
+    assert "questions" in refused("verify", there.path)
+    found = cli("verify", there.path, "--data", moved).stdout
+    assert found.startswith("2 of 2 episodes are equal")
+    assert "moved" not in (there.path / "run.json").read_text()  # a look changes no record
+    assert "Unknown option" in refused("verify", there.path, "--option", f"daat={moved}")
+    (there.path / EPISODES).unlink()
+    assert "Unknown option" in refused("restore", there.path, "--option", f"daat={moved}")

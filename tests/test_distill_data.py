@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -583,7 +585,7 @@ def test_a_killed_cache_goes_on(samples, tok, teacher, tmp_path):
         assert np.array_equal(a, b)
 
 
-def test_processes_divide_a_cache(samples, tok, teacher, tmp_path):
+def test_processes_divide_a_cache(samples, tok, teacher, tmp_path, capfd):
     """What another one is computing comes last, is waited for, and is not computed again."""
     k = key(samples, tok, teacher)
     how = {"pad": tok.pad_token_id, "shard": 20}
@@ -600,11 +602,19 @@ def test_processes_divide_a_cache(samples, tok, teacher, tmp_path):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert not first.is_file()
+            told = (
+                f"waiting for {first}, which process {os.getpid()} on {socket.gethostname()} makes"
+            )
+            while told not in (said := capfd.readouterr().err):
+                assert not said
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             assert not built.done()
             first.write_bytes(theirs)
             written = first.stat().st_mtime_ns
         found = built.result(60)
     assert first.stat().st_mtime_ns == written
+    assert capfd.readouterr().err == ""  # said once, and only of what was waited for
     for a, b in zip(whole, found, strict=True):
         assert np.array_equal(a, b)
 

@@ -19,6 +19,7 @@ import torch
 from distill_traces import recipe, record
 from harness_distillation import checkpoint, cli, models, optimizers, stages, tokenizer
 from harness_distillation import recipe as recipes
+from harness_distillation.progress import Progress
 from harness_distillation.recipe import Optim, Student
 from harness_distillation.train import Diverged
 
@@ -224,6 +225,22 @@ def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path, run, capsys):
     assert cli.main(args) == 0
     assert (out / "model.safetensors").is_file()
     assert len(log(out)) == 8
+
+
+def test_the_remaining_time_counts_time_that_was_trained(capsys):
+    """Not what a session before it took, nor what was played between its steps."""
+
+    def left(progress: Progress, step: int, seconds: float) -> str:
+        progress.shown = -1e9
+        progress.step(step, {"tokens_per_s": 1, "mfu": 0.5, "seconds": seconds})
+        return capsys.readouterr().err.rpartition("left ")[2]
+
+    with Progress("a", total=100, done=0) as progress:
+        assert left(progress, 1, 60.0) == "99.0 min\n"
+        assert left(progress, 4, 120.0) == "32.0 min\n"  # 20 seconds a step now
+    with Progress("a", total=100, done=40) as progress:  # on a machine ten times as fast
+        assert left(progress, 41, 822.0) == "19.7 min\n"
+        assert left(progress, 50, 840.0) == "1.7 min\n"
 
 
 def test_export_ships_a_model_in_fp16(tmp_path, teacher):

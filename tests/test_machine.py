@@ -57,6 +57,22 @@ def test_a_recipe_is_the_same_on_every_machine():
     assert of() != of(precision="fp32")
 
 
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_random_numbers_go_on_as_if_none_had_been_drawn(device):
+    torch.manual_seed(3)
+    torch.rand(5, device=device)
+    expected = torch.rand(5, device=device)
+    torch.manual_seed(3)
+    torch.rand(5, device=device)
+    with machine.random_state_kept():
+        torch.manual_seed(9)
+        torch.rand(7, device=device)
+    assert torch.equal(torch.rand(5, device=device), expected)
+
+
 def test_layers_made_again_give_the_same_student(tmp_path):
     """The same weights, for twice the passes through every layer."""
     from transformers.models.llama.modeling_llama import LlamaAttention

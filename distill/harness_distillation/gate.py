@@ -12,11 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import torch
 
 from harness import api
 from harness.config import AgentConfig
 from harness.runs import META, Run
+from harness_distillation.machine import random_state_kept
 from harness_distillation.recipe import Dev
 
 LOG = "dev.jsonl"
@@ -56,7 +56,7 @@ class Gate:
         The random state of training is left as it was.
         """
         root = self.folder / "dev" / f"step-{step:07d}"
-        with torch.random.fork_rng(devices=[]):
+        with random_state_kept():
             run = self._run(root, checkpoint)
         s = run.summary
         played = Played(step, s.successes, s.n + s.errors, s.errors)

@@ -31,7 +31,7 @@ from harness.types import Decision, Episode, Info, Outcome, Step
 from harness_distillation import checkpoint, models, tokenizer, traces
 from harness_distillation.dataset import encode
 from harness_distillation.hub import locate
-from harness_distillation.machine import CPU
+from harness_distillation.machine import CPU, random_state_kept
 from harness_distillation.recipe import OnPolicy, Recipe, recipe_hash
 from harness_distillation.train import Corpus, Part, Result, train
 
@@ -130,7 +130,7 @@ def _round(recipe: Recipe, play: OnPolicy, number: int, student: Path, rounds: P
     shutil.rmtree(root, ignore_errors=True)
     assert recipe.teacher is not None
     share = teacher_share(play, number)
-    with torch.random.fork_rng(devices=[]):
+    with random_state_kept():
         sides = [
             registry.build_policy(_agent(Path(folder), play, recipe))
             for folder in (student, locate(recipe.teacher.checkpoint))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -66,6 +68,15 @@ def multiplies_bf16(device: torch.device) -> bool:
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """bf16 matrix products over fp32 master weights, or plain fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Random numbers go on after the block as if it had drawn none: the CPU's, and those of this
+    process's accelerator where there is one."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 def peak(precision: Precision, device: torch.device) -> float:

@@ -25,6 +25,7 @@ from harness.errors import ConfigError
 from harness.registry import require
 from harness_distillation.attention import DOCUMENTS, register_document_attention
 from harness_distillation.hub import gguf, locate
+from harness_distillation.machine import random_state_kept
 from harness_distillation.recipe import Student
 from harness_distillation.tokenizer import load as load_tokenizer
 
@@ -82,7 +83,7 @@ def build(student: Student, tokenizer: Any, seed: int) -> Any:
             attn_pdrop=student.dropout,
             **tokens,
         )
-    with torch.random.fork_rng(devices=[]):
+    with random_state_kept():
         torch.manual_seed(seed)
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 

@@ -16,12 +16,18 @@ EVERY = 20.0
 
 
 class Progress:
-    """Shows step, losses per class, tokens/s, MFU and remaining time."""
+    """Shows step, losses per class, tokens/s, MFU and remaining time.
+
+    Plain lines estimate it from the seconds of training that log lines tell, of this session: what
+    lies between sessions, and play on a dev set, is no part of a step's time.
+    """
 
     def __init__(self, name: str, total: int, done: int, quiet: bool = False) -> None:
         console = Console(stderr=True)
         self.name, self.total = name, total
-        self.first, self.begun, self.shown = done, time.monotonic(), 0.0
+        #: Step and seconds of this session's first line, which the estimate counts from.
+        self.since: tuple[int, float] | None = None
+        self.shown = 0.0
         self.quiet = quiet
         self.bar: Bar | None = None
         if console.is_terminal and not quiet:
@@ -63,11 +69,13 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, completed=step, losses=losses)
             return
+        first, spent = self.since or (0, 0.0)
+        left = (line["seconds"] - spent) / (step - first) * (self.total - step)
+        self.since = self.since or (step, line["seconds"])
         now = time.monotonic()
         if self.quiet or (now - self.shown < EVERY and step < self.total):
             return
         self.shown = now
-        left = (now - self.begun) / max(1, step - self.first) * (self.total - step)
         print(
             f"{self.name} {step}/{self.total} {losses} left {left / 60:.1f} min",
             file=sys.stderr,

@@ -18,6 +18,7 @@ objective's name implies, so that a resolved recipe states every number.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -284,10 +285,10 @@ def load(name: str, *changes: dict[str, Any]) -> Recipe:
     """A recipe by .toml path or by the name of one that ships with the package; ``changes`` are
     laid over its tables, key by key, one after the other."""
     path = _find(name, Path())
-    raw = _read(path)
+    raw = read(path, _find, laid_over)
     raw.setdefault("name", path.stem)
     for change in changes:
-        raw = _laid_over(raw, change)
+        raw = laid_over(raw, change)
     _refuse_sizes(raw, str(path))
     return resolve(decode(raw, str(path)))
 
@@ -308,22 +309,29 @@ def _find(name: str, beside: Path) -> Path:
     return known[name]
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's tables over those of its bases, key by key."""
+def read(
+    path: Path,
+    find: Callable[[str, Path], Path],
+    lay: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]],
+    above: tuple[Path, ...] = (),
+) -> dict[str, Any]:
+    """A file's tables over those of its bases: ``lay(of the base, own)``; ``find(name, beside)`` is
+    the file of a base."""
     if path.resolve() in above:
-        raise ConfigError(f"{path}: recipes are each other's base.")
+        raise ConfigError(f"{path}: files are each other's base.")
     own = load_toml(path, dict[str, Any])
     base = own.pop("base", None)
     if base is None:
         return own
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base is the name or path of a recipe, not {base!r}.")
-    raw = _read(_find(base, path.parent), (*above, path.resolve()))
+        raise ConfigError(f"{path}: base is the name or path of another, not {base!r}.")
+    raw = read(find(base, path.parent), find, lay, (*above, path.resolve()))
     raw.pop("name", None)
-    return _laid_over(raw, own)
+    return lay(raw, own)
 
 
-def _laid_over(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def laid_over(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """``own`` over ``raw``, tables key by key."""
     merged = dict(raw)
     student, base = own.get("student"), raw.get("student")
     if isinstance(student, dict) and isinstance(base, dict) and "start" in student:

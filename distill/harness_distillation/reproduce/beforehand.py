@@ -18,8 +18,10 @@ from harness.paired import Spread, detectable, planned_error
 from harness.runs import Run
 from harness.types import Outcome
 from harness_distillation.recipe import Recipe
-from harness_distillation.reproduce.grid import Cell, Grid
+from harness_distillation.reproduce.expansion import Cell
+from harness_distillation.reproduce.grid import Grid
 from harness_distillation.reproduce.plan import Plan, done
+from harness_distillation.reproduce.trial import Evaluation
 
 #: Tasks and paired seeds that a pilot is read for.
 TASKS = 1000
@@ -127,18 +129,19 @@ def smallest(seeds_sd: float, rest_sd: float, seeds: int) -> float:
 
 
 def preregistration(plan: Plan, out: Path) -> list[str]:
-    """What decides, as sentences, with what pilot and tuning have come to."""
+    """What decides, if anything, as sentences, with what pilot and tuning have come to."""
     grid, trial = plan.grid, plan.grid.trial
     endpoint = next(e for e in grid.evaluations if e.name == trial.endpoint)
     n = len(endpoint.task_set().tasks)
     if not trial.verdict:
-        return [f"No verdict comes of this: {grid.description}", *_tuning(grid), *_pilot(plan, out)]
+        return [*_tuning(grid), *_pilot(plan, out)]
     lines = [
         f"Endpoint: success on {trial.endpoint} (n = {n}, "
         f"{endpoint.task_set().protocol.max_steps} steps), {trial.seeds} paired training seeds, "
         f"alpha {trial.alpha:g} (Holm over an arm's comparisons). Equivalence within "
         f"{trial.margin:g} points (TOST).",
-        f"Played once by every finished student: {', '.join(e.name for e in grid.evaluations)}.",
+        f"Played once by every finished student{_whose(grid)}: "
+        f"{', '.join(_played(e) for e in grid.evaluations)}.",
         "A comparison is decided when all its arms' seeds are done, and not before.",
     ]
     if trial.fixed_steps is not None:
@@ -156,6 +159,17 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
             "the spread between training seeds comes on top."
         )
     return lines + known
+
+
+def _whose(grid: Grid) -> str:
+    return " of its environment" if any(row.envs for row in grid.rows) else ""
+
+
+def _played(what: Evaluation) -> str:
+    """An evaluation, and by whom where not by all."""
+    by = [", ".join(what.arms)] if what.arms else []
+    by += [f"seeds 1 to {what.seeds}"] if what.seeds is not None else []
+    return what.name + (f" ({'; '.join(by)})" if by else "")
 
 
 def _tuning(grid: Grid) -> list[str]:
@@ -186,7 +200,8 @@ def _pilot(plan: Plan, out: Path) -> list[str]:
     rest = found.rest * math.sqrt(tasks / TASKS)
 
     def shown(sd: float) -> str:
-        return " / ".join(f"{100 * smallest(sd, rest, k):.1f}" for k in SEEDS)
+        points = [100 * smallest(sd, rest, k) for k in SEEDS]
+        return " / ".join(f"{p:.1f}" if p < 100 else "over 100" for p in points)
 
     return [
         f"Pilot: {have} seeds of {wanted.arm} on {dev.name} (n = {tasks}): success "

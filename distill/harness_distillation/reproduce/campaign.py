@@ -23,12 +23,12 @@ from harness.registry import names
 from harness.runs import read_meta
 from harness_distillation.locks import owned
 from harness_distillation.recipe_faults import references
-from harness_distillation.reproduce.grid import Cell, Stage
+from harness_distillation.reproduce.estimates import cost
+from harness_distillation.reproduce.expansion import Cell, Stage
 from harness_distillation.reproduce.plan import (
     TRACES,
     Plan,
     Planned,
-    cost,
     done,
     folder_of,
     wanted,

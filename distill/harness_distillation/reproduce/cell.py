@@ -22,7 +22,7 @@ from harness.recorder import EPISODES
 from harness.runs import META, Run, read_meta
 from harness_distillation.recipe import Recipe, recipe_hash
 from harness_distillation.reproduce.beforehand import tuned
-from harness_distillation.reproduce.grid import Cell
+from harness_distillation.reproduce.expansion import Cell
 from harness_distillation.reproduce.plan import (
     Done,
     Planned,

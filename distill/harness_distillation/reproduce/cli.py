@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,14 @@ from harness.errors import ConfigError
 from harness.plain import plain
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
     from harness_distillation.reproduce.plan import Plan
     from harness_distillation.reproduce.report import Table
+
+#: Columns of a page that no table fills.
+_WIDEST = 10_000
 
 
 def main(args: list[str]) -> int:
@@ -28,7 +35,7 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument("table", help="table3, table4, table5, or a grid's .toml file")
     parser.add_argument(
-        "--scale", default="smoke",
+        "--scale",
         help="smoke: minutes, proves that everything runs; tiny: the trial, on real ALFWorld, "
         "hours to days; paper: the hub's models, planned only (default: smoke)",
     )  # fmt: skip
@@ -73,24 +80,12 @@ def main(args: list[str]) -> int:
 
 
 def show_plan(plan: Plan, out: Path, markdown: bool) -> None:
-    """The cells with their estimated time, and what will decide."""
-    from harness_distillation.reproduce import beforehand, report
-    from harness_distillation.reproduce import plan as plans
+    """The cells with their estimated time and memory, and what will decide."""
+    from harness_distillation.reproduce import beforehand, estimates
 
-    grid, cells = plan.grid, [p.cell for p in plan.cells]
-    hours = {c.name: plans.cost(grid, c).hours for c in cells}
-    show(
-        f"{grid.name}: {len(cells)} cells, {out}",
-        report.cells_table(plan, out, hours),
-        markdown,
-    )
-    collecting = plans.collecting(grid, cells)
-    for what, episodes, seconds in collecting:
-        print(f"Traces, once: {episodes} episodes of {what.agent} in {what.env}/{what.tasks}, "
-              f"{seconds / 3600:.2f} h")  # fmt: skip
-    total = sum(hours.values()) + sum(s for *_, s in collecting) / 3600
-    unit = "GPU-hours" if grid.device is not None else "hours of one process"
-    print(f"In all about {total:.1f} {unit}. {plans.arithmetic(grid)}")
+    title = f"{plan.grid.name}: {plan.grid.description}"
+    show(title, estimates.cells_table(plan, out), markdown)
+    _list(estimates.sentences(plan, out), markdown)
     _list(beforehand.preregistration(plan, out), markdown)
 
 
@@ -103,10 +98,13 @@ def show_report(plan: Plan, out: Path, markdown: bool) -> int:
         assert plan.grid.trial.dev is not None
         show(f"Tuning: won on {plan.grid.trial.dev.name}", tuning, markdown)
     found = report.arms(plan, out)
-    for title, rows in report.tables(plan, found):
+    tables = report.tables(plan, found)
+    for title, rows in tables:
         show(title, rows, markdown)
+    if not tables:
+        _list([f"Nothing that the table shows is finished in {out}"], markdown)
     for line in report.origins(plan, out):
-        print(line, end="\n\n")
+        _list([line], markdown)
     for part in report.verdicts(plan, out, found):
         _list(part, markdown)
     show(*report.paper(plan), markdown)
@@ -114,7 +112,14 @@ def show_report(plan: Plan, out: Path, markdown: bool) -> int:
 
 
 def _list(lines: list[str], markdown: bool) -> None:
-    print("\n".join(f"- {line}" if markdown else line for line in lines), end="\n\n")
+    """Sentences, on a terminal broken between words."""
+    page = stdout()
+    for line in lines:
+        if page.is_terminal and not markdown:
+            page.print(plain(line), markup=False, highlight=False)
+        else:
+            print(f"- {line}" if markdown else line)
+    print()
 
 
 def show(title: str, rows: Table, markdown: bool) -> None:
@@ -124,12 +129,38 @@ def show(title: str, rows: Table, markdown: bool) -> None:
         lines = ("| " + " | ".join(line) + " |" for line in (rows[0], rule, *rows[1:]))
         print(f"**{title}**\n\n" + "\n".join(lines), end="\n\n")
         return
+    page = stdout()
+    page.print(fitting(page, title, rows))
+    page.print()
+
+
+def fitting(page: Console, title: str, rows: Table) -> Grid:
+    """A table for a terminal; where it is too wide, one without rules, with intervals below their
+    means and task sets below their environments."""
+    wide = _laid_out(title, rows)
+    needs = page.measure(wide, options=page.options.update(max_width=_WIDEST)).maximum
+    return wide if needs <= page.width else _laid_out(title, rows, narrow=True)
+
+
+def _laid_out(title: str, rows: Table, narrow: bool = False) -> Grid:
+    from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
     table = Grid(title=Text(plain(title)), title_justify="left", header_style="bold")
-    for number, heading in enumerate(rows[0]):
-        table.add_column(Text(heading), justify="right" if number else "left")
-    for row in rows[1:]:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    stdout().print(table)
+    if narrow:
+        table.box, table.padding, table.show_edge = box.SIMPLE_HEAD, 0, False
+    table.add_column(Text(plain(rows[0][0])), no_wrap=True)
+    for heading in rows[0][1:]:
+        shown = _broken(plain(heading)) if narrow else plain(heading)
+        table.add_column(Text(shown), justify="right")
+    for name, *cells in rows[1:]:
+        values = [plain(cell).replace(" [", "\n[") if narrow else plain(cell) for cell in cells]
+        table.add_row(Text(plain(name)), *map(Text, values))
+    return table
+
+
+def _broken(heading: str) -> str:
+    if "/" in heading:
+        return heading.replace("/", "/\n").replace(" at ", "\nat ")
+    return re.sub(r"(?<=\w) (?=\w)", "\n", heading)

@@ -19,22 +19,11 @@ from typing import Any
 import msgspec
 from harness_agents import checkpoints
 
-from harness import registry
 from harness.errors import ConfigError, unknown
 from harness.runs import utc_now
-from harness_distillation.recipe import Collect, recipe_hash
-from harness_distillation.recipe_faults import MODELS
-from harness_distillation.reproduce.grid import (
-    PARENT,
-    Cell,
-    Column,
-    Device,
-    Grid,
-    Rates,
-    Stage,
-    cells,
-)
-from harness_distillation.reproduce.trial import Evaluation
+from harness_distillation.recipe import recipe_hash
+from harness_distillation.reproduce.expansion import Cell, Stage, cells
+from harness_distillation.reproduce.grid import PARENT, Column, Grid
 from harness_distillation.traces import episodes_file, file_sha256
 
 PLAN = "plan.json"
@@ -254,33 +243,6 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-# How long ------------------------------------------------------------------------------------
-
-
-class Cost(msgspec.Struct, frozen=True):
-    """Estimated seconds of one process (or one device)."""
-
-    train: float
-    play: float
-
-    @property
-    def hours(self) -> float:
-        return (self.train + self.play) / 3600
-
-
-def cost(grid: Grid, cell: Cell) -> Cost:
-    """Seconds that a cell trains and plays, from the grid's rates or device: at most, where play on
-    a dev set may end the training earlier. That play is counted as play."""
-    recipe, optim = cell.recipe, cell.recipe.optim
-    steps = 0 if cell.given is not None else optim.steps
-    episodes = sum(len(e.task_set().tasks) for _, e, _ in columns(grid, cell))
-    if steps and recipe.dev is not None:
-        times = -(-steps // recipe.dev.every)
-        episodes += times * len(Evaluation(recipe.dev.env, recipe.dev.tasks).task_set().tasks)
-    tokens = steps * optim.rows * optim.row_tokens
-    return Cost(_train(grid, cell, tokens), _play(grid, cell.parameters, episodes, cell.name))
-
-
 def columns(grid: Grid, cell: Cell) -> list[Column]:
     """What a cell plays: a student of the trial also as it was at fixed steps."""
     if cell.stage != "trial":
@@ -290,60 +252,3 @@ def columns(grid: Grid, cell: Cell) -> list[Column]:
         for name, e, steps in grid.columns
         if e in cell.evaluations and (steps is None or e.fixed is None or cell.arm in e.fixed)
     ]
-
-
-def collecting(grid: Grid, found: Sequence[Cell]) -> list[tuple[Collect, int, float]]:
-    """Every recording that models make, once: (what, episodes, seconds)."""
-    parameters = {c.name: c.parameters for c in found}
-    wanted: dict[bytes, Collect] = {}
-    for cell in found:
-        for what in cell.recipe.data.collect if cell.given is None else ():
-            if what.agent.startswith(MODELS):
-                wanted.setdefault(msgspec.json.encode(what), what)
-    lines = []
-    for what in wanted.values():
-        name = what.agent.removeprefix(MODELS)
-        tasks = registry.task_set(what.env, what.tasks).tasks
-        episodes = len(tasks) * what.seeds * what.attempts
-        lines.append((what, episodes, _play(grid, parameters.get(name), episodes, name)))
-    return lines
-
-
-def _train(grid: Grid, cell: Cell, tokens: int) -> float:
-    if isinstance(grid.rates, Rates):
-        return tokens / grid.rates.train
-    assert grid.device is not None
-    n = _parameters(grid, cell.parameters, cell.name)
-    return 6 * n * tokens / (grid.device.flops * grid.device.mfu)
-
-
-def _play(grid: Grid, parameters: float | None, episodes: int, name: str) -> float:
-    if isinstance(grid.rates, Rates):
-        return episodes / grid.rates.play
-    device = grid.device
-    assert device is not None
-    n = _parameters(grid, parameters, name)
-    return episodes * device.episode_tokens * 2 * n / (device.bandwidth * device.batch)
-
-
-def _parameters(grid: Grid, parameters: float | None, name: str) -> float:
-    if parameters is None:
-        raise ConfigError(f"Grid {grid.name}: '{name}' needs 'parameters' for an estimate.")
-    return parameters
-
-
-def arithmetic(grid: Grid) -> str:
-    """How the estimates come about, in a sentence."""
-    if isinstance(grid.rates, Rates):
-        return (
-            f"Estimated from measured rates of one process: {grid.rates.train:,.0f} tokens/s "
-            f"trained on, {grid.rates.play:g} episodes/s played."
-        )
-    d = grid.device
-    assert isinstance(d, Device)
-    return (
-        f"Estimated for one {d.name}: training 6 x parameters x tokens at {100 * d.mfu:.0f} % of "
-        f"{d.flops / 1e12:.0f} TFLOP/s; play {d.episode_tokens} sampled tokens an episode, "
-        f"{d.batch} episodes at once, each pass reading 2 bytes a parameter at "
-        f"{d.bandwidth / 1e12:g} TB/s. The teacher's one pass over the traces is not counted."
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from harness.metrics import EpisodeMetrics, wilson
 from harness.runs import Run
 from harness.types import Outcome
 from harness_distillation.recipe import Objective
-from harness_distillation.reproduce.grid import PARENT, Cell, Column
+from harness_distillation.reproduce.grid import PARENT, Column
 from harness_distillation.reproduce.plan import Plan, done
 
 Table = list[list[str]]
@@ -86,33 +87,61 @@ def arms(plan: Plan, out: Path) -> list[Arm]:
 
 
 def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
-    """(title, rows with headings) of each of the paper's quantities; arms that have begun."""
+    """(title, rows with headings): the paper's quantities in the form of its table, then what they
+    rest on. Arms that have begun; tables that say something."""
     shown = plan.grid.columns
     found = [arm for arm in found if arm.runs]
     if plan.grid.table == "table5":
-        return [(_title(c), _ablation(found, c)) for c in shown]
-    heads = [c.name for c in shown]
-    parts = []
-    for number, (title, _, _, scale, digits) in enumerate(QUANTITIES):
-        extra = ["N_r : N_a", "seeds", "n", "effective n"] if number == 0 else []
-        rows = [["Method", *heads, *extra]]
-        for arm in found:
-            means = [_of(arm, number, c) for c in shown]
-            row = [arm.name, *(_cell(m, scale, digits) for m in means)]
-            rows.append(row + (_about(plan, arm) if extra else []))
-        parts.append((title, rows))
-    return parts
+        parts = [(_title(c), _ablation(found, c)) for c in shown]
+    else:
+        parts = [
+            (title, _by_column(found, shown, partial(_number, i)))
+            for i, (title, *_) in enumerate(QUANTITIES)
+        ]
+    parts += [
+        (
+            "Beside CoT match: precision / F1 / F1 with the trace of another task, %",
+            _by_column(found, shown, _match),
+        ),
+        (
+            "What the means rest on: N_r : N_a of the training tokens, training seeds, episodes "
+            "(effective n)",
+            _by_column(found, shown, _episodes, ("N_r : N_a", "seeds"), _training(plan)),
+        ),
+        (
+            "Episodes that broke (in no mean) / were truncated / invalid actions an episode",
+            _by_column(found, shown, _faults),
+        ),
+    ]
+    return [(title, rows) for title, rows in parts if _says_something(rows)]
+
+
+def _says_something(rows: Table) -> bool:
+    return any(cell not in ("", "-") for row in rows[1:] for cell in row[1:])
+
+
+def _by_column(
+    found: Sequence[Arm],
+    shown: Sequence[Column],
+    cell: Callable[[Arm, Column], str],
+    heads: Sequence[str] = (),
+    facts: Callable[[Arm], list[str]] = lambda arm: [],
+) -> Table:
+    """A row an arm: ``facts`` under ``heads``, then a cell for each task set."""
+    rows = [["Method", *heads, *(c.name for c in shown)]]
+    return rows + [[arm.name, *facts(arm), *(cell(arm, c) for c in shown)] for arm in found]
 
 
 def _ablation(found: Sequence[Arm], what: Column) -> Table:
     """Table 5's form: which spans are supervised, success, CoT match and steps."""
     head = ["Method", "Reason", "Action", "Segm", "Succ, %", "CoT, %", "Steps"]
-    rows = [[*head, "N_r : N_a", "seeds", "n", "effective n"]]
-    for arm in found:
-        values = [_cell(_of(arm, i, what), *QUANTITIES[i][3:]) for i in (0, 2, 3)]
-        facts = _facts(arm, arm.runs.get(what.name, {}))
-        rows.append([arm.name, *_marks(arm), *values, *facts])
-    return rows
+    rows = ([a.name, *_marks(a), *(_number(i, a, what) for i in (0, 2, 3))] for a in found)
+    return [head, *rows]
+
+
+def _number(number: int, arm: Arm, what: Column) -> str:
+    """A row's mean of one of the quantities on a task set, with its interval."""
+    return _cell(_of(arm, number, what), *QUANTITIES[number][3:])
 
 
 def _of(arm: Arm, number: int, what: Column) -> Mean | None:
@@ -134,17 +163,41 @@ def _marks(arm: Arm) -> list[str]:
     return [*marks, "no" if o.normalizer in ("token", "sum") else "yes"]
 
 
-def _about(plan: Plan, arm: Arm) -> list[str]:
-    return _facts(arm, arm.runs.get(plan.grid.trial.endpoint, {}))
+def _training(plan: Plan) -> Callable[[Arm], list[str]]:
+    """N_r : N_a of an arm, and its seeds that were played on the endpoint."""
+
+    def told(arm: Arm) -> list[str]:
+        ratio = "-" if arm.reason_to_act is None else f"{arm.reason_to_act:.2f}"
+        return [ratio, str(len(arm.runs.get(plan.grid.trial.endpoint, {})))]
+
+    return told
 
 
-def _facts(arm: Arm, runs: dict[int, Run]) -> list[str]:
-    """N_r : N_a, seeds, episodes and what they are worth."""
-    ratio = "-" if arm.reason_to_act is None else f"{arm.reason_to_act:.2f}"
-    whole = mean(runs, QUANTITIES[0][2])
-    if whole is None:
-        return [ratio, str(len(runs)), "0", "-"]
-    return [ratio, str(len(runs)), str(whole.n), f"{whole.effective:.0f}"]
+def _episodes(arm: Arm, what: Column) -> str:
+    whole = _of(arm, 0, what)
+    return "-" if whole is None else f"{whole.n} ({whole.effective:.0f})"
+
+
+def _match(arm: Arm, what: Column) -> str:
+    """What tells a match from rambling and from chance (``harness.cot``)."""
+    runs = arm.runs.get(what.name, {})
+    values: tuple[_Value, ...] = (
+        lambda r: r.cot_precision, lambda r: r.cot_f1, lambda r: r.cot_floor_f1,
+    )  # fmt: skip
+    means = [None if arm.teaches else mean(runs, value) for value in values]
+    if not any(means):
+        return "-"
+    return " / ".join("-" if m is None else f"{100 * m.value:.1f}" for m in means)
+
+
+def _faults(arm: Arm, what: Column) -> str:
+    rows = [row for run in arm.runs.get(what.name, {}).values() for row in run.metrics]
+    played = [row for row in rows if row.outcome is not Outcome.ERROR]
+    if not rows:
+        return "-"
+    truncated = sum(row.outcome is Outcome.TRUNCATED for row in played)
+    invalid = f"{np.mean([row.invalid_actions for row in played]):.2f}" if played else "-"
+    return f"{len(rows) - len(played)} / {truncated} / {invalid}"
 
 
 def mean(runs: dict[int, Run], value: _Value) -> Mean | None:
@@ -222,6 +275,10 @@ def origins(plan: Plan, out: Path) -> list[str]:
 # Comparisons ---------------------------------------------------------------------------------
 
 
+#: What is told beside success, as comparisons name it.
+_EFFECTS = ("steps, both solved", "reasoning tokens a step", "CoT overlap", "CoT F1")
+
+
 def verdicts(plan: Plan, out: Path, found: Sequence[Arm]) -> list[list[str]]:
     """What may be concluded, as sentences, part by part: nothing of a smoke run, and of a
     comparison nothing before all that was planned for its arms is done."""
@@ -260,10 +317,21 @@ def compared(plan: Plan, found: Sequence[Arm], group: Sequence[str]) -> list[lis
                 [
                     f"{'Endpoint' if decides else 'Beside the endpoint'}, {what.name}:",
                     *comparison_text.sentences(one),
+                    *(_also(one) if decides else ()),
                     f"Verdict: {_verdict(one)}. Pairs that ended alike: {ties} of {one.pairs}.",
                 ]
             )
     return parts
+
+
+def _also(one: comparison.Comparison) -> list[str]:
+    """Effects on the paper's other quantities."""
+    return [
+        f"{part.name[0].upper()}{part.name[1:]}: {part.a:.2f} against {part.b:.2f}, difference "
+        f"{part.difference:+.2f}, 95 % interval {part.low:+.2f} to {part.high:+.2f}."
+        for part in one.others
+        if part.name in _EFFECTS and part.low is not None
+    ]
 
 
 def _verdict(one: comparison.Comparison) -> str:
@@ -297,8 +365,9 @@ def paper(plan: Plan) -> tuple[str, Table]:
         rows.append([label, *(of[e][q[1]] if e in of else "-" for q in quantities for e in envs)])
     number = plan.grid.table.removeprefix("table")
     title = (
-        f"Reference: the paper's Table {number}. One seed, no interval, other tasks and models: "
-        "beside our numbers, never among them."
+        f"Reference: the paper's Table {number} (Succ: success, %; Len: reasoning tokens; CoT: "
+        "match, %; Lat: steps). One seed, no interval, other tasks and models: beside our numbers, "
+        "never among them."
     )
     return title, rows
 
@@ -306,26 +375,3 @@ def paper(plan: Plan) -> tuple[str, Table]:
 def _paper_rows(table: str) -> list[dict[str, str]]:
     text = (files("harness_distillation") / "paper" / f"{table}.tsv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))
-
-
-def cells_table(plan: Plan, out: Path, hours: dict[str, float]) -> Table:
-    """Every cell with what it trains, plays and is estimated to take."""
-    rows = [["cell", "recipe", "seed", "tokens", "plays", "hours", "state"]]
-    for planned in plan.cells:
-        cell = planned.cell
-        rows.append(
-            [
-                cell.name, cell.recipe.name, str(cell.seed), _tokens(cell),
-                ", ".join(e.name for e in cell.evaluations) or "-",
-                f"{hours[cell.name]:.2f}",
-                "done" if done(out, planned) is not None else "to do",
-            ]
-        )  # fmt: skip
-    return rows
-
-
-def _tokens(cell: Cell) -> str:
-    if cell.given is not None:
-        return f"given: {cell.given}"
-    optim = cell.recipe.optim
-    return f"{optim.steps * optim.rows * optim.row_tokens / 1e6:,.1f}M"

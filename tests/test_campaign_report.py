@@ -1,0 +1,201 @@
+"""Means over seeds and tasks with their intervals, and what a pilot's spread promises."""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from grids import GRID, SHIPPED, written
+from harness_distillation.reproduce import beforehand, cli, estimates, grid, plan, report
+from rich.console import Console
+
+import harness
+from harness import paired, registry
+from harness.config import AgentConfig
+from harness.errors import AgentError
+from harness.metrics import wilson
+from harness.policy import call
+from harness.types import Decision
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[int, harness.Run]:
+    """Three runs of one task set whose outcomes differ by seed: slips spoil some episodes."""
+    out = tmp_path_factory.mktemp("runs")
+    return {
+        seed: harness.evaluate(
+            "expert", "alfworld", tasks="builtin-dev[:30]", out=out / str(seed), max_steps=9,
+            seeds=(seed,), error_rate=0.3,
+        )
+        for seed in (1, 2, 3)
+    }  # fmt: skip
+
+
+def test_one_seed_has_wilsons_interval_at_the_effective_n(runs):
+    won = report.QUANTITIES[0][2]
+    found = report.mean({1: runs[1]}, won)
+    assert found.value == runs[1].summary.success
+    assert found.n == 30
+    assert 1 <= found.effective <= 30
+    expected = wilson(found.effective * found.value, found.effective)
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_several_seeds_have_the_crossed_interval(runs):
+    won = report.QUANTITIES[0][2]
+    found = report.mean(runs, won)
+    each = [run.summary.success for run in runs.values()]
+    assert found.value == pytest.approx(np.mean(each))
+    assert found.n == 90
+    assert 0 <= found.low < found.value < found.high <= 1
+    # The spread of three seeds' means alone already asks for this much.
+    spread = np.std(each, ddof=1) / np.sqrt(3)
+    assert found.high - found.low > 2 * 1.9 * spread
+    assert found.effective < 90
+    assert report.mean({}, won) is None
+    steps = report.mean(runs, report.QUANTITIES[3][2])
+    assert steps.value == pytest.approx(np.mean([run.summary.steps for run in runs.values()]))
+    assert report.mean(runs, report.QUANTITIES[1][2]) is None  # no model, no tokens
+
+
+def test_the_spread_of_seeds_is_found_again():
+    """Worlds with a known spread: its estimate is right on average, its interval covers it."""
+    rng = np.random.default_rng(0)
+    seeds, tasks, sd = 5, 200, 0.06
+    replicate, task = np.divmod(np.arange(seeds * tasks), tasks)
+    squares, covered, worlds = [], 0, 300
+    for _ in range(worlds):
+        hard = rng.normal(0, 0.15, tasks)
+        chance = 0.5 + rng.normal(0, sd, seeds)[:, None] + hard
+        won = (rng.random((seeds, tasks)) < np.clip(chance, 0, 1)).astype(float).ravel()
+        found = paired.spread(won, task, replicate, np.ones(len(won)))
+        squares.append(found.seeds**2)
+        covered += found.low <= sd <= found.high
+        assert found.low <= found.seeds <= found.high
+        assert 0.02 < found.rest < 0.05  # a run of 200 tasks, near 50 %: 3.4 points
+    assert np.mean(squares) == pytest.approx(sd**2, rel=0.15)
+    assert 0.92 <= covered / worlds <= 0.98
+
+
+def test_a_design_that_detects_does_so_in_four_of_five_worlds():
+    rng = np.random.default_rng(1)
+    sd, rest, seeds = 0.03, 0.015, 5
+    gap = beforehand.smallest(sd, rest, seeds)
+    noise = np.sqrt(2 * (sd**2 + rest**2))
+    drawn = gap + rng.normal(0, noise, (4000, seeds))
+    t = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(seeds))
+    assert np.mean(t > 2.776) == pytest.approx(0.8, abs=0.06)
+
+
+# The tables ------------------------------------------------------------------------------------
+
+
+class Clumsy:
+    """Plays as another policy does, but looks around at a ``share`` of its steps, drawn by
+    ``seed``; where it ``breaks``, its first episode does."""
+
+    def __init__(self, policy, seed, share, breaks):
+        self.policy, self.seed, self.share, self.breaks = policy, seed, share, breaks
+
+    def act(self, instruction, history, observation, info):
+        if self.breaks:
+            self.breaks = False
+            raise AgentError("lost the thread")
+        draw = random.Random(f"{self.seed} {info['task_id']} {len(history)}").random()
+        if draw < self.share:
+            return Decision("I look around.", "look")
+        return call(self.policy, instruction, history, observation, info)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[plan.Plan, Path]:
+    """A campaign whose students are clumsy experts, so that no model is trained for its tables; one
+    episode of the last student broke."""
+    out = tmp_path_factory.mktemp("finished")
+    text = GRID.replace("builtin-dev[:3]", "builtin-valid[:15]").replace("seeds = 1", "seeds = 3")
+    text = text.replace("max_steps = 3\n[rates]", "max_steps = 12\n[rates]")
+    made = plan.make(grid.load(str(written(out, text)), None), {})
+    (out / "cells").mkdir()
+    (what,) = made.grid.evaluations
+    teacher = None
+    for p in made.cells:
+        if p.cell.stage != "trial" and p.cell.name != "small":
+            continue
+        agent = AgentConfig(p.cell.arm, "expert")
+        expert = registry.build_policy(agent)
+        share = {"token": 0.4, "ours": 0.2}.get(p.cell.arm, 0.0)
+        policy = Clumsy(expert, p.cell.name, share, p.cell.name == "ours-s3")
+        run = harness.evaluate(
+            agent, what.env, tasks=what.task_set(), out=out / "results", workers=1, policy=policy,
+            reference=None if teacher is None else str(teacher),
+        )  # fmt: skip
+        teacher = teacher or run.path
+        runs, trial = {what.name: str(run.path.relative_to(out))}, plan.trial_hash(made.grid)
+        record = plan.Done(p.key, None, runs, 2.5, 0.0, 0.0, trial, None, (), None)
+        (out / "cells" / f"{p.cell.name}.json").write_bytes(msgspec.json.encode(record))
+    return made, out
+
+
+def test_a_table_has_what_its_means_rest_on(finished):
+    made, out = finished
+    found = {arm.name: arm for arm in report.arms(made, out)}
+    tables = dict(report.tables(made, list(found.values())))
+    success, *_, matched, rests, broken = tables.values()
+    assert [row[0] for row in success] == ["Method", "small", "token", "ours"]
+    assert all("[" in row[1] and row[2] == "-" for row in success[1:])  # nothing at fixed steps
+    assert rests[0][:3] == ["Method", "N_r : N_a", "seeds"]
+    name = "alfworld/builtin-valid[:15]"
+    for arm, row in zip(("small", "token", "ours"), rests[1:], strict=True):
+        whole = report.mean(found[arm].runs[name], report.QUANTITIES[0][2])
+        assert row[:4] == [arm, "2.50", str(len(found[arm].runs[name])), (
+            f"{whole.n} ({whole.effective:.0f})"
+        )]  # fmt: skip
+    assert [row[1].split(" / ")[0] for row in broken[1:]] == ["0", "0", "1"]
+    rows = [row for run in found["ours"].runs[name].values() for row in run.metrics]
+    f1 = np.mean([row.cot_f1 for row in rows if row.cot_f1 is not None])
+    assert matched[1][1] == "-"  # the teacher's own traces are the reference
+    assert matched[3][1].split(" / ")[1] == f"{100 * f1:.1f}"
+
+
+def test_a_comparison_tells_ties_and_the_other_effects(finished):
+    made, out = finished
+    ((first, *told),) = report.verdicts(made, out, report.arms(made, out))
+    assert first == "Endpoint, alfworld/builtin-valid[:15]:"
+    text = "\n".join(told)
+    pairs, ours, token, alike, of = (
+        int(re.search(pattern, text)[1])
+        for pattern in (
+            r"(\d+) pairs over", r"only ours won (\d+)", r"only token won (\d+)",
+            r"ended alike: (\d+)", r"ended alike: \d+ of (\d+)\.",
+        )
+    )  # fmt: skip
+    assert pairs == of == 3 * 15 - 1
+    assert alike == pairs - ours - token
+    assert ours > 0
+    assert any(line.startswith("CoT overlap: ") for line in told)
+    assert any(line.startswith("Steps, both solved: ") and "interval" in line for line in told)
+
+
+def test_no_table_is_wider_than_a_terminal(finished):
+    """Of 100 columns: no word is cut, no number lost."""
+    made, out = finished
+    shown = report.tables(made, report.arms(made, out))
+    for table, scale in SHIPPED:
+        planned = plan.make(grid.load(table, scale), {})
+        shown += [("Plan", estimates.cells_table(planned, out)), report.paper(planned)]
+        ends = [c.name for c in planned.grid.columns]
+        cells = ["100.0 [99.9, 100.0]"] * len(ends)
+        shown.append((planned.grid.description, [["Method", *ends], ["flat-curriculum", *cells]]))
+    for title, rows in shown:
+        page = Console(width=100, file=io.StringIO())
+        page.print(cli.fitting(page, title, rows))
+        printed = page.file.getvalue()
+        assert "…" not in printed
+        for row in rows[1:]:
+            for cell in row:
+                assert all(word in printed for word in cell.split(" [")), (title, cell)
