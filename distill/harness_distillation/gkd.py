@@ -81,6 +81,12 @@ def round_tasks(play: OnPolicy, number: int, seed: int) -> TaskSet:
     )
 
 
+def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:
+    """(environment, task id) of all rounds' tasks."""
+    rounds = [round_tasks(play, number, seed) for number in range(play.rounds)]
+    return list(dict.fromkeys((play.env, task.id) for one in rounds for task in one.tasks))
+
+
 def train_on_policy(
     recipe: Recipe, play: OnPolicy, out: Path, notes: dict[str, Any], teacher: Any, tok: Any,
     *, quiet: bool = False, device: torch.device = CPU,

@@ -15,7 +15,7 @@ import msgspec
 from harness import registry
 from harness.errors import ConfigError, DataError
 from harness.recorder import read_episodes
-from harness.rows import IMPORTED, draw, group, unfit
+from harness.rows import IMPORTED, draw, group, keys, unfit
 from harness.transcript import join, render_decision
 from harness.types import Episode
 
@@ -122,7 +122,8 @@ def content_key(episode: Episode) -> str:
 
 
 def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
-    """Refuse training tasks that share a group with an excluded task set or task.
+    """Refuse training tasks that share a group (or another key: ``rows.keys``) with an excluded
+    task set or task.
 
     Imported tasks of unknown id count as contaminated: they may be any task of their environment.
     Raises DataError naming the set, how many tasks leak, and the first of them.
@@ -130,7 +131,8 @@ def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
     present: dict[str, str] = {}
     unknown: dict[str, str] = {}
     for env, task_id in tasks:
-        present.setdefault(group(env, task_id), task_id)
+        for key in keys(env, task_id):
+            present.setdefault(key, task_id)
         if task_id.startswith(IMPORTED):
             unknown.setdefault(env, task_id)
     for name in exclude:
@@ -142,7 +144,7 @@ def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
                 "  Import them with --data, so that their tasks are known; leave them out; or take "
                 "the set out of [data] exclude."
             )
-        leaked = sorted(present[g] for g in excluded_groups(name) if g in present)
+        leaked = sorted({present[key] for key in excluded_keys(name) if key in present})
         if leaked:
             raise DataError(
                 f"{len(leaked)} training groups belong to '{name}', which is held out "
@@ -151,13 +153,13 @@ def guard(tasks: Iterable[tuple[str, str]], exclude: Iterable[str]) -> None:
             )
 
 
-def excluded_groups(name: str) -> set[str]:
-    """Groups of a task set (``env/set``) or of one task (``env:task id``)."""
+def excluded_keys(name: str) -> set[str]:
+    """Keys of a task set (``env/set``) or of one task (``env:task id``)."""
     head, colon, task_id = name.partition(":")
     if colon and "/" not in head:
-        return {group(head, task_id)}
+        return set(keys(head, task_id))
     env = name.partition("/")[0]
-    return {group(env, task.id) for task in registry.task_set(env, name).tasks}
+    return {key for task in registry.task_set(env, name).tasks for key in keys(env, task.id)}
 
 
 def split_heldout(
