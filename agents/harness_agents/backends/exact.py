@@ -42,6 +42,8 @@ def make_exact(tokenizer: Any) -> None:
 def _plain(part: dict[str, Any] | None, decodes: bool) -> dict[str, Any] | None:
     """A normalizer, pre-tokenizer or decoder (which ``decodes``), as its file describes it, that
     leaves blanks alone; None where nothing is left of it."""
+    if part is None:
+        return None
     match part:
         case {"type": "Prepend", "prepend": blank} if blank in _BLANKS:
             return None
