@@ -18,6 +18,7 @@ from harness.cot import references as cot_references
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, TraceError
 from harness.metrics import EpisodeMetrics, measure
+from harness.overlap import TrainedOn, overlap
 from harness.policy import Policy
 from harness.protocol import Preset
 from harness.recorder import EPISODES, Recorder, read_episodes
@@ -203,7 +204,9 @@ def _execute(
         make_env = env_maker(meta, getattr(policy, "privileged", False))
         check_data(make_env, meta.task_set)
         with Recorder(folder) as recorder:
-            meta = msgspec.structs.replace(meta, policy=described, status="running")
+            learned: TrainedOn | None = getattr(policy, "trained_on", None)
+            met = learned and overlap(learned, meta.task_set.env, meta.task_set.tasks)
+            meta = msgspec.structs.replace(meta, policy=described, overlap=met, status="running")
             write_meta(folder, meta)
             jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
             costs = [(meta.cost if recorder.keys else None) or Cost()]

@@ -459,8 +459,7 @@ def _report(run: Run) -> None:
     from harness.cost import told
 
     meta = run.meta
-    row = boards.Row(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary)
-    board = boards.board(meta, [row])
+    board = boards.board(meta, [boards.Row.of(run)])
     stdout().print(boards.table(board))
     types = boards.type_table(board)
     if types is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from harness import paired, registry
 from harness.errors import ConfigError
 from harness.metrics import EpisodeMetrics
+from harness.overlap import Overlap, largest
 from harness.retention import retention
 from harness.runs import Run, check_description
 from harness.types import Outcome
@@ -106,6 +107,9 @@ class Comparison(msgspec.Struct, frozen=True):
     differing: tuple[Parting, ...]
     #: Where one side, and one only, has the role of a teacher that won something.
     retained: Retained | None = None
+    #: What of the set each side's weights were trained on (of several runs, most).
+    overlap_a: Overlap | None = None
+    overlap_b: Overlap | None = None
 
     @property
     def verdict(self) -> str:
@@ -246,6 +250,8 @@ def compare(
         ),
         differing=_differing(whole),
         retained=_retained(whole, (name_a, left), (name_b, right)),
+        overlap_a=largest(run.meta.overlap for run in left),
+        overlap_b=largest(run.meta.overlap for run in right),
     )
 
 

@@ -33,6 +33,11 @@ def sentences(c: Comparison) -> list[str]:
     ]
     if c.retained is not None:
         lines.append(_kept(c.retained))
+    lines += [
+        f"{name} was {met.told()}: what it won there, it may have seen."
+        for name, met in ((c.a, c.overlap_a), (c.b, c.overlap_b))
+        if met is not None and met.flagged
+    ]
     single = [name for name, runs in ((c.a, c.runs_a), (c.b, c.runs_b)) if runs == 1]
     if single:
         lines.append(

@@ -112,6 +112,12 @@ class Environment(gymnasium.Env[str, str]):
         """What tasks must not be split across training and evaluation (default: the task)."""
         return task_id
 
+    @classmethod
+    def keys(cls, task_id: str) -> tuple[str, ...]:
+        """All that no task of training may share with one of evaluation: the group, and what else
+        ties tasks together where it cuts across groups."""
+        return (cls.group(task_id),)
+
     # Gymnasium's interface ----------------------------------------------------------------
 
     def reset(

@@ -11,13 +11,18 @@ from rich.text import Text
 
 from harness.errors import TraceError
 from harness.metrics import Summary, wilson
+from harness.overlap import Overlap
 from harness.plain import plain
 from harness.runs import OnDamage, Run, RunMeta
+
+#: Stands behind an agent that was trained on some of the tasks.
+MARK = "†"
 
 
 class Row(msgspec.Struct, frozen=True):
     """One agent on one task set: its newest complete run. ``retention`` is its success as a share
-    of the board's teacher's (None: there is no teacher, or it won nothing)."""
+    of the board's teacher's (None: there is no teacher, or it won nothing); ``overlap`` what of the
+    set its weights were trained on (None: it has none, or they do not tell)."""
 
     agent: str
     role: str
@@ -25,6 +30,20 @@ class Row(msgspec.Struct, frozen=True):
     started: str
     summary: Summary
     retention: float | None = None
+    overlap: Overlap | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> Row:
+        """Raises TraceError where the run's metrics cannot be read."""
+        meta = run.meta
+        return cls(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary,
+                   overlap=meta.overlap)  # fmt: skip
+
+    @property
+    def marked(self) -> str:
+        """The agent, marked where a footnote belongs to it."""
+        flagged = self.overlap is not None and self.overlap.flagged
+        return f"{self.agent} {MARK}" if flagged else self.agent
 
 
 class Board(msgspec.Struct, frozen=True):
@@ -65,15 +84,13 @@ def boards(
     found = []
     for newest in groups.values():
         rows = []
-        for name, run in newest.items():
+        for run in newest.values():
             try:
-                summary = run.summary
+                rows.append(Row.of(run))
             except TraceError as error:
                 if on_damage is None:
                     raise
                 on_damage(error)
-                continue
-            rows.append(Row(name, run.meta.agent.role, str(run.path), run.meta.started, summary))
         if not rows:
             continue
         rows.sort(key=lambda r: (-(r.summary.success or 0.0), -(r.summary.score or 0.0), r.agent))
@@ -169,7 +186,7 @@ def cells(board: Board, row: Row, *, more: bool = False) -> list[str]:
         between(s.cot_floor, s.cot_ceiling),
     ]
     return [
-        row.agent,
+        row.marked,
         _percent(s.success),
         f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
         _number(s.score, 1),
@@ -192,9 +209,17 @@ def title(board: Board) -> str:
     return f"{board.task_set} ({board.max_steps} steps, task set {board.task_set_hash}{reference})"
 
 
+def footnotes(board: Board) -> list[str]:
+    """What stands below a board: which agents were trained on some of its tasks."""
+    return [f"{MARK} {row.agent}: {row.overlap.told()}." for row in board.rows
+            if row.overlap is not None and row.overlap.flagged]  # fmt: skip
+
+
 def table(board: Board) -> Table:
     """A board for the terminal."""
-    grid = Table(title=Text(plain(title(board))), title_justify="left", header_style="bold")
+    below = Text(plain("\n".join(footnotes(board)))) if footnotes(board) else None
+    grid = Table(title=Text(plain(title(board))), title_justify="left", header_style="bold",
+                 caption=below, caption_justify="left")  # fmt: skip
     for heading, justify in columns(board):
         grid.add_column(heading, justify=justify, no_wrap=heading == "agent")  # type: ignore[arg-type]
     for row in board.rows:
@@ -262,7 +287,8 @@ def markdown(found: Sequence[Board]) -> str:
             "| " + " | ".join(_escape(line[i]) for i in shown) + " |"
             for line in (head, rule, *rows)
         )
-        parts.append(f"### {_escape(title(board))}\n\n{text}\n")
+        below = "".join(f"\n{_escape(note)}\n" for note in footnotes(board))
+        parts.append(f"### {_escape(title(board))}\n\n{text}\n{below}")
     return "\n".join(parts)
 
 

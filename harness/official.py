@@ -19,16 +19,26 @@ def locate(data: str, env: str, holds: str) -> str:
     """
     if data != "official":
         return data
-    variable = f"{env.upper()}_DATA"
-    if own := os.environ.get(variable):
-        return own
-    if shared := os.environ.get("HARNESS_DATA"):
-        return str(Path(shared) / env)
+    if (found := folder(env)) is not None:
+        return str(found)
     raise DataError(
-        f"{env} with data='official' needs the environment variable {variable} (a folder of "
+        f"{env} with data='official' needs the environment variable {_variable(env)} (a folder of "
         f"{holds}) or HARNESS_DATA (a folder with '{env}' in it).\n"
         f"  Get the data with: harness fetch {env}"
     )
+
+
+def folder(env: str) -> Path | None:
+    """Where the variables say that an environment's official data are; None where neither is
+    set."""
+    if own := os.environ.get(_variable(env)):
+        return Path(own)
+    shared = os.environ.get("HARNESS_DATA")
+    return Path(shared) / env if shared else None
+
+
+def _variable(env: str) -> str:
+    return f"{env.upper()}_DATA"
 
 
 def make_folder(target: Path) -> None:

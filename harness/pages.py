@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 
 from harness.errors import ConfigError
-from harness.leaderboard import Board, Row, front, title
+from harness.leaderboard import Board, Row, footnotes, front, title
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Step
-from harness.view import Beside, Wanted, select
+from harness.view import Beside, Wanted, select, trained
 
 #: Most tasks on a page, and most bytes of their data: beyond, a browser gets slow.
 MOST, MOST_BYTES = 2000, 64_000_000
@@ -67,7 +67,8 @@ def episodes_page(
     body = f"""\
 <header class="top"><h1>{escape(heading)} on {escape(runs[0].meta.task_set.name)}</h1>
 <div class="quiet small">{escape(", ".join(r.meta.run_id for r in runs))} · keys: j or → next,
-k or ← previous, / search</div></header>
+k or ← previous, / search</div>
+<div class="quiet small">{escape(" ".join(trained(runs)))}</div></header>
 <div class="viewer"><nav class="list" aria-label="Episodes"><div class="tools">
 <input id="search" type="search" placeholder="task, or words of any step" aria-label="Search">
 <select id="type" aria-label="Task type"><option value="">all types</option></select>
@@ -197,7 +198,7 @@ def _table(board: Board) -> str:
         s = row.summary
         tied = above is not None and s.n > 0 and s.success_high >= above.summary.success_low
         cells = [
-            escape(row.agent), _share(s.success),
+            escape(row.marked), _share(s.success),
             f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
             _bar(s.success, s.success_low, s.success_high) if s.n else "",
             str(s.n), str(s.errors), str(s.truncated), _number(s.invalid_actions, 2),
@@ -212,7 +213,8 @@ def _table(board: Board) -> str:
         lines.append(f"<tr{mark}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
         above = row
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)
-    return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+    below = "".join(f'<p class="note">{escape(note)}</p>' for note in footnotes(board))
+    return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>{below}'
 
 
 def _two(upper: str, lower: str) -> str:

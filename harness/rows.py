@@ -211,6 +211,14 @@ def group(env: str, task_id: str) -> str:
     return f"{env}:{registry.env_class(env).group(task_id)}"
 
 
+def keys(env: str, task_id: str) -> tuple[str, ...]:
+    """All that a task of training may share with none of evaluation (``Environment.keys``), named
+    with its environment; its group comes first."""
+    if task_id.startswith(IMPORTED):
+        return (group(env, task_id),)
+    return tuple(f"{env}:{key}" for key in registry.env_class(env).keys(task_id))
+
+
 def draw(of: str, seed: int) -> float:
     """A group's lot in [0, 1): below the share held out, it is. Other groups do not change it."""
     name = f"{seed}:{of}"

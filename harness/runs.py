@@ -21,6 +21,7 @@ from harness.config import AgentConfig
 from harness.cost import Cost
 from harness.errors import ConfigError, HarnessError, TraceError
 from harness.metrics import EpisodeMetrics, Summary, Tally, summarise
+from harness.overlap import Overlap
 from harness.recorder import EPISODES, read_episodes
 from harness.tasksets import TaskSet
 from harness.types import SCHEMA, Episode
@@ -63,6 +64,8 @@ class RunMeta(msgspec.Struct, frozen=True):
     parents: tuple[str, ...] = ()
     #: How many episodes there are, where they are not all tasks x seeds x attempts (imports).
     episodes: int | None = None
+    #: What of its tasks the agent's weights were trained on; None: no weights, or they do not tell.
+    overlap: Overlap | None = None
     #: Of the episodes played by sessions that came to an end; what a kill cut short is in no sum.
     cost: Cost | None = None
     started: str = ""

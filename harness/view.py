@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
+from harness.overlap import note
 from harness.plain import plain
 from harness.runs import Run
 from harness.sides import labels
@@ -155,6 +156,8 @@ def show(
         console.print(listing(found[:most], names))
         if len(found) > most:
             console.print(f"{len(found) - most} more; --most shows more.")
+        for told in trained(runs):
+            console.print(Text(plain(told)))
         if wanted.task is not None:
             console.print("Several fit: say which with --task ID, --seed or --attempt.")
         return
@@ -167,6 +170,13 @@ def show(
         console.print(transcript(whole[0], names[0]))
     else:
         console.print(side_by_side(whole[0], whole[1], names))
+
+
+def trained(runs: Sequence[Run]) -> list[str]:
+    """What of the tasks each run's agent was trained on (``overlap.note``), agents without weights
+    left out."""
+    told = (note(run.meta.agent.name, run.meta.policy, run.meta.overlap) for run in runs)
+    return list(dict.fromkeys(filter(None, told)))
 
 
 def write_page(path: Path, page: str) -> None:

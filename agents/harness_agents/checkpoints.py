@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import ConfigError, MissingDependency
+from harness.overlap import TrainedOn
 from harness.registry import recipe_names
 from harness.transcript import check_header
 
@@ -46,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True):
     max_new_tokens: int = 96
     #: A note: what the student was trained by.
     recipe: Any = None
+    #: What it has learned from; None: it does not tell.
+    trained_on: TrainedOn | None = None
 
     @property
     def method(self) -> str | None:

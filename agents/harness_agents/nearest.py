@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
+from harness.overlap import TrainedOn
 from harness.types import Decision, Episode, Info, Step
 from harness_agents.replay import load_episodes
 
@@ -37,6 +38,8 @@ class NearestPolicy:
         for episode in load_episodes(traces, "nearest"):
             if episode.success and episode.steps:
                 self.by_instruction[episode.instruction].append(episode)
+        used = [e.task for some in self.by_instruction.values() for e in some]
+        self.trained_on = TrainedOn.of((task.env, task.id) for task in used)
         self._nearest = lru_cache(maxsize=4096)(self._find)
 
     def act(

@@ -117,6 +117,8 @@ class ReActPolicy:
                 )
             if checkpoint is not None:
                 found = locate(checkpoint, revision=revision, download=download, needs=needs)
+        #: What the weights have learned from; None: they do not tell.
+        self.trained_on = found.settings.trained_on if found else None
         if header is None and prompt is None:
             header = found.settings.header if found else "Task: {instruction}\n"
         self.prompt = prompt or "header"

@@ -90,6 +90,12 @@ def guard(recipe: Recipe, play: OnPolicy) -> None:
         traces.guard(tasks, [recipe.dev.task_set], "[dev]")
 
 
+def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:
+    """(environment, task id) of all rounds' tasks."""
+    rounds = [round_tasks(play, number, seed) for number in range(play.rounds)]
+    return list(dict.fromkeys((play.env, task.id) for one in rounds for task in one.tasks))
+
+
 def train_on_policy(
     recipe: Recipe, play: OnPolicy, out: Path, notes: dict[str, Any], teacher: Any, tok: Any,
     *, quiet: bool = False, device: torch.device = CPU,

@@ -22,6 +22,7 @@ import msgspec
 import torch
 
 from harness.errors import ConfigError
+from harness.overlap import TrainedOn
 from harness.registry import require
 from harness_distillation.attention import DOCUMENTS, register_document_attention
 from harness_distillation.hub import gguf, locate
@@ -173,6 +174,19 @@ def knows_observations(folder: str) -> bool:
     """Whether a checkpoint's harness.json says that it was trained on observations."""
     notes = Path(locate(folder)) / "harness.json"
     return notes.is_file() and msgspec.json.decode(notes.read_bytes()).get(OBSERVATIONS) is True
+
+
+def learned(folder: str) -> TrainedOn | None:
+    """What a checkpoint's weights have learned from; None where its harness.json does not tell.
+    Weights without one (a language model's) count as having seen no task."""
+    notes = Path(locate(folder)) / "harness.json"
+    if not notes.is_file():
+        return TrainedOn()
+    return msgspec.json.decode(notes.read_bytes(), type=_Learned).trained_on
+
+
+class _Learned(msgspec.Struct):
+    trained_on: TrainedOn | None = None
 
 
 def quiet_transformers() -> Any:

@@ -188,7 +188,7 @@ def prepare(
             encoder, found.episodes[:200], recipe.data.header
         ),
         heldout=tuple(held),
-        tasks=tuple(found.tasks()),
+        tasks=tuple(dict.fromkeys([*found.tasks(), *map(_task, paired)])),
         pairs=len(paired) // 2,
         chunks=int(counted.taught[-1]) if counted else 0,
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,8 @@ import torch
 
 from harness import api
 from harness.errors import ConfigError, DataError
+from harness.overlap import TrainedOn
+from harness.rows import draw, group
 from harness_distillation import (
     checkpoint,
     chunks,
@@ -42,7 +44,7 @@ from harness_distillation import (
 from harness_distillation.checkpoint import room
 from harness_distillation.dataset import Samples
 from harness_distillation.gkd import guard as guard_play
-from harness_distillation.gkd import train_on_policy
+from harness_distillation.gkd import played_tasks, train_on_policy
 from harness_distillation.locks import alone, owned
 from harness_distillation.machine import CPU, device_of, precision_of
 from harness_distillation.minillm import train_minillm
@@ -201,6 +203,7 @@ def _on_policy(
             "teacher": models.weights_hash(teacher),
             "start": start_hash(recipe, tok, place.training),
         },
+        "trained_on": trained_on(recipe, played_tasks(play, recipe.seed)),
         "tokenizer": tokenizer.fingerprint(tok),
         "machine": _machine(recipe, here),
         "scores": {},
@@ -387,6 +390,7 @@ def provenance(
             "samples": prepared.samples,
             "teacher": models.weights_hash(teacher) if teacher is not None else None,
         },
+        "trained_on": trained_on(recipe, _taught(prepared, recipe)),
         "tokenizer": prepared.tokenizer,
         models.OBSERVATIONS: bool(recipe.objective.obs_weight),
         "reason_to_act": prepared.reason_to_act,
@@ -394,6 +398,19 @@ def provenance(
         "machine": _machine(recipe, device),
         "scores": {},
     }
+
+
+def trained_on(recipe: Recipe, tasks: Iterable[tuple[str, str]]) -> TrainedOn:
+    """What a student has learned from, its start included; ``tasks`` as (environment, task id)."""
+    found = TrainedOn.of(tasks)
+    start = recipe.student.start
+    return found if start is None else found.after(models.learned(start))
+
+
+def _taught(prepared: Prepared, recipe: Recipe) -> list[tuple[str, str]]:
+    """The tasks of the episodes that train; held-out groups are drawn by their names alone."""
+    share, seed = recipe.data.heldout, recipe.seed
+    return [task for task in prepared.tasks if draw(group(*task), seed) >= share]
 
 
 def _machine(recipe: Recipe, device: torch.device) -> dict[str, str]:

@@ -216,18 +216,21 @@ def _merges(words: dict[str, list[str]], times: Counter[str]) -> Iterator[tuple[
 
 
 def load(folder: str | Path) -> Any:
-    """The tokenizer of a folder, ``hub:owner/name`` or ``module:name``, as transformers loads it;
-    padding is the end of text where it has none of its own. Raises DataError when the folder is not
-    there."""
+    """The tokenizer of a folder, ``hub:owner/name`` or ``module:name``, as transformers loads it
+    but for blanks that it would put before a text (``exact``, as in play); padding is the end of
+    text where it has none of its own. Raises DataError when the folder is not there."""
     transformers = require("transformers", "models", "Loading a tokenizer")
+    from harness_agents.backends.exact import make_exact  # needs tokenizers
+
     source = locate(folder) if str(folder).startswith((HUB, MODULE)) else str(folder)
     if not Path(source).is_dir():  # else transformers asks the Hub for it, by this name
         raise DataError(
             f"{source}: no such folder to take a tokenizer from. Train the model first."
         )
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **gguf(source))
+    make_exact(tokenizer)
     # As in play: text that spells a special token stays text.
-    tokenizer.encode_special_tokens = True
+    tokenizer.split_special_tokens = True
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

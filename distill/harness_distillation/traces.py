@@ -15,7 +15,7 @@ import msgspec
 from harness import registry
 from harness.errors import ConfigError, DataError
 from harness.recorder import read_episodes
-from harness.rows import IMPORTED, draw, group, unfit
+from harness.rows import IMPORTED, draw, group, keys, unfit
 from harness.transcript import join, render_decision
 from harness.types import Episode
 
@@ -124,7 +124,8 @@ def content_key(episode: Episode) -> str:
 def guard(
     tasks: Iterable[tuple[str, str]], exclude: Iterable[str], named_in: str = "[data] exclude"
 ) -> None:
-    """Refuse training tasks that share a group with an excluded task set or task.
+    """Refuse training tasks that share a group (or another key: ``rows.keys``) with an excluded
+    task set or task.
 
     Imported tasks of unknown id count as contaminated: they may be any task of their environment.
     ``named_in``: where a recipe says ``exclude``.
@@ -133,7 +134,8 @@ def guard(
     present: dict[str, str] = {}
     unknown: dict[str, str] = {}
     for env, task_id in tasks:
-        present.setdefault(group(env, task_id), task_id)
+        for key in keys(env, task_id):
+            present.setdefault(key, task_id)
         if task_id.startswith(IMPORTED):
             unknown.setdefault(env, task_id)
     for name in exclude:
@@ -145,7 +147,7 @@ def guard(
                 "  Import them with --data, so that their tasks are known; leave them out; or take "
                 f"the set out of {named_in}."
             )
-        leaked = sorted(present[g] for g in excluded_groups(name) if g in present)
+        leaked = sorted({present[key] for key in excluded_keys(name) if key in present})
         if leaked:
             raise DataError(
                 f"{len(leaked)} training groups belong to '{name}', which is held out "
@@ -154,13 +156,13 @@ def guard(
             )
 
 
-def excluded_groups(name: str) -> set[str]:
-    """Groups of a task set (``env/set``) or of one task (``env:task id``)."""
+def excluded_keys(name: str) -> set[str]:
+    """Keys of a task set (``env/set``) or of one task (``env:task id``)."""
     head, colon, task_id = name.partition(":")
     if colon and "/" not in head:
-        return {group(head, task_id)}
+        return set(keys(head, task_id))
     env = name.partition("/")[0]
-    return {group(env, task.id) for task in registry.task_set(env, name).tasks}
+    return {key for task in registry.task_set(env, name).tasks for key in keys(env, task.id)}
 
 
 def split_heldout(

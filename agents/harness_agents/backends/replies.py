@@ -14,6 +14,7 @@ from harness.errors import ConfigError
 from harness.loop import clean
 from harness.transcript import ACTED, Kind, Segment, count_tokens, join, split_reply
 from harness.types import Completion
+from harness_agents.backends.exact import exact
 from harness_agents.backends.loading import eos_ids
 from harness_agents.backends.prompts import ChatPrompts, Prompts
 from harness_agents.checkpoints import Checkpoint
@@ -34,7 +35,8 @@ class Replies:
         chat: bool,
     ) -> None:
         name = checkpoint.name
-        self.tokenizer = loaded.backend_tokenizer
+        # A chat template writes whole texts: ``ChatPrompts`` reads them as the model learned them.
+        self.tokenizer = exact(loaded.backend_tokenizer)
         self.encode = lru_cache(maxsize=1 << 16)(self._encode)
         #: Positions that the model has; None: as many as are asked for.
         self.positions: int | None = getattr(configs[0], "max_position_embeddings", None)

@@ -196,7 +196,7 @@ def _apart(grid: Grid, every: list[Cell]) -> None:
         chosen_on.add(grid.trial.dev.name)
     for name in sorted(chosen_on):
         for e in grid.evaluations:
-            if shared := traces.excluded_groups(name) & traces.excluded_groups(e.name):
+            if shared := traces.excluded_keys(name) & traces.excluded_keys(e.name):
                 raise ConfigError(
                     f"Grid {grid.name}: {len(shared)} groups of tasks are in both '{name}', which "
                     f"is chosen on, and '{e.name}', which is measured (first: {min(shared)})."

@@ -29,6 +29,7 @@ from typing import Protocol
 
 import msgspec
 
+from harness import official
 from harness.errors import ConfigError, DataError, unknown
 from harness_envs.hotpotqa.corpus import Corpus
 from harness_envs.hotpotqa.pages import READING, is_data, plain_name, read_pages, records
@@ -80,6 +81,24 @@ def group(task_id: str) -> str:
         return task_id
     question = open_data("builtin").tasks(task_id.split("/")[0]).get(task_id)
     return f"builtin/{question.group or question.id}" if question else f"builtin/{task_id}"
+
+
+def gold_pages(task_id: str) -> str:
+    """``pages_hash`` of an official question, where the environment variables name its file and it
+    tells; else nothing."""
+    folder = official.folder("hotpotqa")
+    if is_builtin(task_id) or folder is None or not folder.is_dir():
+        return ""
+    questions, split = open_data(str(folder)), task_id.partition("/")[0]
+    found = questions.tasks(split).get(task_id) if split in questions.splits() else None
+    return pages_hash(found) if found is not None else ""
+
+
+def pages_hash(question: Question) -> str:
+    """12 hex digits of the pages that answer a question, whichever of their facts it needs; nothing
+    where the file does not tell. Questions over the same pages share what is to be read."""
+    titles = sorted({title for title, _ in question.supporting})
+    return hashlib.sha256("\0".join(titles).encode()).hexdigest()[:12] if titles else ""
 
 
 class BuiltinQuestions:

@@ -23,7 +23,7 @@ from harness_envs.hotpotqa.metrics import contains, exact_match, f1_score
 from harness_envs.hotpotqa.protocols import PROTOCOLS
 from harness_envs.hotpotqa.reading import Answer, Lookup, Unsearchable
 from harness_envs.hotpotqa.records import Question
-from harness_envs.hotpotqa.tasksets import TASK_SETS
+from harness_envs.hotpotqa.tasksets import TASK_SETS, gold_pages
 
 BACKENDS = ("corpus", "wikipedia")
 _ACTION = re.compile(r"\A(search|lookup|finish|think)\[(.*)\]\Z", re.DOTALL)
@@ -179,6 +179,14 @@ class HotPotQAEnv(Environment):
     @classmethod
     def group(cls, task_id: str) -> str:
         return sources.group(task_id)
+
+    @classmethod
+    def keys(cls, task_id: str) -> tuple[str, ...]:
+        """The group, and the pages that answer an official question, as far as they are known:
+        those of the named task sets that come with it, of other questions where ``HOTPOTQA_DATA``
+        or ``HARNESS_DATA`` names their files."""
+        pages = gold_pages(task_id) or sources.gold_pages(task_id)
+        return (cls.group(task_id), *((f"pages/{pages}",) if pages else ()))
 
     @classmethod
     def fetch(cls, target: Path) -> None:

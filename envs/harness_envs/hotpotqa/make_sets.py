@@ -1,4 +1,5 @@
-"""Writes ``dev-context.tsv`` and ``react-500.tsv``: ids and hashes of official dev questions.
+"""Writes ``dev-context.tsv`` and ``react-500.tsv``: ids and hashes of official dev questions, of
+what is asked and of the pages that answer it (where the folder tells).
 
     python -m harness_envs.hotpotqa.make_sets FOLDER
 
@@ -16,6 +17,7 @@ from random import Random
 
 import msgspec
 
+from harness_envs.hotpotqa.data import pages_hash
 from harness_envs.hotpotqa.env import HotPotQAEnv
 from harness_envs.hotpotqa.pages import is_data, records
 
@@ -57,8 +59,9 @@ def main(folder: Path) -> None:
         "react-500": [f"dev/{index}" for index in react_500()],
     }
     for name, ids in sets.items():
-        lines = [f"{id_}\t{env.content_hash(id_)}\n" for id_ in ids]
-        (_HERE / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
+        rows = [(id_, env.content_hash(id_), pages_hash(tasks[id_]) or "-") for id_ in ids]
+        text = "".join("\t".join(row) + "\n" for row in rows)
+        (_HERE / f"{name}.tsv").write_text(text, encoding="utf-8")
         print(f"{name}: {len(ids)} questions")
 
 

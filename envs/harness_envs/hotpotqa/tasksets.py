@@ -1,13 +1,14 @@
 """HotPotQA's named task sets: of the built-in questions, and of the official dev questions.
 
-``dev-context.tsv`` and ``react-500.tsv`` hold task ids and content hashes; ``make_sets``
-writes them. A set is complete without its questions: those are needed to play it.
+``dev-context.tsv`` and ``react-500.tsv`` hold task ids, content hashes and, where they are known,
+hashes of the pages that answer (``data.pages_hash``; else a dash); ``make_sets`` writes them. A set
+is complete without its questions: those are needed to play it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -39,10 +40,26 @@ def _react_500() -> TaskSet:
     return _set("react-500", _listed("react-500.tsv"), REACT_STEPS, {"backend": "wikipedia"})
 
 
+def gold_pages(task_id: str) -> str:
+    """``data.pages_hash`` of a question of the listed sets, where it is known; else nothing."""
+    return _gold_pages().get(task_id, "")
+
+
+@cache
+def _gold_pages() -> dict[str, str]:
+    rows = [*_rows("dev-context.tsv"), *_rows("react-500.tsv")]
+    return {id_: pages for id_, _, pages in rows if pages != "-"}
+
+
 def _listed(name: str) -> dict[str, str]:
+    return {id_: content for id_, content, _ in _rows(name)}
+
+
+def _rows(name: str) -> Iterator[tuple[str, str, str]]:
     text = (files("harness_envs.hotpotqa") / name).read_text(encoding="utf-8")
-    rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
-    return {id_: content for id_, content in rows}
+    for line in text.splitlines():
+        id_, content, pages = line.split("\t")
+        yield id_, content, pages
 
 
 def _set(

@@ -1,0 +1,162 @@
+"""Training refuses what belongs to an evaluated set, in all three environments, end to end."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch")
+
+from distill_traces import episode, recipe
+from harness_distillation import cli, traces
+from harness_envs.hotpotqa.data import gold_pages, pages_hash
+from harness_envs.hotpotqa.env import HotPotQAEnv
+from harness_envs.hotpotqa.make_sets import with_gold
+from harness_envs.webshop.tasksets import official_goals
+
+from harness import registry
+from harness.errors import DataError
+from harness.rows import group, keys
+from harness.types import Task
+
+pytestmark = pytest.mark.models
+
+
+def run_of(folder: Path, env: str, ids: list[str]) -> Path:
+    """A recorded run of won episodes of these tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        msgspec.json.encode(
+            msgspec.structs.replace(episode(i), task=Task(env, id_.split("/")[0], id_))
+        )
+        for i, id_ in enumerate(ids)
+    ]
+    (folder / "episodes.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    return folder
+
+
+def prepared(folder: Path, env: str, ids: list[str], *exclude: str) -> int:
+    """``harness distill`` up to its samples, of these tasks, with sets held out."""
+    run = run_of(folder / "run", env, ids)
+    path = recipe(folder)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("[data]\n", f"[data]\nexclude = {json.dumps(exclude)}\n"))
+    given = [str(path), "--data", str(run), "--out", str(folder / "s"), "--stage", "prepare"]
+    return cli.main([*given, "--quiet", "--fresh"])
+
+
+def leaks(folder: Path, env: str, ids: list[str], *exclude: str) -> str:
+    with pytest.raises(DataError, match="which is held out") as caught:
+        prepared(folder, env, ids, *exclude)
+    return str(caught.value)
+
+
+def some(name: str, env: str, count: int = 6) -> list[str]:
+    return [task.id for task in registry.task_set(env, f"{name}[:{count}]").tasks]
+
+
+# WebShop: the product ---------------------------------------------------------------------------
+
+
+def test_a_product_that_is_asked_for_is_not_trained_on(tmp_path: Path) -> None:
+    rest = some("small-rest", "webshop")
+    assert prepared(tmp_path, "webshop", rest, "webshop/small-500") == 0
+    goals = official_goals()
+    asked = {goals[id_][0] for id_ in some("small-500", "webshop", 500)}
+    # Another goal of such a product, which is itself in no evaluated set.
+    other = next(
+        id_
+        for id_, (asin, _) in goals.items()
+        if asin in asked and id_.startswith("synthetic/") and int(id_.split("/")[1]) >= 500
+    )
+    told = leaks(tmp_path, "webshop", [*rest, other], "webshop/small-500")
+    assert told.startswith("1 training groups belong to 'webshop/small-500'")
+    assert f"(first: {other})" in told
+    human = next(id_ for id_, (asin, _) in goals.items() if asin in asked and id_[0] == "h")
+    assert human in leaks(tmp_path, "webshop", [*rest, human], "webshop/small-500")
+
+
+def test_a_built_in_product_of_a_valid_goal_is_not_trained_on(tmp_path: Path) -> None:
+    train = some("builtin-train", "webshop")
+    assert prepared(tmp_path, "webshop", train, "webshop/builtin-valid") == 0
+    asked = registry.task_set("webshop", "builtin-valid").tasks[3].id
+    sibling = f"{asked.rpartition('-')[0]}-99"
+    assert sibling in leaks(tmp_path, "webshop", [*train, sibling], "webshop/builtin-valid")
+
+
+# HotPotQA: the question, and the pages that answer it -------------------------------------------
+
+
+def test_built_in_questions_about_the_same_entities_are_not_trained_on(tmp_path: Path) -> None:
+    train = some("builtin-train", "hotpotqa")
+    assert prepared(tmp_path, "hotpotqa", train, "hotpotqa/builtin-valid") == 0
+    asked = some("builtin-valid", "hotpotqa", 1)
+    assert asked[0] in leaks(tmp_path, "hotpotqa", [*train, *asked], "hotpotqa/builtin-valid")
+
+
+#: Two questions over the same pages, one of them told by other facts; one over one of these pages.
+OWN = [
+    ("aa", "train", [("Loire", 0), ("Nantes", 1)]),
+    ("bb", "dev", [("Nantes", 0), ("Loire", 2), ("Loire", 3)]),
+    ("cc", "train", [("Loire", 0), ("Angers", 0)]),
+]
+
+
+@pytest.fixture
+def official(tmp_path: Path, monkeypatch: Any) -> Path:
+    """A folder of questions in the official form, named as such folders are."""
+    folder = tmp_path / "official"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        rows = [
+            {"_id": name, "question": f"{name}?", "answer": "x", "supporting_facts": facts}
+            for name, where, facts in OWN
+            if where == split
+        ]
+        body = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl.gz").write_bytes(gzip.compress(body.encode()))
+    monkeypatch.setenv("HOTPOTQA_DATA", str(folder))
+    return folder
+
+
+def test_a_question_over_the_same_pages_is_not_trained_on(tmp_path: Path, official: Path) -> None:
+    ids = [f"train/other{i}" for i in range(6)]
+    assert prepared(tmp_path, "hotpotqa", [*ids, "train/cc"], "hotpotqa:dev/bb") == 0
+    told = leaks(tmp_path, "hotpotqa", [*ids, "train/aa"], "hotpotqa:dev/bb")
+    assert "(first: train/aa)" in told
+    assert "dev/bb" in leaks(tmp_path, "hotpotqa", [*ids, "dev/bb"], "hotpotqa:dev/bb")
+    # Intervals stay clustered by question.
+    assert group("hotpotqa", "train/aa") != group("hotpotqa", "dev/bb")
+    assert set(keys("hotpotqa", "train/aa")) & set(keys("hotpotqa", "dev/bb"))
+
+
+def test_without_the_files_the_question_alone_is_known(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.delenv("HOTPOTQA_DATA", raising=False)
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    assert keys("hotpotqa", "train/aa") == ("hotpotqa:train/aa",)
+    known = registry.task_set("hotpotqa", "dev-context").tasks
+    assert all(len(keys("hotpotqa", task.id)) == 2 for task in known)
+
+
+@pytest.mark.data
+def test_official_questions(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of the train questions at hand one is over the pages of a dev-context question."""
+    monkeypatch.setenv("HOTPOTQA_DATA", str(data / "hotpotqa"))
+    env = HotPotQAEnv(data=data / "hotpotqa")
+    evaluated = traces.excluded_keys("hotpotqa/dev-context")
+    train = list(env.questions.tasks("train"))
+    met = [id_ for id_ in train if not evaluated.isdisjoint(keys("hotpotqa", id_))]
+    assert len(met) == 1
+    asked_for = with_gold(data / "hotpotqa")
+    questions = env.questions.tasks("dev").values()
+    asked = {pages_hash(q) for q in questions if q.question in asked_for}
+    assert gold_pages(met[0]) in asked
+    fine = [id_ for id_ in train[:8] if id_ not in met]
+    assert prepared(tmp_path, "hotpotqa", fine, "hotpotqa/dev-context") == 0
+    told = leaks(tmp_path, "hotpotqa", [*fine, *met], "hotpotqa/dev-context")
+    assert met[0] in told
