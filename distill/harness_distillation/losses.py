@@ -16,13 +16,18 @@ log-sum inequality, soft cross-entropy because each outcome is less likely than 
 over a teacher's cached top k and one bucket for the rest, at temperature 1, each D is a lower bound
 of the exact one, and equal to it when k = V. At another temperature the bucket's mass is unknown:
 teacher and student are renormalised over the top k, exact when k = V and no bound otherwise.
+
+A model may have more logits than the tokenizer has entries (an embedding's padding). A teacher's
+are left out: the student is compared with its distribution over the entries. A student's stay in
+its own, as in play, as outcomes that the teacher excludes: left out they would never be trained,
+and be sampled.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +39,8 @@ from harness_distillation.tokenizer import CLASSES
 NORMALIZERS = ("class", "episode", "span", "sum", "token")
 #: Log-probability that stands for one of exactly 0, so that no term is infinite.
 FLOOR = -100.0
+#: Positions at which a live teacher's distribution is compared at once.
+ROWS = 128
 
 
 class Target(NamedTuple):
@@ -133,36 +140,78 @@ def divergence(
 ) -> torch.Tensor:
     """D per position, [S], from student logits [S, V].
 
-    ``target`` None: cross-entropy with ``target_ids`` [S], at temperature 1. Logits [S, V] of a
-    live teacher: the exact ``measure``. A cached ``Target``: over k + 1 outcomes. What compares
-    distributions is scaled by T^2 so that its gradient keeps its size.
+    ``target`` None: cross-entropy with ``target_ids`` [S], at temperature 1. Logits [S, n <= V] of
+    a live teacher: the exact ``measure``, outcomes from n on excluded. A cached ``Target``: over
+    k + 1 outcomes. What compares distributions is scaled by T^2 so that its gradient keeps its
+    size.
     """
     if target is None:
         return F.cross_entropy(logits, target_ids, reduction="none")
-    log_q = F.log_softmax(logits / temperature, dim=-1)
+    log_q = F.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+    del logits  # nobody else's: as large as log_q
     if isinstance(target, torch.Tensor):
-        log_p = _floor(F.log_softmax(target.to(logits.dtype) / temperature, dim=-1))
-        return measure(log_p, log_q).sum(-1) * temperature**2
+        return full(log_q, target, temperature, measure) * temperature**2
     return bucketed(log_q, target, temperature, measure) * temperature**2
+
+
+def full(
+    log_q: torch.Tensor, logits: torch.Tensor, temperature: float, measure: Measure = forward_kl
+) -> torch.Tensor:
+    """D [S] over all outcomes, from a teacher's ``logits`` [S, n <= V]. What a measure makes on its
+    way exists for ROWS positions at a time."""
+
+    def values(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        if more := q.shape[-1] - p.shape[-1]:
+            p = torch.cat([p, p.new_full((len(p), more), -torch.inf)], -1)
+        log_p = _floor(F.log_softmax(p.to(q.dtype) / temperature, dim=-1))
+        return measure(log_p, q).sum(-1)
+
+    pieces = zip(torch.split(log_q, ROWS), torch.split(logits, ROWS), strict=True)
+    return torch.cat(
+        [checkpoint(values, q, p, use_reentrant=False, preserve_rng_state=False) for q, p in pieces]
+    )
+
+
+class Outcomes(torch.autograd.Function):
+    """From log q [S, V]: that of a teacher's top k ``ids`` [S, k], and the rest's log mass [S].
+
+    One tensor like log q is made on the way back and none is kept, where gather, scatter and
+    logsumexp keep one and make four.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_q: torch.Tensor, ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rest = log_q.scatter(-1, ids, -torch.inf).logsumexp(-1)
+        ctx.save_for_backward(log_q, ids, rest)
+        return log_q.gather(-1, ids), rest
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_top: torch.Tensor, of_rest: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        log_q, ids, rest = ctx.saved_tensors
+        grad = (log_q - rest[:, None]).exp_().mul_(of_rest[:, None])
+        return grad.scatter_(-1, ids, of_top), None
 
 
 def bucketed(
     log_q: torch.Tensor, target: Target, temperature: float, measure: Measure = forward_kl
 ) -> torch.Tensor:
     """D [S] over the teacher's top k and one bucket for the rest (module docstring)."""
-    q = log_q.gather(-1, target.ids)
     p = target.logp.to(log_q.dtype)
     if temperature != 1.0:
-        p, q = F.log_softmax(p / temperature, -1), F.log_softmax(q, -1)
+        p, q = F.log_softmax(p / temperature, -1), F.log_softmax(log_q.gather(-1, target.ids), -1)
         return measure(_floor(p), q).sum(-1)
     tail_p = target.tail.to(log_q.dtype)
     # Rounding (fp16) may leave the masses off one: normalise the k + 1 outcomes exactly.
     total = torch.logsumexp(torch.cat([p, tail_p[:, None]], -1), -1)
     p, tail_p = _floor(p - total[:, None]), _floor(tail_p - total)
-    d = measure(p, q).sum(-1)
-    if target.ids.shape[-1] < log_q.shape[-1]:
-        d = d + measure(tail_p, log_q.scatter(-1, target.ids, -torch.inf).logsumexp(-1))
-    return d
+    if target.ids.shape[-1] == log_q.shape[-1]:
+        return measure(p, log_q.gather(-1, target.ids)).sum(-1)
+    q, rest = Outcomes.apply(log_q, target.ids)  # type: ignore[no-untyped-call]
+    return measure(p, q).sum(-1) + measure(tail_p, rest)
 
 
 def _floor(log_p: torch.Tensor) -> torch.Tensor:
@@ -170,10 +219,12 @@ def _floor(log_p: torch.Tensor) -> torch.Tensor:
 
 
 class Live(NamedTuple):
-    """A live teacher at S positions: hidden states [S, H_T] and the head that makes logits."""
+    """A live teacher at S positions: hidden states [S, H_T], the head that makes logits, and how
+    many of those are the tokenizer's entries."""
 
     hidden: torch.Tensor
     head: torch.nn.Module
+    entries: int
 
 
 class LossParts(NamedTuple):
@@ -213,8 +264,9 @@ def span_loss(
         at = slice(start, start + chunk)
 
         def values(h: torch.Tensor, at: slice = at) -> torch.Tensor:
-            logits = _wide(head(h))
-            return divergence(logits, target_ids[at], _piece(target, at), temperature, measure)
+            # Logits in no name of this frame: divergence lets go of them when it can.
+            teacher = _piece(target, at)
+            return divergence(_wide(head(h)), target_ids[at], teacher, temperature, measure)
 
         one = len(target_ids) <= chunk or not torch.is_grad_enabled()
         h = hidden[at]
@@ -250,7 +302,7 @@ def _piece(target: Target | Live | None, at: slice) -> Target | torch.Tensor | N
         return None
     if isinstance(target, Live):
         with torch.no_grad():
-            return _wide(target.head(target.hidden[at]))
+            return _wide(target.head(target.hidden[at]))[:, : target.entries]
     return Target(target.ids[at], target.logp[at], target.tail[at])
 
 

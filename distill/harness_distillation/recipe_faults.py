@@ -82,6 +82,11 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "[on_policy] needs rounds in 1..steps, an episode at least, and shares in [0, 1].",
         ),
         (
+            play is not None and objective.weighs_entropy,
+            "episodes of a round come with no entropies to order them by: gamma = 0, or "
+            'curriculum = "random".',
+        ),
+        (
             objective.name == "minillm"
             and (
                 recipe.teacher is None

@@ -36,6 +36,7 @@ from harness_distillation.locks import alone
 from harness_distillation.machine import CPU, device_of, precision_of
 from harness_distillation.minillm import train_minillm
 from harness_distillation.prepare import (
+    RECIPE,
     Prepared,
     Workplace,
     digest,
@@ -88,20 +89,28 @@ def distill(
         runs += [str(run) for run in collect_all(recipe.data.collect, place.traces, quiet)]
         if until == "collect":
             return None
+        if us.first:
+            write(place.training / RECIPE, recipe)
         tok, samples, prepared = prepare(recipe, runs, place, quiet)
         if recipe.dev is not None:
             traces.guard(prepared.tasks, [_dev_set(recipe.dev)])
         if until == "prepare":
             return None
         teacher = load_teacher(recipe, tok, here)
-        cache = None
-        if recipe.teacher is not None and recipe.teacher.signal == "cache":
-            cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
+        cache = entropy = None
+        if recipe.teacher is not None and teacher is not None:
+            how = recipe.teacher
+            if how.signal == "cache":
+                cache = cached_teacher(
+                    recipe, teacher, tok, samples, place, quiet, how.top_k, how.min_mass
+                )
+            elif recipe.objective.weighs_entropy:
+                # All that the curriculum asks of a live teacher beforehand: entropies are exact
+                # whatever the top k.
+                entropy = cached_teacher(recipe, teacher, tok, samples, place, quiet, 1, 0).entropy
         if until == "cache":
             return None
         notes = provenance(recipe, prepared, teacher, here)
-        if us.first:
-            write(place.training / "recipe.json", recipe)
     learn, held = _sides(samples, prepared)
     if recipe.objective.name == "minillm":
         if us.size > 1:
@@ -120,7 +129,7 @@ def distill(
     del teacher  # cached, it need not stay in the device's memory
     result = train(
         recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
-        cache=cache, teacher=live, ranks=us, quiet=quiet, device=here,
+        cache=cache, teacher=live, entropy=entropy, ranks=us, quiet=quiet, device=here,
         trackers=trackers,
     )  # fmt: skip
     if result.reason == "finished" and us.first:
@@ -153,7 +162,7 @@ def _on_policy(
         "machine": _machine(recipe, here),
         "scores": {},
     }
-    write(place.training / "recipe.json", recipe)
+    write(place.training / RECIPE, recipe)
     result = train_on_policy(recipe, play, place.training, notes, teacher, tok, quiet=quiet,
                              device=here)  # fmt: skip
     if result.reason == "finished":
@@ -236,11 +245,10 @@ def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:
 
 
 def cached_teacher(
-    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool
-) -> teacher_cache.Cache | None:
+    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool,
+    top_k: int, min_mass: float,
+) -> teacher_cache.Cache:  # fmt: skip
     """The teacher cache of a recipe: loaded when finished and fitting, else computed."""
-    if teacher is None or recipe.teacher is None:
-        return None
     device = models.device_of(teacher)
     precision = precision_of(recipe.optim.precision, device)
     key = teacher_cache.Key(
@@ -248,7 +256,7 @@ def cached_teacher(
         tokenizer.fingerprint(tok),
         digest(recipe.data.header, recipe.student.window, recipe.max_new_tokens),
         models.weights_hash(teacher),
-        recipe.teacher.top_k,
+        top_k,
         precision,
     )
 
@@ -262,10 +270,10 @@ def cached_teacher(
         if not (folder / teacher_cache.MANIFEST).is_file():
             teacher_cache.build(
                 folder, teacher, samples, key,
-                pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
+                pad=tok.pad_token_id, entries=len(tok), row_tokens=recipe.optim.row_tokens,
                 precision=precision, progress=progress,
             )  # fmt: skip
-    return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
+    return teacher_cache.load(folder, key, min_mass=min_mass)
 
 
 def provenance(

@@ -95,12 +95,14 @@ def build(
     key: Key,
     *,
     pad: int,
+    entries: int,
     row_tokens: int = 8192,
     precision: Precision = "fp32",
     shard: int = SHARD,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
-    """Compute what is missing and return the whole cache.
+    """Compute what is missing and return the whole cache, over the tokenizer's ``entries``: logits
+    beyond them (an embedding's padding) are of no token.
 
     An older cache in ``folder`` with another key is replaced (its builder must be gone); shards of
     a killed run with the same key are kept. Processes that build the same cache divide its shards.
@@ -124,7 +126,9 @@ def build(
             with suppress(BlockingIOError), alone(folder / name, wait):
                 if (folder / name).is_file():
                     continue
-                found = _shard(teacher, samples, part, key.top_k, pad, row_tokens, precision)
+                found = _shard(
+                    teacher, samples, part, key.top_k, pad, entries, row_tokens, precision
+                )
                 draft = folder / f".{name}.draft"
                 with draft.open("wb") as file:
                     np.savez(file, **found._asdict())
@@ -187,6 +191,7 @@ def _shard(
     part: range,
     k: int,
     pad: int,
+    entries: int,
     row_tokens: int,
     precision: Precision,
 ) -> Cache:
@@ -201,7 +206,8 @@ def _shard(
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
         for first in range(0, len(row.at), CHUNK):
             at, targets = row.at[first : first + CHUNK], row.targets[first : first + CHUNK]
-            pieces.append(distribution(head(hidden[0, at].float()), targets, k))
+            logits = head(hidden[0, at].float())[:, :entries]
+            pieces.append(distribution(logits, targets, k))
     if not pieces:
         return distribution_of_none(k)
     return Cache(*(np.concatenate(x) for x in zip(*pieces, strict=True)))

@@ -78,6 +78,7 @@ def train(
     *,
     cache: Cache | None = None,
     teacher: Any = None,
+    entropy: np.ndarray | None = None,
     ranks: Ranks = Ranks(),
     quiet: bool = False,
     part: Part | None = None,
@@ -86,13 +87,14 @@ def train(
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
-    ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs. With
-    several ``ranks`` each reads its part of a step's rows and the first writes. The model is put
-    on ``device``, and a live ``teacher`` must be there. ``trackers`` are sent the log. With
-    ``[dev]`` the result is the checkpoint that won most, and training may stop early (``gate``).
-    ``part``: only those of the recipe's steps, "finished" when they are taken. Raises Diverged (the
-    last good checkpoint stays), DataError when ``out`` was made by another recipe or other
-    samples, ConfigError when someone else is training there.
+    ``cache`` or ``teacher`` (a live model) give the distributions a KL objective needs, a cache or
+    ``entropy`` fp [taught tokens] what a curriculum asks of the teacher. With several ``ranks``
+    each reads its part of a step's rows and the first writes. The model is put on ``device``, and a
+    live ``teacher`` must be there. ``trackers`` are sent the log. With ``[dev]`` the result is the
+    checkpoint that won most, and training may stop early (``gate``). ``part``: only those of the
+    recipe's steps, "finished" when they are taken. Raises Diverged (the last good checkpoint
+    stays), DataError when ``out`` was made by another recipe or other samples, ConfigError when
+    someone else is training there.
     """
     optim, objective = recipe.optim, recipe.objective
     if optim.steps < 1:
@@ -132,13 +134,13 @@ def train(
         first, end = part or Part(0, optim.steps)
         body, head = models.body_and_head(model)
         if optim.compile:
-            body = torch.compile(body, dynamic=False)
+            body = models.compile_body(body)
         precision = precision_of(optim.precision, device)
-        signal = Signal(objective, cache, teacher, precision)
+        signal = Signal(objective, cache, teacher, precision, len(tokenizer))
         sampler = Sampler(
             corpus.samples, corpus.train, objective, recipe.seed,
             rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
-            entropy=None if cache is None else cache.entropy,
+            entropy=entropy if cache is None else cache.entropy,
         )  # fmt: skip
         classes = class_of(objective.format or "span")
         pad = tokenizer.pad_token_id
@@ -304,12 +306,18 @@ class Signal:
     """What the student is compared with at a row's supervised positions."""
 
     def __init__(
-        self, objective: Objective, cache: Cache | None, teacher: Any, precision: Precision
+        self,
+        objective: Objective,
+        cache: Cache | None,
+        teacher: Any,
+        precision: Precision,
+        entries: int,
     ) -> None:
         self.text = objective.divergence == "ce"
         self.cache = cache
         self.teacher = teacher
         self.precision = precision
+        self.entries = entries
         if not self.text and cache is None and teacher is None:
             raise ConfigError(f"Objective '{objective.name}' needs a teacher's distributions.")
         if teacher is not None:
@@ -324,7 +332,7 @@ class Signal:
         body, head = models.body_and_head(self.teacher)
         with torch.no_grad(), autocast(self.precision, row.ids.device):
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
-        return Live(hidden[0, row.at], head)
+        return Live(hidden[0, row.at], head, self.entries)
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

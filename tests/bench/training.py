@@ -58,7 +58,7 @@ def measure(
     optimizer = optimizers.build(model, Optim())
     body, head = models.body_and_head(model)
     if compiled:
-        body = torch.compile(body, dynamic=False)
+        body = models.compile_body(body)
     live = None
     if loss == "live":
         live = models.build(Student(layers=8, hidden=512, heads=8), Tokens(), 1)
@@ -90,7 +90,7 @@ def measure(
                 teacher, teacher_head = models.body_and_head(live)
                 with torch.no_grad():
                     states = models.hidden_states(teacher, row.ids, row.positions, row.bounds)
-                signal = Live(states[0, row.at], teacher_head)
+                signal = Live(states[0, row.at], teacher_head, vocab)
             elif cache is not None:
                 signal = cache.pick(row.cached)
             states = models.hidden_states(body, row.ids, row.positions, row.bounds)
