@@ -26,7 +26,7 @@ class Case:
         self.teacher = (torch.randn(S, V, generator=g) * 3).double()
 
     def live(self) -> Live:
-        return Live(self.teacher, torch.nn.Identity(), V)
+        return Live(self.teacher, torch.nn.Identity())
 
     def rounded(self, k: int) -> Target:
         """The teacher as the cache keeps it: log-probabilities in fp16."""

@@ -31,7 +31,7 @@ def peak(kind: str, signal: str, positions: int, chunk: int = CHUNK) -> float:
     )
     target = None
     if signal == "live":
-        target = Live(torch.randn(positions, H), above, V)
+        target = Live(torch.randn(positions, H), above)
     elif signal == "cached":
         target = distribution(torch.randn(positions, V), ids, K).pick(torch.arange(positions))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

@@ -17,10 +17,10 @@ over a teacher's cached top k and one bucket for the rest, at temperature 1, eac
 of the exact one, and equal to it when k = V. At another temperature the bucket's mass is unknown:
 teacher and student are renormalised over the top k, exact when k = V and no bound otherwise.
 
-A model may have more logits than the tokenizer has entries (an embedding's padding). A teacher's
-are left out: the student is compared with its distribution over the entries. A student's stay in
-its own, as in play, as outcomes that the teacher excludes: left out they would never be trained,
-and be sampled.
+A model may have more logits than the tokenizer has entries (an embedding's padding). Teacher and
+student are compared over the entries, and to that comes -log of the probability that the student
+leaves to them, which cross-entropy and forward KL over all its logits contain: else its padding
+would never be trained, and be sampled in play.
 """
 
 from __future__ import annotations
@@ -137,16 +137,22 @@ def divergence(
     target: Target | torch.Tensor | None,
     temperature: float = 1.0,
     measure: Measure = forward_kl,
+    entries: int | None = None,
 ) -> torch.Tensor:
     """D per position, [S], from student logits [S, V].
 
-    ``target`` None: cross-entropy with ``target_ids`` [S], at temperature 1. Logits [S, n <= V] of
-    a live teacher: the exact ``measure``, outcomes from n on excluded. A cached ``Target``: over
-    k + 1 outcomes. What compares distributions is scaled by T^2 so that its gradient keeps its
-    size.
+    ``target`` None: cross-entropy with ``target_ids`` [S], at temperature 1. Logits [S, V] of a
+    live teacher: the exact ``measure``. A cached ``Target``: over k + 1 outcomes. What compares
+    distributions is scaled by T^2 so that its gradient keeps its size. ``entries``: how many of the
+    logits are a token's (None: all); a live teacher's are those.
     """
     if target is None:
         return F.cross_entropy(logits, target_ids, reduction="none")
+    if entries is not None and entries < logits.shape[-1]:
+        real, padding = logits[:, :entries], logits[:, entries:]
+        inside = real.logsumexp(-1)
+        lost = torch.logaddexp(inside, padding.logsumexp(-1)) - inside
+        return lost + divergence(real, target_ids, target, temperature, measure)
     log_q = F.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
     del logits  # nobody else's: as large as log_q
     if isinstance(target, torch.Tensor):
@@ -157,12 +163,10 @@ def divergence(
 def full(
     log_q: torch.Tensor, logits: torch.Tensor, temperature: float, measure: Measure = forward_kl
 ) -> torch.Tensor:
-    """D [S] over all outcomes, from a teacher's ``logits`` [S, n <= V]. What a measure makes on its
-    way exists for ROWS positions at a time."""
+    """D [S] over all outcomes, from a teacher's ``logits`` [S, V]. What a measure makes on its way
+    exists for ROWS positions at a time."""
 
     def values(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        if more := q.shape[-1] - p.shape[-1]:
-            p = torch.cat([p, p.new_full((len(p), more), -torch.inf)], -1)
         log_p = _floor(F.log_softmax(p.to(q.dtype) / temperature, dim=-1))
         return measure(log_p, q).sum(-1)
 
@@ -219,12 +223,10 @@ def _floor(log_p: torch.Tensor) -> torch.Tensor:
 
 
 class Live(NamedTuple):
-    """A live teacher at S positions: hidden states [S, H_T], the head that makes logits, and how
-    many of those are the tokenizer's entries."""
+    """A live teacher at S positions: hidden states [S, H_T] and the head that makes logits."""
 
     hidden: torch.Tensor
     head: torch.nn.Module
-    entries: int
 
 
 class LossParts(NamedTuple):
@@ -247,14 +249,16 @@ def span_loss(
     measure: Measure = forward_kl,
     temperature: float = 1.0,
     shares: torch.Tensor | None = None,
+    entries: int | None = None,
     chunk: int = 2048,
 ) -> LossParts:
     """Loss over S supervised positions.
 
     ``hidden`` [S, H] predicts ``target_ids`` int64 [S] whose classes are ``labels`` [S];
     ``weights`` are ``class_weights`` and ``shares`` fp64 [S] the u_t (None: all 1). ``target``
-    None means cross-entropy. Logits of a chunk, the student's and a live teacher's, are made again
-    in the backward pass. Without positions the loss is 0 and still differentiable.
+    None means cross-entropy. ``entries``: of the tokenizer (None: as many as logits). Logits of a
+    chunk, the student's and a live teacher's, are made again in the backward pass. Without
+    positions the loss is 0 and still differentiable.
     """
     loss = hidden.sum() * 0.0
     sums = torch.zeros(len(weights), dtype=torch.float64, device=hidden.device)
@@ -265,8 +269,10 @@ def span_loss(
 
         def values(h: torch.Tensor, at: slice = at) -> torch.Tensor:
             # Logits in no name of this frame: divergence lets go of them when it can.
-            teacher = _piece(target, at)
-            return divergence(_wide(head(h)), target_ids[at], teacher, temperature, measure)
+            teacher = _piece(target, at, entries)
+            return divergence(
+                _wide(head(h)), target_ids[at], teacher, temperature, measure, entries
+            )
 
         one = len(target_ids) <= chunk or not torch.is_grad_enabled()
         h = hidden[at]
@@ -297,12 +303,14 @@ def log_likelihood(
     return torch.cat(pieces)
 
 
-def _piece(target: Target | Live | None, at: slice) -> Target | torch.Tensor | None:
+def _piece(
+    target: Target | Live | None, at: slice, entries: int | None
+) -> Target | torch.Tensor | None:
     if target is None:
         return None
     if isinstance(target, Live):
         with torch.no_grad():
-            return _wide(target.head(target.hidden[at]))[:, : target.entries]
+            return _wide(target.head(target.hidden[at]))[:, :entries]
     return Target(target.ids[at], target.logp[at], target.tail[at])
 
 

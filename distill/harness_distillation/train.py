@@ -136,7 +136,7 @@ def train(
         if optim.compile:
             body = models.compile_body(body)
         precision = precision_of(optim.precision, device)
-        signal = Signal(objective, cache, teacher, precision, len(tokenizer))
+        signal = Signal(objective, cache, teacher, precision)
         sampler = Sampler(
             corpus.samples, corpus.train, objective, recipe.seed,
             rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
@@ -211,6 +211,7 @@ def train(
                             hidden[0, row.at], head, row.targets, row.labels, weights, signal(row),
                             measure=measure, temperature=objective.temperature,
                             shares=None if share is None else share[row.cached].to(device),
+                            entries=len(tokenizer),
                         )  # fmt: skip
                     torch.autograd.backward(parts.loss)
                     sums += parts.sums.cpu()
@@ -311,13 +312,11 @@ class Signal:
         cache: Cache | None,
         teacher: Any,
         precision: Precision,
-        entries: int,
     ) -> None:
         self.text = objective.divergence == "ce"
         self.cache = cache
         self.teacher = teacher
         self.precision = precision
-        self.entries = entries
         if not self.text and cache is None and teacher is None:
             raise ConfigError(f"Objective '{objective.name}' needs a teacher's distributions.")
         if teacher is not None:
@@ -332,7 +331,7 @@ class Signal:
         body, head = models.body_and_head(self.teacher)
         with torch.no_grad(), autocast(self.precision, row.ids.device):
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
-        return Live(hidden[0, row.at], head, self.entries)
+        return Live(hidden[0, row.at], head)
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

@@ -147,7 +147,7 @@ def ours(given: argparse.Namespace, signal: str) -> dict[str, Any]:
                 below, above = models.body_and_head(teacher)
                 with torch.no_grad():
                     states = models.hidden_states(below, row.ids, row.positions, row.bounds)
-                target = Live(states[0, row.at], above, given.vocab)
+                target = Live(states[0, row.at], above)
             elif cache is not None:
                 target = cache.pick(row.cached)
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)

@@ -90,7 +90,7 @@ def measure(
                 teacher, teacher_head = models.body_and_head(live)
                 with torch.no_grad():
                     states = models.hidden_states(teacher, row.ids, row.positions, row.bounds)
-                signal = Live(states[0, row.at], teacher_head, vocab)
+                signal = Live(states[0, row.at], teacher_head)
             elif cache is not None:
                 signal = cache.pick(row.cached)
             states = models.hidden_states(body, row.ids, row.positions, row.bounds)
