@@ -337,17 +337,18 @@ def both(toks, tmp_path_factory):
 def build(both, folder, **how):
     likelihoods.build(
         folder, both.teacher, both.theirs, both.chunks, both.key, pad=both.toks[1].pad_token_id,
-        row_tokens=700, **how,
+        entries=len(both.toks[1]), row_tokens=700, **how,
     )  # fmt: skip
     return likelihoods.load(folder, both.key, both.mine, both.chunks)
 
 
 @torch.no_grad()
-def own_log_p(model, samples, s):
-    """log p and entropy of every taught token of a sequence read alone, by transformers."""
+def own_log_p(model, samples, s, entries=None):
+    """log p and entropy of every taught token of a sequence read alone, by transformers, over the
+    first ``entries`` of the embedding's rows."""
     ids = torch.from_numpy(samples.ids[samples.part(s)].astype(np.int64))
     model.set_attn_implementation("sdpa")
-    log_p = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+    log_p = model(input_ids=ids[None], use_cache=False).logits[0, :, :entries].log_softmax(-1)
     at = torch.from_numpy(np.flatnonzero(samples.kinds[samples.part(s)]))
     log_p = log_p[at - 1]
     return log_p.gather(-1, ids[at][:, None])[:, 0].double(), -(log_p.exp() * log_p).sum(-1)
@@ -357,7 +358,7 @@ def test_the_cache_holds_the_teachers_likelihood_of_every_chunk(both):
     cache = likelihoods.load(both.folder, both.key, both.mine, both.chunks)
     wanted = np.zeros(len(cache.log_p))
     for s in range(len(both.theirs.lengths)):
-        log_p, entropy = own_log_p(both.teacher, both.theirs, s)
+        log_p, entropy = own_log_p(both.teacher, both.theirs, s, len(both.toks[1]))
         taught = slice(both.theirs.taught[s], both.theirs.taught[s + 1])
         for c, x in zip(both.chunks.theirs[taught].tolist(), log_p.tolist(), strict=True):
             wanted[c] += x
@@ -393,8 +394,9 @@ def test_what_the_teacher_cannot_read_is_refused(both, tmp_path):
     small = models.build(recipes.Student(layers=1, hidden=32, heads=2, window=100), both.toks[1], 0)
     with pytest.raises(ConfigError, match="over its 100 positions"):
         likelihoods.build(
-            tmp_path / "x", small, both.theirs, both.chunks, both.key, pad=both.toks[1].pad_token_id
-        )
+            tmp_path / "x", small, both.theirs, both.chunks, both.key,
+            pad=both.toks[1].pad_token_id, entries=len(both.toks[1]),
+        )  # fmt: skip
 
 
 class Unit(NamedTuple):
@@ -430,7 +432,7 @@ def test_rows_give_what_chunks_alone_give(both, format):
     normaliser's loss is that of plain sums over sequences read alone, counted in chunks."""
     cache = likelihoods.load(both.folder, both.key, both.mine, both.chunks)
     samples, classes = both.mine, tokenizer.class_of(format)
-    signal = Signal(recipes.Objective(divergence="alm"), cache, None, "fp32")
+    signal = Signal(recipes.Objective(divergence="alm"), cache, None, "fp32", len(both.toks[0]))
     alone = [read_alone(both, cache, classes, s) for s in range(len(samples.lengths))]
     in_span = Counter(unit.span for units in alone for unit in units)
     in_episode = Counter(unit.episode for units in alone for unit in units)

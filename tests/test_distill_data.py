@@ -531,7 +531,14 @@ def key(samples, tok, teacher, k=64):
 def test_cache_holds_the_teachers_distributions(samples, tok, teacher, tmp_path):
     k = key(samples, tok, teacher)
     built = teacher_cache.build(
-        tmp_path, teacher, samples, k, pad=tok.pad_token_id, row_tokens=1024, precision="fp32"
+        tmp_path,
+        teacher,
+        samples,
+        k,
+        pad=tok.pad_token_id,
+        entries=len(tok),
+        row_tokens=1024,
+        precision="fp32",
     )
     cache = teacher_cache.load(tmp_path, k, min_mass=0.0)
     assert len(cache.tail) == samples.taught[-1]
@@ -543,7 +550,8 @@ def test_cache_holds_the_teachers_distributions(samples, tok, teacher, tmp_path)
         part = samples.part(s)
         ids = torch.from_numpy(samples.ids[part].astype(np.int64))
         with torch.no_grad():
-            log_p = teacher(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+            logits = teacher(input_ids=ids[None], use_cache=False).logits[0]
+        log_p = logits[:, : len(tok)].log_softmax(-1)
         at = np.flatnonzero(samples.kinds[part])
         rows = np.arange(samples.taught[s], samples.taught[s + 1])
         log_p = log_p[at - 1]
@@ -557,7 +565,9 @@ def test_cache_holds_the_teachers_distributions(samples, tok, teacher, tmp_path)
 
 def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
     k = key(samples, tok, teacher, 4)
-    teacher_cache.build(tmp_path, teacher, samples, k, pad=tok.pad_token_id, precision="fp32")
+    teacher_cache.build(
+        tmp_path, teacher, samples, k, pad=tok.pad_token_id, entries=len(tok), precision="fp32"
+    )
     for field in ("samples", "tokenizer", "template", "teacher"):
         other = msgspec.structs.replace(k, **{field: "0" * 16})
         with pytest.raises(shards.CacheMismatch, match=f"another {field}"):
@@ -574,7 +584,7 @@ def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
 
 def test_a_killed_cache_goes_on(samples, tok, teacher, tmp_path):
     k = key(samples, tok, teacher)
-    how = {"pad": tok.pad_token_id, "precision": "fp32", "shard": 20}
+    how = {"pad": tok.pad_token_id, "entries": len(tok), "precision": "fp32", "shard": 20}
     whole = teacher_cache.build(tmp_path, teacher, samples, k, **how)
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "shard-00001.npz").unlink()
@@ -588,7 +598,7 @@ def test_a_killed_cache_goes_on(samples, tok, teacher, tmp_path):
 def test_processes_divide_a_cache(samples, tok, teacher, tmp_path, capfd):
     """What another one is computing comes last, is waited for, and is not computed again."""
     k = key(samples, tok, teacher)
-    how = {"pad": tok.pad_token_id, "shard": 20}
+    how = {"pad": tok.pad_token_id, "entries": len(tok), "shard": 20}
     whole = teacher_cache.build(tmp_path / "a", teacher, samples, k, **how)
     theirs = (tmp_path / "a" / "shard-00000.npz").read_bytes()
     here = tmp_path / "b"

@@ -234,9 +234,9 @@ def test_slips_are_grey(tok):
     steps = (slip, *EPISODES[0].steps)
     one = inspect.of_episodes("x", [msgspec.structs.replace(EPISODES[0], steps=steps)], HEADER, tok)
     (drawn,) = inspect.inspect(one, {"own": tok}).drawn
-    grey = "".join(cell.text for cell in drawn if cell.kind is Kind.CONTEXT)
+    grey = "".join(cell.text for cell in drawn if cell.kind == Kind.CONTEXT)
     assert "blunder" in grey
-    assert "blunder" not in "".join(cell.text for cell in drawn if cell.kind is Kind.ACT)
+    assert "blunder" not in "".join(cell.text for cell in drawn if cell.kind == Kind.ACT)
 
 
 def test_a_character_of_several_tokens_is_one_cell(tok):
@@ -280,6 +280,55 @@ def test_a_run_and_a_student(tmp_path, capsys):
     told = capsys.readouterr()
     assert "FAIL" in told.out
     assert "a label's tokens spell its span's text: not so" in told.err
+
+
+def test_taught_observations_are_a_class_of_their_own(tmp_path, capsys):
+    """Drawn, counted, and checked against the targets; what replies spell is checked beside."""
+    run = record(tmp_path / "run" / "episodes.jsonl", 20).parent
+    out, page = tmp_path / "student", tmp_path / "page.html"
+    path = recipe(tmp_path, "[objective]\nname = 'sft'\nobs_weight = 0.5\n", steps=1)
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--stage", "prepare"]) == 0
+    assert cli.main(["inspect", str(out), "--show", "1", "--page", str(page)]) == 0
+    subject, others = inspect.load(out, [], HEADER)
+    found = inspect.inspect(subject, others, n=5)
+    kinds = subject.samples.kinds
+    assert found.kinds["observation"] == np.sum(kinds == tokenizer.OBSERVED) > 0
+    assert sum(found.kinds.values()) == found.tokens
+    assert [c.fine for c in found.checks] == [True] * 3
+    assert f"observations {found.kinds['observation']}" in capsys.readouterr().out
+    seen = "".join(c.text for drawn in found.drawn for c in drawn if c.kind == tokenizer.OBSERVED)
+    assert "You see a" in seen
+    assert "Reasoning:" not in seen
+    assert '<span class="o">Observation: You see a' in page.read_text(encoding="utf-8")
+    # A target that is not the observation's own token.
+    wrong = kinds.copy()
+    wrong[subject.samples.offsets[:-1]] = tokenizer.OBSERVED
+    assert not inspect.inspect(changed(subject, wrong), others).checks[1].fine
+    # An observation that reaches into a reply.
+    wrong = kinds.copy()
+    wrong[np.flatnonzero(kinds == Kind.ACT_FORMAT)] = tokenizer.OBSERVED
+    assert not inspect.inspect(changed(subject, wrong), others).checks[2].fine
+
+
+def test_random_spans_need_spell_nothing(tmp_path, capsys):
+    run = record(tmp_path / "run" / "episodes.jsonl", 20).parent
+    out = tmp_path / "student"
+    path = recipe(tmp_path, "[objective]\nname = 'sft'\nmasks = 'random_span'\n", steps=1)
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--stage", "prepare"]) == 0
+    assert cli.main(["inspect", str(out), "--show", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "there is no text that they should spell" in told
+    assert "FAIL" not in told
+    subject, others = inspect.load(out, [], HEADER)
+    assert len(inspect.inspect(subject, others).checks) == 2
+    kinds = subject.samples.kinds.copy()
+    kinds[subject.samples.offsets[:-1]] = Kind.REASON
+    assert not inspect.inspect(changed(subject, kinds), others).checks[1].fine
+    as_spans = inspect.inspect(subject._replace(masks="spans"), others)
+    assert not as_spans.checks[2].fine
+    (out / "training" / "recipe.json").unlink()
+    with pytest.raises(DataError, match=r"no recipe\.json"):
+        inspect.load(out, [], HEADER)
 
 
 def test_what_is_neither_is_refused(tmp_path):

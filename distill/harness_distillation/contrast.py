@@ -175,8 +175,13 @@ class Contrast:
         return out
 
     def __call__(self, step: int, body: Any, head: torch.nn.Module) -> Preference:
-        """The term of an optimizer step, this rank's pairs of it."""
-        row, side = self.row(self.at(step)[self.ranks.rank :: self.ranks.size])
+        """The term of an optimizer step, this rank's pairs of it: with none it is 0, and what is
+        summed over ranks is summed all the same."""
+        mine = self.at(step)[self.ranks.rank :: self.ranks.size]
+        if not mine:
+            nothing, none = torch.zeros(0, requires_grad=True), torch.zeros(0, dtype=torch.int64)
+            return preference(nothing, none, none, self.weighed, self.beta, self.ranks)
+        row, side = self.row(mine)
         device = models.device_of(body)
         row, side = row.to(device), side.to(device)
         hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)

@@ -20,8 +20,8 @@ from harness_distillation.recipe import Objective
 def difficulty(
     samples: Samples, objective: Objective, entropy: np.ndarray | None = None
 ) -> np.ndarray:
-    """C of every sequence, fp64 [S]. ``entropy`` fp [taught tokens]: the teacher's exact entropy;
-    without a teacher that term is left out."""
+    """C of every sequence, fp64 [S]. ``entropy`` fp [taught tokens]: the teacher's exact entropy,
+    cached or live; where the text is all that is matched there is none, and no such term."""
     reason = _per_sample(samples, samples.kinds == Kind.REASON)
     act = _per_sample(samples, samples.kinds == Kind.ACT)
     score = objective.alpha * _z(reason) + objective.beta * _z(act)

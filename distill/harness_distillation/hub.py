@@ -1,8 +1,9 @@
 """Where a model's files are: a folder, a repository of the Hugging Face Hub, or an installed Python
-package (``module:NAME``). GGUF weights are read in fp32."""
+package (``module:NAME``). GGUF weights are read in fp32; of pickled ones tensors alone are read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness_agents import checkpoints
@@ -12,7 +13,10 @@ from harness.registry import require
 
 HUB, MODULE = "hub:", "module:"
 CONFIG = "config.json"
-PATTERNS = ["*.safetensors", "*.gguf", "*.json", "*.model", "merges.txt"]
+WEIGHTS = (".safetensors", ".gguf")
+PATTERNS = (*(f"*{end}" for end in WEIGHTS), "*.json", "*.model", "merges.txt")
+#: Weights of repositories that have no safetensors (OPT's larger ones).
+PICKLED = ("pytorch_model*.bin",)
 
 
 def locate(name: str | Path) -> str:
@@ -37,10 +41,19 @@ def gguf(folder: str) -> dict[str, str]:
     return {"gguf_file": name} if name else {}
 
 
+def patterns(files: Iterable[str]) -> tuple[str, ...]:
+    """What to download of a repository with these files: pickled weights where it has no others."""
+    return PATTERNS if any(f.endswith(WEIGHTS) for f in files) else PATTERNS + PICKLED
+
+
 def _download(repository: str) -> str:
     hub = require("huggingface_hub", "models", f"'{HUB}{repository}'")
     try:
-        return str(hub.snapshot_download(repository, allow_patterns=PATTERNS))
+        folder = hub.snapshot_download(repository, allow_patterns=[*PATTERNS])
+        more = patterns(p.name for p in Path(folder).iterdir())
+        if more != PATTERNS:
+            folder = hub.snapshot_download(repository, allow_patterns=[*more])
+        return str(folder)
     except (OSError, ValueError) as error:
         raise DataError(
             f"'{HUB}{repository}' cannot be had. Check its name and the network.\n  {error}"

@@ -18,28 +18,39 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness.recorder import read_episodes
 from harness.transcript import Kind, Segment, join, render, split_reply
 from harness.types import Episode, Outcome
 from harness_distillation import overlay, tokenizer, traces
 from harness_distillation.dataset import Samples, encode, make_row
-from harness_distillation.prepare import Prepared, Workplace
+from harness_distillation.prepare import RECIPE, Prepared, Workplace
 from harness_distillation.recipe import Data
-from harness_distillation.tokenizer import ACT, REASON, SegmentEncoder, class_of
+from harness_distillation.tokenizer import (
+    ACT,
+    OBSERVATION,
+    OBSERVED,
+    REASON,
+    SegmentEncoder,
+    class_of,
+)
 
 #: Entries of the tokenizer that is trained when none is named.
 OWN_VOCAB = 1024
+#: Kinds of tokens by name; that of CONTEXT is 0.
+KINDS = {**{kind.name.lower(): int(kind) for kind in Kind}, "observation": OBSERVED}
 
 
 class Subject(NamedTuple):
-    """What is looked at: token sequences, the tokenizer that reads them, and the segments they
-    were made of (None: only the tokens are left, of a student's folder)."""
+    """What is looked at: token sequences, the tokenizer that reads them, the segments they were
+    made of (None: only the tokens are left, of a student's folder), and which tokens carry the
+    labels (``Objective.masks``)."""
 
     name: str
     samples: Samples
     tokenizer: Any
     segments: list[list[Segment]] | None
+    masks: str = "spans"
 
 
 class Check(NamedTuple):
@@ -88,13 +99,14 @@ class Findings(NamedTuple):
     name: str
     sequences: int
     tokens: int
-    #: Tokens by segment kind.
+    #: Tokens by segment kind, and of observations that are taught.
     kinds: dict[str, int]
     reason: Lengths
     act: Lengths
     checks: list[Check]
     agreement: list[Agreement]
     drawn: list[list[overlay.Cell]]
+    masks: str
 
     @property
     def ratio(self) -> float:
@@ -108,7 +120,8 @@ def main(args: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="harness distill inspect",
         description="Show which tokens are taught: masks over random samples (reasoning blue, "
-        "action red, observations and slips grey), span lengths, and checks of the labels.",
+        "action red, observations green, what is only read grey), span lengths, and checks of the "
+        "labels.",
         allow_abbrev=False,
     )
     parser.add_argument("what", type=Path, metavar="RUN|OUT", help="a run, or a student's folder")
@@ -166,7 +179,7 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
         if prepared.tokenizer != tokenizer.fingerprint(own):
             raise ConfigError(f"{place.data}: its tokenizer is not the one of its samples.")
         samples = Samples.load(place.data / "samples.npz")
-        return Subject(str(what), samples, own, None), {"own": own, **others}
+        return Subject(str(what), samples, own, None, _masks(place)), {"own": own, **others}
     path = traces.episodes_file(what)
     episodes = [e for e in read_episodes(path) if e.steps and e.outcome is not Outcome.ERROR]
     if not episodes:
@@ -174,6 +187,18 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
     if not others:
         others = {f"own, {OWN_VOCAB} entries": tokenizer.train(episodes, header, OWN_VOCAB)}
     return of_episodes(str(what), episodes, header, next(iter(others.values()))), others
+
+
+def _masks(place: Workplace) -> str:
+    """Which tokens a student's recipe puts the labels on."""
+    path = place.training / RECIPE
+    if not path.is_file():
+        raise DataError(
+            f"{place.data} has samples and no {RECIPE} beside it, which says how they are labelled."
+            "\n  harness distill RECIPE --stage prepare writes it."
+        )
+    masks: str = msgspec.json.decode(path.read_bytes())["objective"]["masks"]
+    return masks
 
 
 def of_episodes(name: str, episodes: Sequence[Episode], header: str, tok: Any) -> Subject:
@@ -193,23 +218,29 @@ def inspect(
     only: Sequence[int] = (),
 ) -> Findings:  # fmt: skip
     """Counts and lengths over all sequences; checks, agreement and drawings over ``n`` of them, or
-    over ``only`` these. Raises ConfigError for one that is not there."""
+    over ``only`` these. Raises ConfigError for one that is not there.
+
+    Random spans lie across words and segments: what they spell and what the paper's recipe would
+    label there is not asked.
+    """
     samples = subject.samples
+    true = subject.masks != "random_span"
     everything = range(len(samples.lengths))
     if absent := sorted(set(only) - set(everything)):
         raise ConfigError(f"{subject.name} has samples 0..{everything[-1]}, not {absent[0]}.")
     chosen = sorted(only or random.Random(seed).sample(everything, min(n, len(everything))))
-    texts = [_segments(subject, s) for s in chosen]
+    texts = [_segments(subject, s) for s in chosen] if true else []
     return Findings(
         name=subject.name,
         sequences=len(samples.lengths),
         tokens=len(samples.ids),
-        kinds={kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind},
+        kinds={name: int(np.sum(samples.kinds == kind)) for name, kind in KINDS.items()},
         reason=lengths(samples, Kind.REASON),
         act=lengths(samples, Kind.ACT),
-        checks=[*counted(samples, chosen), spelled(subject, chosen)],
-        agreement=[agreement(name, tok, texts) for name, tok in tokenizers.items()],
+        checks=[*counted(samples, chosen), *([spelled(subject, chosen)] if true else [])],
+        agreement=[agreement(name, tok, texts) for name, tok in tokenizers.items() if true],
         drawn=[overlay.cells(subject.tokenizer, *_tokens(samples, s)) for s in chosen],
+        masks=subject.masks,
     )
 
 
@@ -224,10 +255,12 @@ def _decode(tok: Any, ids: Sequence[int]) -> str:
 
 
 def _runs(samples: Samples, s: int) -> Iterator[tuple[Kind, list[int]]]:
-    """A sequence's stretches of one kind, with their ids."""
+    """A sequence's stretches of one kind of segment, with their ids. Observations are CONTEXT,
+    taught or not."""
     ids, kinds = _tokens(samples, s)
-    for kind, pairs in groupby(zip(kinds, ids, strict=True), key=lambda pair: pair[0]):
-        yield Kind(kind), [i for _, i in pairs]
+    own = [Kind.CONTEXT if kind == OBSERVED else Kind(kind) for kind in kinds]
+    for kind, pairs in groupby(zip(own, ids, strict=True), key=lambda pair: pair[0]):
+        yield kind, [i for _, i in pairs]
 
 
 def _segments(subject: Subject, s: int) -> list[Segment]:
@@ -262,9 +295,8 @@ def lengths(samples: Samples, kind: Kind, bars: int = 12) -> Lengths:
 
 def counted(samples: Samples, chosen: Sequence[int]) -> list[Check]:
     """Label counts add up to the target tokens, and a label stands at the token it weighs."""
-    by_kind = [int(np.sum(samples.kinds == kind)) for kind in Kind]
     taught = int(samples.taught[-1])
-    added = sum(n for kind, n in zip(Kind, by_kind, strict=True) if kind is not Kind.CONTEXT)
+    added = sum(int(np.sum(samples.kinds == kind)) for kind in KINDS.values() if kind)
     good, first = 0, ""
     classes = class_of("span")
     for s in chosen:
@@ -272,8 +304,9 @@ def counted(samples: Samples, chosen: Sequence[int]) -> list[Check]:
         row = make_row(samples, [s], classes, len(ids), 0)
         labels = row.labels.numpy()
         wanted = [np.isin(kinds, (Kind.REASON, Kind.REASON_FORMAT)).sum(),
-                  np.isin(kinds, (Kind.ACT, Kind.ACT_FORMAT)).sum()]  # fmt: skip
-        found = [(labels == REASON).sum(), (labels == ACT).sum()]
+                  np.isin(kinds, (Kind.ACT, Kind.ACT_FORMAT)).sum(),
+                  (kinds == OBSERVED).sum()]  # fmt: skip
+        found = [(labels == c).sum() for c in (REASON, ACT, OBSERVATION)]
         after = row.at.numpy() + 1
         fits = (
             wanted == found

@@ -88,6 +88,7 @@ def build(
     key: Key,
     *,
     pad: int,
+    entries: int,
     row_tokens: int = 8192,
     precision: Precision = "fp32",
     shard: int = SHARD,
@@ -95,8 +96,8 @@ def build(
 ) -> None:
     """Compute what is missing of the likelihoods in ``folder`` (``shards.build``).
 
-    ``samples`` and ``pad`` are in the teacher's own tokens. Raises ConfigError when a sequence is
-    longer than the teacher can read.
+    ``samples``, ``pad`` and ``entries`` are of the teacher's own tokenizer. Raises ConfigError when
+    a sequence is longer than the teacher can read.
     """
     longest, positions = int(samples.lengths.max()), teacher.config.max_position_embeddings
     if longest > positions:
@@ -111,7 +112,7 @@ def build(
     def compute(part: range) -> shards.Arrays:
         log_p, entropy = [np.zeros(0)], [np.zeros(0)]
         for logits, targets in shards.taught_logits(
-            teacher, samples, part, pad, row_tokens, precision
+            teacher, samples, part, pad, entries, row_tokens, precision
         ):
             log_q = torch.log_softmax(logits, -1)
             of_target = log_q.gather(-1, targets[:, None])[:, 0].clamp(min=FLOOR)

@@ -16,13 +16,18 @@ log-sum inequality, soft cross-entropy because each outcome is less likely than 
 over a teacher's cached top k and one bucket for the rest, at temperature 1, each D is a lower bound
 of the exact one, and equal to it when k = V. At another temperature the bucket's mass is unknown:
 teacher and student are renormalised over the top k, exact when k = V and no bound otherwise.
+
+A model may have more logits than the tokenizer has entries (an embedding's padding). Teacher and
+student are compared over the entries, and to that comes -log of the probability that the student
+leaves to them, which cross-entropy and forward KL over all its logits contain: else its padding
+would never be trained, and be sampled in play.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +39,8 @@ from harness_distillation.tokenizer import CLASSES
 NORMALIZERS = ("class", "episode", "span", "sum", "token")
 #: Log-probability that stands for one of exactly 0, so that no term is infinite.
 FLOOR = -100.0
+#: Positions at which a live teacher's distribution is compared at once.
+ROWS = 128
 
 
 class Target(NamedTuple):
@@ -130,39 +137,85 @@ def divergence(
     target: Target | torch.Tensor | None,
     temperature: float = 1.0,
     measure: Measure = forward_kl,
+    entries: int | None = None,
 ) -> torch.Tensor:
     """D per position, [S], from student logits [S, V].
 
     ``target`` None: cross-entropy with ``target_ids`` [S], at temperature 1. Logits [S, V] of a
     live teacher: the exact ``measure``. A cached ``Target``: over k + 1 outcomes. What compares
-    distributions is scaled by T^2 so that its gradient keeps its size.
+    distributions is scaled by T^2 so that its gradient keeps its size. ``entries``: how many of the
+    logits are a token's (None: all); a live teacher's are those.
     """
     if target is None:
         return F.cross_entropy(logits, target_ids, reduction="none")
-    log_q = F.log_softmax(logits / temperature, dim=-1)
+    if entries is not None and entries < logits.shape[-1]:
+        real, padding = logits[:, :entries], logits[:, entries:]
+        inside = real.logsumexp(-1)
+        lost = torch.logaddexp(inside, padding.logsumexp(-1)) - inside
+        return lost + divergence(real, target_ids, target, temperature, measure)
+    log_q = F.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+    del logits  # nobody else's: as large as log_q
     if isinstance(target, torch.Tensor):
-        log_p = _floor(F.log_softmax(target.to(logits.dtype) / temperature, dim=-1))
-        return measure(log_p, log_q).sum(-1) * temperature**2
+        return full(log_q, target, temperature, measure) * temperature**2
     return bucketed(log_q, target, temperature, measure) * temperature**2
+
+
+def full(
+    log_q: torch.Tensor, logits: torch.Tensor, temperature: float, measure: Measure = forward_kl
+) -> torch.Tensor:
+    """D [S] over all outcomes, from a teacher's ``logits`` [S, V]. What a measure makes on its way
+    exists for ROWS positions at a time."""
+
+    def values(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        log_p = _floor(F.log_softmax(p.to(q.dtype) / temperature, dim=-1))
+        return measure(log_p, q).sum(-1)
+
+    pieces = zip(torch.split(log_q, ROWS), torch.split(logits, ROWS), strict=True)
+    return torch.cat(
+        [checkpoint(values, q, p, use_reentrant=False, preserve_rng_state=False) for q, p in pieces]
+    )
+
+
+class Outcomes(torch.autograd.Function):
+    """From log q [S, V]: that of a teacher's top k ``ids`` [S, k], and the rest's log mass [S].
+
+    One tensor like log q is made on the way back and none is kept, where gather, scatter and
+    logsumexp keep one and make four.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_q: torch.Tensor, ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rest = log_q.scatter(-1, ids, -torch.inf).logsumexp(-1)
+        ctx.save_for_backward(log_q, ids, rest)
+        return log_q.gather(-1, ids), rest
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_top: torch.Tensor, of_rest: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        log_q, ids, rest = ctx.saved_tensors
+        grad = (log_q - rest[:, None]).exp_().mul_(of_rest[:, None])
+        return grad.scatter_(-1, ids, of_top), None
 
 
 def bucketed(
     log_q: torch.Tensor, target: Target, temperature: float, measure: Measure = forward_kl
 ) -> torch.Tensor:
     """D [S] over the teacher's top k and one bucket for the rest (module docstring)."""
-    q = log_q.gather(-1, target.ids)
     p = target.logp.to(log_q.dtype)
     if temperature != 1.0:
-        p, q = F.log_softmax(p / temperature, -1), F.log_softmax(q, -1)
+        p, q = F.log_softmax(p / temperature, -1), F.log_softmax(log_q.gather(-1, target.ids), -1)
         return measure(_floor(p), q).sum(-1)
     tail_p = target.tail.to(log_q.dtype)
     # Rounding (fp16) may leave the masses off one: normalise the k + 1 outcomes exactly.
     total = torch.logsumexp(torch.cat([p, tail_p[:, None]], -1), -1)
     p, tail_p = _floor(p - total[:, None]), _floor(tail_p - total)
-    d = measure(p, q).sum(-1)
-    if target.ids.shape[-1] < log_q.shape[-1]:
-        d = d + measure(tail_p, log_q.scatter(-1, target.ids, -torch.inf).logsumexp(-1))
-    return d
+    if target.ids.shape[-1] == log_q.shape[-1]:
+        return measure(p, log_q.gather(-1, target.ids)).sum(-1)
+    q, rest = Outcomes.apply(log_q, target.ids)  # type: ignore[no-untyped-call]
+    return measure(p, q).sum(-1) + measure(tail_p, rest)
 
 
 def _floor(log_p: torch.Tensor) -> torch.Tensor:
@@ -196,14 +249,16 @@ def span_loss(
     measure: Measure = forward_kl,
     temperature: float = 1.0,
     shares: torch.Tensor | None = None,
+    entries: int | None = None,
     chunk: int = 2048,
 ) -> LossParts:
     """Loss over S supervised positions.
 
     ``hidden`` [S, H] predicts ``target_ids`` int64 [S] whose classes are ``labels`` [S];
     ``weights`` are ``class_weights`` and ``shares`` fp64 [S] the u_t (None: all 1). ``target``
-    None means cross-entropy. Logits of a chunk, the student's and a live teacher's, are made again
-    in the backward pass. Without positions the loss is 0 and still differentiable.
+    None means cross-entropy. ``entries``: of the tokenizer (None: as many as logits). Logits of a
+    chunk, the student's and a live teacher's, are made again in the backward pass. Without
+    positions the loss is 0 and still differentiable.
     """
     loss = hidden.sum() * 0.0
     sums = torch.zeros(len(weights), dtype=torch.float64, device=hidden.device)
@@ -213,8 +268,11 @@ def span_loss(
         at = slice(start, start + chunk)
 
         def values(h: torch.Tensor, at: slice = at) -> torch.Tensor:
-            logits = _wide(head(h))
-            return divergence(logits, target_ids[at], _piece(target, at), temperature, measure)
+            # Logits in no name of this frame: divergence lets go of them when it can.
+            teacher = _piece(target, at, entries)
+            return divergence(
+                _wide(head(h)), target_ids[at], teacher, temperature, measure, entries
+            )
 
         one = len(target_ids) <= chunk or not torch.is_grad_enabled()
         h = hidden[at]
@@ -245,12 +303,14 @@ def log_likelihood(
     return torch.cat(pieces)
 
 
-def _piece(target: Target | Live | None, at: slice) -> Target | torch.Tensor | None:
+def _piece(
+    target: Target | Live | None, at: slice, entries: int | None
+) -> Target | torch.Tensor | None:
     if target is None:
         return None
     if isinstance(target, Live):
         with torch.no_grad():
-            return _wide(target.head(target.hidden[at]))
+            return _wide(target.head(target.hidden[at]))[:, :entries]
     return Target(target.ids[at], target.logp[at], target.tail[at])
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -247,6 +248,28 @@ def isolate_documents(model: Any, device: torch.device) -> None:
         model.set_attn_implementation("sdpa")
 
 
+def compile_body(body: Any) -> Any:
+    """``body`` compiled once for rows of one length, whatever documents they hold.
+
+    Raises ConfigError without a C++ compiler (on a CPU), or where every row has another shape.
+    What cannot be compiled whole raises when it is first called: nothing runs uncompiled instead.
+    """
+    if layout(body) == "padded":
+        raise ConfigError(
+            f"[optim] compile: {type(body).__name__} gets one document a row here, so that every "
+            "step has another shape. Set compile = false."
+        )
+    from torch._inductor import config
+
+    wanted = [name for name in config.cpp.cxx if name]
+    if device_of(body).type == "cpu" and not any(shutil.which(name) for name in wanted):
+        raise ConfigError(
+            f"[optim] compile needs a C++ compiler, and {' or '.join(wanted)} is not there.\n"
+            "  Install g++, name another in the environment variable CXX, or set compile = false."
+        )
+    return torch.compile(body, dynamic=False, fullgraph=True)
+
+
 def hidden_states(
     body: Any, ids: torch.Tensor, positions: torch.Tensor, bounds: torch.Tensor
 ) -> torch.Tensor:
@@ -259,6 +282,8 @@ def hidden_states(
     if way == "padded":
         return _one_document_a_row(body, ids, positions, bounds)
     more = {"bounds": bounds} if way == "documents" else {}
+    if more and hasattr(body, "_orig_mod"):  # compiled, and once for any number of documents
+        torch._dynamo.mark_dynamic(bounds, 0)
     out = body(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, **more)
     hidden: torch.Tensor = out.last_hidden_state
     return hidden

@@ -18,15 +18,17 @@ from harness.figures import Bars, Panel, Strip
 from harness.pages import document, escape
 from harness.plain import plain
 from harness.transcript import Kind
+from harness_distillation.tokenizer import OBSERVED
 
 if TYPE_CHECKING:
     from harness_distillation.inspect import Findings, Lengths
 
 
 class Cell(NamedTuple):
-    """The text of a token (of several, where a character is spread over them), and its kind."""
+    """The text of a token (of several, where a character is spread over them), and its kind: a
+    segment's, or OBSERVED."""
 
-    kind: Kind
+    kind: int
     text: str
 
 
@@ -36,6 +38,7 @@ _STYLE = {
     Kind.ACT: "bold red",
     Kind.REASON_FORMAT: "dim blue",
     Kind.ACT_FORMAT: "dim red",
+    OBSERVED: "green",
 }
 #: A token that ends inside a character decodes to this.
 _BROKEN = "\ufffd"
@@ -52,13 +55,13 @@ def cells(tok: Any, ids: Sequence[int], kinds: Sequence[int]) -> list[Cell]:
                 waiting, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
             if not text.endswith(_BROKEN):
-                found.append(Cell(Kind(kind), text))
+                found.append(Cell(kind, text))
                 waiting = []
         if waiting:
             text = tok.decode(
                 waiting, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
-            found.append(Cell(Kind(kind), text))
+            found.append(Cell(kind, text))
     return found
 
 
@@ -97,8 +100,11 @@ def summary(found: Findings) -> list[str]:
         f"{found.name}: {found.sequences} sequences, {found.tokens} tokens, "
         f"{taught} taught ({taught / found.tokens:.1%})",
         f"reasoning {k['reason']} + {k['reason_format']} of its format, "
-        f"action {k['act']} + {k['act_format']}; N_r : N_a = {found.ratio:.2f}",
+        f"action {k['act']} + {k['act_format']}, observations {k['observation']}; "
+        f"N_r : N_a = {found.ratio:.2f}",
     ]
+    if found.masks == "random_span":
+        lines.append("spans lie anywhere: there is no text that they should spell")
     lines += [
         f"{'ok  ' if c.fine else 'FAIL'}  {c.claim} ({c.good} of {c.total})" for c in found.checks
     ]
@@ -154,10 +160,17 @@ _CSS = """<style>
 .r b { color: var(--reason); background: var(--reason-ground); }
 .a b { color: var(--act); background: var(--act-ground); }
 .rf { color: var(--reason); opacity: .6; } .af { color: var(--act); opacity: .6; }
+.o { color: var(--good); }
 .fig { display: flex; flex-wrap: wrap; gap: 24px; } .fig svg { max-width: 540px; width: 100%; }
 svg .r { fill: var(--reason); } svg .a { fill: var(--act); }
 </style>"""
-_CLASS = {Kind.REASON: "r", Kind.ACT: "a", Kind.REASON_FORMAT: "rf", Kind.ACT_FORMAT: "af"}
+_CLASS = {
+    Kind.REASON: "r",
+    Kind.ACT: "a",
+    Kind.REASON_FORMAT: "rf",
+    Kind.ACT_FORMAT: "af",
+    OBSERVED: "o",
+}
 
 
 def page(found: Findings) -> str:
@@ -170,7 +183,8 @@ def page(found: Findings) -> str:
     body = f"""{_CSS}<header class="top"><h1>What is taught: {escape(plain(found.name))}</h1>
 <div class="quiet small"><span class="mask"><span class="r"><b>reasoning</b></span>
 <span class="a"><b>action</b></span> <span class="rf">format of reasoning</span>
-<span class="af">format of action</span> observations, prompts, slips</span></div></header>
+<span class="af">format of action</span> <span class="o">observations that are taught</span>
+what is read only: prompts, slips, other observations</span></div></header>
 <main class="page"><ul>{lines}</ul><h2>Lengths of spans, in tokens</h2><div class="fig">
 {_figure(found.reason, "reasoning", "r")}{_figure(found.act, "action", "a")}</div>
 {samples}</main>"""
@@ -181,7 +195,7 @@ def _drawn(drawn: Sequence[Cell]) -> str:
     parts = []
     for kind, some in groupby(drawn, key=lambda cell: cell.kind):
         said = [escape(plain(cell.text)) for cell in some]
-        if kind is Kind.CONTEXT:
+        if kind == Kind.CONTEXT:
             parts.append("".join(said))
             continue
         taught = kind in (Kind.REASON, Kind.ACT)

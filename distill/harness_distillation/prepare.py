@@ -27,6 +27,9 @@ from harness_distillation.recipe import Recipe, plain
 from harness_distillation.supervision import random_spans
 from harness_distillation.traces import Source
 
+#: The resolved recipe, in a student's training folder.
+RECIPE = "recipe.json"
+
 
 class Prepared(msgspec.Struct, frozen=True):
     """data/manifest.json: what the samples are made of. ``key`` hashes every input."""

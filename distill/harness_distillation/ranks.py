@@ -19,6 +19,8 @@ import torch.distributed as dist
 
 #: How long a rank waits for the others.
 WAIT = timedelta(days=7)
+#: Most bytes of gradients that are copied to be summed together; a larger one is summed in place.
+BUCKET = 32 << 20
 
 
 class Ranks(NamedTuple):
@@ -43,16 +45,22 @@ class Ranks(NamedTuple):
         """Whether it is so on some rank."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(int(flag))))
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over ranks; one that is missing counts as 0."""
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], most: int = BUCKET) -> None:
+        """Make every gradient its sum over ranks, in place, ``most`` bytes of them together; one
+        that is missing counts as 0."""
         if self.size == 1:
             return
         held = [p for p in parameters if p.requires_grad]
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
-        whole = self.sum(torch.cat([g.reshape(-1) for g in grads]))
-        pieces = torch.split(whole, [g.numel() for g in grads])
-        for p, piece in zip(held, pieces, strict=True):
-            p.grad = piece.view_as(p)
+        for p in held:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        for bucket in buckets([p.grad for p in held if p.grad is not None], most):
+            flat = [g.reshape(-1) for g in bucket]  # views, where they are contiguous
+            whole = torch.cat(flat) if len(flat) > 1 else flat[0]
+            dist.all_reduce(whole)
+            pieces = torch.split(whole, [g.numel() for g in bucket])
+            for g, piece in zip(bucket, pieces, strict=True):
+                g.copy_(piece.view_as(g))
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
@@ -64,6 +72,20 @@ class Ranks(NamedTuple):
         finally:
             if self.first:
                 self.sum(torch.zeros(1))
+
+
+def buckets(tensors: Iterable[torch.Tensor], most: int) -> Iterator[list[torch.Tensor]]:
+    """Tensors in their order, as many together as ``most`` bytes hold, and one at least."""
+    bucket: list[torch.Tensor] = []
+    used = 0
+    for t in tensors:
+        if bucket and used + t.nbytes > most:
+            yield bucket
+            bucket, used = [], 0
+        bucket.append(t)
+        used += t.nbytes
+    if bucket:
+        yield bucket
 
 
 def leave() -> None:

@@ -157,6 +157,11 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     contrastive: float = 0.0
     contrastive_beta: float = 1.0
 
+    @property
+    def weighs_entropy(self) -> bool:
+        """Whether the order of samples asks for a teacher's entropies."""
+        return self.curriculum not in (None, "random") and self.gamma != 0
+
 
 class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Linear warm-up, cosine decay. The schedule runs over ``steps``, known beforehand."""

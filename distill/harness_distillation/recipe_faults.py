@@ -159,6 +159,11 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "[on_policy] needs a step for every round: rounds in 1..steps.",
         ),
         (
+            play is not None and objective.weighs_entropy,
+            "episodes of a round come with no entropies to order them by: gamma = 0, or "
+            'curriculum = "random".',
+        ),
+        (
             objective.name == "minillm"
             and (
                 recipe.teacher is None

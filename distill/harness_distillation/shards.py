@@ -128,10 +128,12 @@ def join(folder: Path, names: list[str]) -> Arrays:
 
 @torch.no_grad()
 def taught_logits(
-    teacher: Any, samples: Samples, part: range, pad: int, row_tokens: int, precision: Precision
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The teacher's logits [n, V] at the taught tokens of sequences ``part``, in their order, at
-    most CHUNK at once, and those tokens int64 [n]."""
+    teacher: Any, samples: Samples, part: range, pad: int, entries: int, row_tokens: int,
+    precision: Precision,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
+    """The teacher's logits [n, ``entries``] at the taught tokens of sequences ``part``, in their
+    order, at most CHUNK at once, and those tokens int64 [n]. What an embedding has beyond the
+    tokenizer's entries is of no token."""
     body, head = models.body_and_head(teacher)
     device = models.device_of(teacher)
     every_kind = np.array([0, 1, 1, 1, 1, 1], dtype=np.int8)
@@ -142,7 +144,7 @@ def taught_logits(
             hidden = models.hidden_states(body, row.ids, row.positions, row.bounds)
         for first in range(0, len(row.at), CHUNK):
             at = row.at[first : first + CHUNK]
-            yield head(hidden[0, at].float()), row.targets[first : first + CHUNK]
+            yield head(hidden[0, at].float())[:, :entries], row.targets[first : first + CHUNK]
 
 
 def _rows(samples: Samples, part: range, row_tokens: int) -> list[list[int]]:

@@ -49,6 +49,7 @@ from harness_distillation.locks import alone, owned
 from harness_distillation.machine import CPU, device_of, precision_of
 from harness_distillation.minillm import train_minillm
 from harness_distillation.prepare import (
+    RECIPE,
     Prepared,
     Workplace,
     digest,
@@ -141,6 +142,8 @@ def _from_traces(
         runs += [str(run) for run in collect_all(recipe.data.collect, place.traces, quiet)]
         if until == "collect":
             return None
+        if us.first:
+            write(place.training / RECIPE, recipe)
         tok, samples, prepared = prepare(recipe, runs, place, quiet)
         if recipe.dev is not None:
             traces.guard(prepared.tasks, [recipe.dev.task_set], "[dev]")
@@ -150,10 +153,19 @@ def _from_traces(
             return None
         teacher = load_teacher(recipe, tok, here)
         cache: teacher_cache.Cache | likelihoods.Likelihoods | None = None
-        if recipe.objective.divergence == "alm":
-            cache = cached_likelihoods(recipe, teacher, tok, samples, place, quiet)
-        elif recipe.teacher is not None and recipe.teacher.signal == "cache":
-            cache = cached_teacher(recipe, teacher, tok, samples, place, quiet)
+        entropy = None
+        if recipe.teacher is not None and teacher is not None:
+            how = recipe.teacher
+            if recipe.objective.divergence == "alm":
+                cache = cached_likelihoods(recipe, teacher, tok, samples, place, quiet)
+            elif how.signal == "cache":
+                cache = cached_teacher(
+                    recipe, teacher, tok, samples, place, quiet, how.top_k, how.min_mass
+                )
+            elif recipe.objective.weighs_entropy:
+                # All that the curriculum asks of a live teacher beforehand: entropies are exact
+                # whatever the top k.
+                entropy = cached_teacher(recipe, teacher, tok, samples, place, quiet, 1, 0).entropy
         if until == "cache":
             return None
         pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
@@ -161,8 +173,6 @@ def _from_traces(
         notes["parents"]["start"] = start_hash(recipe, tok, place.training)
         if pairs is not None:
             notes["parents"]["pairs"] = pairs.hash
-        if us.first:
-            write(place.training / "recipe.json", recipe)
     if recipe.objective.name == "minillm":
         result = train_minillm(
             recipe, samples, learn, tok, place.training, notes, lock, quiet=quiet, device=here
@@ -177,7 +187,7 @@ def _from_traces(
         del teacher  # cached, it need not stay in the device's memory
         result = train(
             recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
-            cache=cache, teacher=live, ranks=us, quiet=quiet, device=here,
+        cache=cache, teacher=live, entropy=entropy, ranks=us, quiet=quiet, device=here,
             trackers=trackers,
         )  # fmt: skip
     if result.reason == "finished" and us.first:
@@ -208,7 +218,7 @@ def _on_policy(
         "machine": _machine(recipe, here),
         "scores": {},
     }
-    write(place.training / "recipe.json", recipe)
+    write(place.training / RECIPE, recipe)
     result = train_on_policy(recipe, play, place.training, notes, teacher, tok, quiet=quiet,
                              device=here)  # fmt: skip
     if result.reason == "finished":
@@ -312,11 +322,10 @@ def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:
 
 
 def cached_teacher(
-    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool
-) -> teacher_cache.Cache | None:
+    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool,
+    top_k: int, min_mass: float,
+) -> teacher_cache.Cache:  # fmt: skip
     """The teacher cache of a recipe: loaded when finished and fitting, else computed."""
-    if teacher is None or recipe.teacher is None:
-        return None
     device = models.device_of(teacher)
     precision = precision_of(recipe.optim.precision, device)
     key = teacher_cache.Key(
@@ -324,7 +333,7 @@ def cached_teacher(
         tokenizer.fingerprint(tok),
         digest(recipe.data.header, recipe.student.window, recipe.max_new_tokens),
         models.weights_hash(teacher),
-        recipe.teacher.top_k,
+        top_k,
         precision,
     )
 
@@ -336,10 +345,10 @@ def cached_teacher(
     if not (folder / MANIFEST).is_file():
         teacher_cache.build(
             folder, teacher, samples, key,
-            pad=tok.pad_token_id, row_tokens=recipe.optim.row_tokens,
+                pad=tok.pad_token_id, entries=len(tok), row_tokens=recipe.optim.row_tokens,
             precision=precision, progress=progress,
         )  # fmt: skip
-    return teacher_cache.load(folder, key, min_mass=recipe.teacher.min_mass)
+    return teacher_cache.load(folder, key, min_mass=min_mass)
 
 
 def cached_likelihoods(
@@ -368,7 +377,7 @@ def cached_likelihoods(
     if not (folder / MANIFEST).is_file():
         likelihoods.build(
             folder, teacher, theirs, matched, key,
-            pad=other.pad_token_id, row_tokens=recipe.optim.row_tokens,
+            pad=other.pad_token_id, entries=len(other), row_tokens=recipe.optim.row_tokens,
             precision=precision, progress=progress,
         )  # fmt: skip
     return likelihoods.load(folder, key, samples, matched)

@@ -81,12 +81,14 @@ def build(
     key: Key,
     *,
     pad: int,
+    entries: int,
     row_tokens: int = 8192,
     precision: Precision = "fp32",
     shard: int = SHARD,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
-    """Compute what is missing and return the whole cache (``shards.build``)."""
+    """Compute what is missing and return the whole cache (``shards.build``), over the tokenizer's
+    ``entries``."""
     teacher.eval()
     models.check_isolation(teacher)
 
@@ -94,7 +96,7 @@ def build(
         pieces = [
             distribution(logits, targets, key.top_k)
             for logits, targets in shards.taught_logits(
-                teacher, samples, part, pad, row_tokens, precision
+                teacher, samples, part, pad, entries, row_tokens, precision
             )
         ] or [distribution_of_none(key.top_k)]
         return Cache(*(np.concatenate(x) for x in zip(*pieces, strict=True)))._asdict()

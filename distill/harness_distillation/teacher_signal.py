@@ -53,7 +53,8 @@ def count(
 
 
 class Signal:
-    """What the student is compared with at a row's supervised positions, and in which units."""
+    """What the student is compared with at a row's supervised positions, and in which units;
+    ``entries`` of its tokenizer."""
 
     def __init__(
         self,
@@ -61,12 +62,14 @@ class Signal:
         cache: Cache | Likelihoods | None,
         teacher: Any,
         precision: Precision,
+        entries: int,
     ) -> None:
         self.objective = objective
         self.text = objective.divergence == "ce"
         self.cache = cache
         self.teacher = teacher
         self.precision = precision
+        self.entries = entries
         if not self.text and cache is None and teacher is None:
             raise ConfigError(f"Objective '{objective.name}' needs a teacher's distributions.")
         if not isinstance(cache, Likelihoods):
@@ -108,6 +111,7 @@ class Signal:
         return span_loss(
             hidden, head, row.targets, row.labels, weights, self(row),
             measure=self.measure, temperature=self.objective.temperature, shares=of_units,
+            entries=self.entries,
         )  # fmt: skip
 
     def __call__(self, row: Row) -> Target | Live | None:

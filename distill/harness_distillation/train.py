@@ -80,6 +80,7 @@ def train(
     *,
     cache: Cache | Likelihoods | None = None,
     teacher: Any = None,
+    entropy: np.ndarray | None = None,
     ranks: Ranks = Ranks(),
     quiet: bool = False,
     part: Part | None = None,
@@ -88,7 +89,8 @@ def train(
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
-    ``cache`` or ``teacher`` (a live model) give what an objective with a teacher needs. With
+    ``cache`` or ``teacher`` (a live model) give what an objective with a teacher needs, a cache or
+    ``entropy`` fp [taught tokens] what a curriculum asks of the teacher. With
     several ``ranks`` each reads its part of a step's rows and the first writes. The model is put
     on ``device``, and a live ``teacher`` must be there. ``trackers`` are sent the log. With
     ``[dev]`` the result is the checkpoint that won most, and training may stop early (``gate``).
@@ -131,13 +133,13 @@ def train(
     first, end = part or Part(0, optim.steps)
     body, head = models.body_and_head(model)
     if optim.compile:
-        body = torch.compile(body, dynamic=False)
+        body = models.compile_body(body)
     precision = precision_of(optim.precision, device)
-    signal = Signal(objective, cache, teacher, precision)
+    signal = Signal(objective, cache, teacher, precision, len(tokenizer))
     sampler = Sampler(
         corpus.samples, corpus.train, objective, recipe.seed,
         rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
-        entropy=None if cache is None else cache.entropy,
+            entropy=entropy if cache is None else cache.entropy,
     )  # fmt: skip
     classes = class_of(objective.format or "span")
     pad = tokenizer.pad_token_id

@@ -58,7 +58,7 @@ def measure(
     optimizer = optimizers.build(model, Optim())
     body, head = models.body_and_head(model)
     if compiled:
-        body = torch.compile(body, dynamic=False)
+        body = models.compile_body(body)
     live = None
     if loss == "live":
         live = models.build(Student(layers=8, hidden=512, heads=8), Tokens(), 1)

@@ -1,0 +1,125 @@
+"""What a curriculum orders by: C(tau) of the paper's Eq. 7, whether a teacher is cached or live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from distill_traces import episode, recipe, record
+from harness_distillation import cli, tokenizer
+from harness_distillation import recipe as recipes
+from harness_distillation.curriculum import difficulty
+from harness_distillation.dataset import Samples, encode
+
+from harness.errors import ConfigError
+from harness.transcript import Kind
+
+pytestmark = pytest.mark.models
+HEADER = "Task: {instruction}\n"
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    episodes = [episode(i) for i in range(25)]
+    encoder = tokenizer.SegmentEncoder(tokenizer.train(episodes, HEADER, 400))
+    return encode(episodes, encoder, HEADER, 512, 0)[0]
+
+
+def z(values: list[float]) -> np.ndarray:
+    return (np.array(values) - np.mean(values)) / np.std(values)
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 1), (0.2, 0.5, 0.3), (1, 0, 0), (0, 1, 0)])
+def test_difficulty_weighs_lengths_and_mean_entropy(samples, weights):
+    """Sequence by sequence from the definition, with entropies that are known."""
+    entropy = np.random.default_rng(0).gamma(2.0, 1.0, int(samples.taught[-1])).astype(np.float32)
+    reasons, acts, means, place = [], [], [], 0
+    for s in range(len(samples.lengths)):
+        kinds = samples.kinds[samples.part(s)].tolist()
+        reasons.append(kinds.count(Kind.REASON))
+        acts.append(kinds.count(Kind.ACT))
+        taught = sum(kind != Kind.CONTEXT for kind in kinds)
+        means.append(float(np.mean(entropy[place : place + taught].astype(np.float64))))
+        place += taught
+    a, b, g = weights
+    objective = recipes.Objective(alpha=a, beta=b, gamma=g)
+    wanted = a * z(reasons) + b * z(acts) + g * z(means)
+    assert np.allclose(difficulty(samples, objective, entropy), wanted, atol=1e-9)
+    without = difficulty(samples, objective)
+    assert np.allclose(without, a * z(reasons) + b * z(acts), atol=1e-9)
+    assert np.allclose(without, wanted) == (g == 0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return record(tmp_path_factory.mktemp("run") / "episodes.jsonl", 40)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, run) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    out = folder / "teacher"
+    args = [str(recipe(folder, steps=15)), "--data", str(run), "--out", str(out), "--quiet"]
+    assert cli.main(args) == 0
+    return out
+
+
+def trained(
+    folder: Path, run: Path, teacher: Path, signal: str, gamma: float, *more: str
+) -> list[dict]:
+    """The log of `sad` in the paper's order, weighed by entropy alone."""
+    text = (
+        f"[objective]\nname = 'sad'\ncurriculum = 'sorted'\nalpha = 0.0\nbeta = 0.0\n"
+        f"gamma = {gamma}\n[teacher]\ncheckpoint = '{teacher}'\nsignal = '{signal}'\n"
+        "min_mass = 0.3\ntop_k = 400\n"
+    )
+    path = recipe(folder, text, steps=4)
+    path.write_text(path.read_text().replace("[optim]", "[optim]\nprecision = 'fp32'"))
+    out = folder / f"{signal}-{gamma}"
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet", *more]) == 0
+    log = out / "training" / "log.jsonl"
+    return [msgspec.json.decode(x) for x in log.read_bytes().splitlines()] if log.exists() else []
+
+
+def test_a_live_teacher_orders_as_a_cached_one(tmp_path, run, teacher):
+    cached, live = (trained(tmp_path, run, teacher, s, 1.0) for s in ("cache", "live"))
+    for name in ("n_reason", "n_act", "tokens"):
+        assert [x[name] for x in live] == [x[name] for x in cached]
+    assert [x["loss"] for x in live] == pytest.approx([x["loss"] for x in cached], rel=1e-3)
+    without = trained(tmp_path, run, teacher, "live", 0.0)
+    assert [x["n_reason"] for x in without] != [x["n_reason"] for x in live]
+    assert not (tmp_path / "live-0.0" / "training" / "cache").exists()
+
+
+def test_a_live_teachers_entropies_are_computed_once(tmp_path, run, teacher):
+    assert trained(tmp_path, run, teacher, "live", 1.0, "--stage", "cache") == []
+    place = tmp_path / "live-1.0" / "training" / "cache"
+    manifest = msgspec.json.decode((place / "manifest.json").read_bytes())
+    assert manifest["key"]["top_k"] == 1
+    shards = {p: p.stat().st_mtime_ns for p in place.glob("*.npz")}
+    assert shards
+    assert len(trained(tmp_path, run, teacher, "live", 1.0)) == 4
+    assert {p: p.stat().st_mtime_ns for p in place.glob("*.npz")} == shards
+
+
+def test_rounds_of_play_have_no_entropies(tmp_path):
+    text = """
+[objective]
+name = "gkd"
+curriculum = "pacing"
+{}
+[teacher]
+checkpoint = "models/t"
+signal = "live"
+[on_policy]
+env = "alfworld"
+tasks = "builtin-dev"
+"""
+    with pytest.raises(ConfigError, match="no entropies to order them by: gamma = 0"):
+        recipes.load(str(recipe(tmp_path, text.format(""))))
+    recipes.load(str(recipe(tmp_path, text.format("gamma = 0.0"))))
