@@ -156,5 +156,5 @@ def test_what_chunks_cannot_be_is_refused(change):
     raw = {k: {**base.get(k, {}), **change.get(k, {})} for k in {**base, **change} if k != "name"}
     with pytest.raises(ConfigError, match="chunks of whole spans"):
         recipes.resolve(recipes.decode({"name": "x", **raw}, "x"))
-    with pytest.raises(ConfigError, match="alm_tau must be over 0"):
+    with pytest.raises(ConfigError, match=r"alm_tau = 0.0 is not in \(0, inf\)"):
         recipes.resolve(recipes.decode({"name": "x", "objective": {"alm_tau": 0.0}}, "x"))

@@ -197,7 +197,7 @@ def _masks(place: Workplace) -> str:
             f"{place.data} has samples and no {RECIPE} beside it, which says how they are labelled."
             "\n  harness distill RECIPE --stage prepare writes it."
         )
-    masks: str = msgspec.json.decode(path.read_bytes())["objective"]["masks"]
+    masks: str = msgspec.json.decode(path.read_bytes())["objective"].get("masks", "spans")
     return masks
 
 

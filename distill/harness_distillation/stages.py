@@ -116,16 +116,8 @@ def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
 
 def _forget(training: Path) -> None:
     """Delete what an earlier go has made, but its traces."""
-    for name in (
-        "data",
-        "cache",
-        "likelihoods",
-        "checkpoints",
-        "dev",
-        "minillm",
-        "rounds",
-        "start",
-    ):
+    prepared = ("data", "cache", "likelihoods")
+    for name in (*prepared, "checkpoints", "dev", "minillm", "rounds", "start"):
         if (training / name).exists():
             shutil.rmtree(training / name)
     for name in ("log.jsonl", "dev.jsonl", "minillm.jsonl"):
@@ -145,6 +137,8 @@ def _from_traces(
         if us.first:
             write(place.training / RECIPE, recipe)
         tok, samples, prepared = prepare(recipe, runs, place, quiet)
+        # Again for what was prepared earlier: what is known of tasks may have grown.
+        traces.guard(prepared.tasks, recipe.data.exclude)
         if recipe.dev is not None:
             traces.guard(prepared.tasks, [recipe.dev.task_set], "[dev]")
         learn, held = _sides(samples, prepared)
@@ -170,7 +164,8 @@ def _from_traces(
             return None
         pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
         notes = provenance(recipe, prepared, teacher, here)
-        notes["parents"]["start"] = start_hash(recipe, tok, place.training)
+        if us.first:  # who writes the notes
+            notes["parents"]["start"] = start_hash(recipe, tok, place.training)
         if pairs is not None:
             notes["parents"]["pairs"] = pairs.hash
     if recipe.objective.name == "minillm":
@@ -187,7 +182,7 @@ def _from_traces(
         del teacher  # cached, it need not stay in the device's memory
         result = train(
             recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
-        cache=cache, teacher=live, entropy=entropy, ranks=us, quiet=quiet, device=here,
+            cache=cache, teacher=live, entropy=entropy, ranks=us, quiet=quiet, device=here,
             trackers=trackers,
         )  # fmt: skip
     if result.reason == "finished" and us.first:
@@ -328,10 +323,17 @@ def cached_teacher(
     """The teacher cache of a recipe: loaded when finished and fitting, else computed."""
     device = models.device_of(teacher)
     precision = precision_of(recipe.optim.precision, device)
+    # Distributions were once taken over an embedding's padding too.
+    padded = teacher.get_output_embeddings().out_features > len(tok)
     key = teacher_cache.Key(
         samples.hash,
         tokenizer.fingerprint(tok),
-        digest(recipe.data.header, recipe.student.window, recipe.max_new_tokens),
+        digest(
+            recipe.data.header,
+            recipe.student.window,
+            recipe.max_new_tokens,
+            *(["entries"] if padded else []),
+        ),
         models.weights_hash(teacher),
         top_k,
         precision,
@@ -345,7 +347,7 @@ def cached_teacher(
     if not (folder / MANIFEST).is_file():
         teacher_cache.build(
             folder, teacher, samples, key,
-                pad=tok.pad_token_id, entries=len(tok), row_tokens=recipe.optim.row_tokens,
+            pad=tok.pad_token_id, entries=len(tok), row_tokens=recipe.optim.row_tokens,
             precision=precision, progress=progress,
         )  # fmt: skip
     return teacher_cache.load(folder, key, min_mass=min_mass)

@@ -139,7 +139,7 @@ def train(
     sampler = Sampler(
         corpus.samples, corpus.train, objective, recipe.seed,
         rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
-            entropy=entropy if cache is None else cache.entropy,
+        entropy=entropy if cache is None else cache.entropy,
     )  # fmt: skip
     classes = class_of(objective.format or "span")
     pad = tokenizer.pad_token_id
@@ -252,7 +252,7 @@ def train(
             progress.step(state.step, line)
             sent.log(line)
             out_of_time = optim.max_minutes is not None and ranks.any(
-                state.seconds >= 60 * optim.max_minutes
+                state.seconds - before >= 60 * optim.max_minutes
             )
             if (
                 out_of_time

@@ -141,7 +141,7 @@ def arithmetic(grid: Grid) -> str:
         f"Estimated for one {d.name}: training 6 x parameters x tokens at {100 * d.mfu:.0f} % of "
         f"{d.flops / 1e12:.0f} TFLOP/s; play {d.episode_tokens} sampled tokens an episode, "
         f"{d.batch} episodes at once, each pass reading 2 bytes a parameter at "
-        f"{d.bandwidth / 1e12:g} TB/s. The teacher's one pass over the traces is not counted. GiB: "
+        f"{d.bandwidth / 1e12:g} TB/s. The teacher's one pass over the traces is not counted. GB: "
         "the least that training holds, weights, gradients and the optimizer's moments in fp32 "
         "(AdamW: 16 bytes a parameter); activations come on top."
     )
@@ -174,7 +174,7 @@ def cells_table(plan: Plan, out: Path) -> Table:
     """The cells, those of one row that differ by seed or learning rate together: tokens and memory
     of one, hours of all."""
     grid = plan.grid
-    rows = [["cells", "recipe", "tokens", *(["GiB"] if grid.device else []), "hours", "done"]]
+    rows = [["cells", "recipe", "tokens", *(["GB"] if grid.device else []), "hours", "done"]]
     for group in _groups(plan):
         cell = group[0].cell
         need = memory(grid, cell)
@@ -186,7 +186,7 @@ def cells_table(plan: Plan, out: Path) -> Table:
                 _names(group),
                 cell.given or cell.recipe.name,
                 tokens if cell.given is None else "-",
-                *(["-" if need is None else f"{need / 2**30:,.1f}"] if grid.device else []),
+                *(["-" if need is None else f"{need / 1e9:,.1f}"] if grid.device else []),
                 f"{sum(cost(grid, p.cell).hours for p in group):,.2f}",
                 f"{finished} of {len(group)}",
             ]
