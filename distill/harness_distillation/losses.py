@@ -153,11 +153,11 @@ def divergence(
         inside = real.logsumexp(-1)
         lost = torch.logaddexp(inside, padding.logsumexp(-1)) - inside
         return lost + divergence(real, target_ids, target, temperature, measure)
+    if isinstance(target, Target):
+        return bucketed(logits, target, temperature, measure) * temperature**2
     log_q = F.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
     del logits  # nobody else's: as large as log_q
-    if isinstance(target, torch.Tensor):
-        return full(log_q, target, temperature, measure) * temperature**2
-    return bucketed(log_q, target, temperature, measure) * temperature**2
+    return full(log_q, target, temperature, measure) * temperature**2
 
 
 def full(
@@ -177,44 +177,54 @@ def full(
 
 
 class Outcomes(torch.autograd.Function):
-    """From log q [S, V]: that of a teacher's top k ``ids`` [S, k], and the rest's log mass [S].
+    """From logits [S, V]: log q of a teacher's top k ``ids`` [S, k], and the rest's log mass [S].
 
-    One tensor like log q is made on the way back and none is kept, where gather, scatter and
-    logsumexp keep one and make four.
+    The softmax is in it: one tensor like the logits is kept and one made on the way back, as for
+    cross-entropy, where log-softmax, gather, scatter and logsumexp keep two and make five.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, log_q: torch.Tensor, ids: torch.Tensor
+        ctx: Any, logits: torch.Tensor, ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rest = log_q.scatter(-1, ids, -torch.inf).logsumexp(-1)
-        ctx.save_for_backward(log_q, ids, rest)
-        return log_q.gather(-1, ids), rest
+        others = logits.scatter(-1, ids, -torch.inf)
+        rest = others.logsumexp(-1)
+        # What is small is fp64: differences of sums like these are what gradients are made of.
+        top = logits.gather(-1, ids).double()
+        whole = torch.logaddexp(rest.double(), top.logsumexp(-1))
+        log_q, log_rest = top - whole[:, None], rest.double() - whole
+        ctx.save_for_backward(others, ids, rest, log_q, log_rest)
+        return log_q.to(logits.dtype), log_rest.to(logits.dtype)
 
     @staticmethod
     def backward(
         ctx: Any, of_top: torch.Tensor, of_rest: torch.Tensor
     ) -> tuple[torch.Tensor, None]:
-        log_q, ids, rest = ctx.saved_tensors
-        grad = (log_q - rest[:, None]).exp_().mul_(of_rest[:, None])
-        return grad.scatter_(-1, ids, of_top), None
+        others, ids, rest, log_q, log_rest = ctx.saved_tensors
+        # The rest shares its gradient by its softmax; all pay for the whole.
+        every = of_top.double().sum(-1) + of_rest
+        share = (of_rest - every * log_rest.exp()).to(others.dtype)
+        grad = (others - rest[:, None]).exp_().mul_(share[:, None])
+        of_top = of_top - every[:, None] * log_q.exp()
+        return grad.scatter_(-1, ids, of_top.to(others.dtype)), None
 
 
 def bucketed(
-    log_q: torch.Tensor, target: Target, temperature: float, measure: Measure = forward_kl
+    logits: torch.Tensor, target: Target, temperature: float, measure: Measure = forward_kl
 ) -> torch.Tensor:
-    """D [S] over the teacher's top k and one bucket for the rest (module docstring)."""
-    p = target.logp.to(log_q.dtype)
+    """D [S] over the teacher's top k and one bucket for the rest (module docstring), from the
+    student's logits [S, V]."""
+    p = target.logp.to(logits.dtype)
     if temperature != 1.0:
-        p, q = F.log_softmax(p / temperature, -1), F.log_softmax(log_q.gather(-1, target.ids), -1)
-        return measure(_floor(p), q).sum(-1)
-    tail_p = target.tail.to(log_q.dtype)
+        q = F.log_softmax(logits.gather(-1, target.ids) / temperature, -1)
+        return measure(_floor(F.log_softmax(p / temperature, -1)), q).sum(-1)
+    tail_p = target.tail.to(logits.dtype)
     # Rounding (fp16) may leave the masses off one: normalise the k + 1 outcomes exactly.
     total = torch.logsumexp(torch.cat([p, tail_p[:, None]], -1), -1)
     p, tail_p = _floor(p - total[:, None]), _floor(tail_p - total)
-    if target.ids.shape[-1] == log_q.shape[-1]:
-        return measure(p, log_q.gather(-1, target.ids)).sum(-1)
-    q, rest = Outcomes.apply(log_q, target.ids)  # type: ignore[no-untyped-call]
+    if target.ids.shape[-1] == logits.shape[-1]:
+        return measure(p, F.log_softmax(logits.gather(-1, target.ids), -1)).sum(-1)
+    q, rest = Outcomes.apply(logits, target.ids)  # type: ignore[no-untyped-call]
     return measure(p, q).sum(-1) + measure(tail_p, rest)
 
 
