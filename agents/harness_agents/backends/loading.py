@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging as transformers_logging
 
 from harness.errors import ConfigError
-from harness_agents.backends.attention import use_grouped
+from harness_agents.backends.attention import use_rows
 from harness_agents.checkpoints import Checkpoint
 
 
@@ -58,7 +58,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ConfigError(f"{checkpoint.folder}: weights lack {', '.join(missing[:5])}.")
-    use_grouped(model)
+    use_rows(model)
     return model.eval().requires_grad_(False)
 
 
