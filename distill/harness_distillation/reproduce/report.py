@@ -276,7 +276,11 @@ def origins(plan: Plan, out: Path) -> list[str]:
 
 
 #: What is told beside success, as comparisons name it.
-_EFFECTS = ("steps, both solved", "reasoning tokens a step", "CoT overlap", "CoT F1")
+_EFFECTS = (
+    "steps, both solved", "reasoning tokens a step", "CoT overlap", "CoT F1",
+    # Who acts on what is not there has not learned to read the page, and compares as little.
+    "invalid actions",
+)  # fmt: skip
 
 
 def verdicts(plan: Plan, out: Path, found: Sequence[Arm]) -> list[list[str]]:
