@@ -72,7 +72,7 @@ class Comparison(msgspec.Struct, frozen=True):
     ``test`` names the test of ``p``; ``p_holm`` is adjusted for all comparisons made at once,
     ``equivalent`` is not.
     ``detectable`` is the smallest true difference in success this design shows in four of five
-    repetitions. ``lost`` is success with broken episodes counted as lost.
+    repetitions, None where it shows none. ``lost`` is success with broken episodes counted as lost.
     """
 
     a: str
@@ -92,7 +92,7 @@ class Comparison(msgspec.Struct, frozen=True):
     test: str
     p: float
     p_holm: float
-    detectable: float
+    detectable: float | None
     margin: float
     equivalent: bool
     #: Episodes without a partner: another seed or attempt was played.
@@ -234,7 +234,7 @@ def compare(
         ),
         p=estimate.p,
         p_holm=estimate.p,
-        detectable=paired.detectable(estimate.error, estimate.df),
+        detectable=_detectable(whole, estimate),
         margin=margin,
         equivalent=-margin < estimate.low_90 and estimate.high_90 < margin,
         unmatched_a=_unmatched([(one, other) for one, other in matches]),
@@ -399,6 +399,15 @@ def _arrays(pairs: Sequence[_Pair]) -> _Arrays:
     replicate = np.array([p.replicate for p in pairs], dtype=np.int64)
     weight = paired.weights(replicate, _codes([p.a.task_id for p in pairs]))
     return _Arrays(_codes([p.cluster for p in pairs]), replicate, weight)
+
+
+def _detectable(pairs: Sequence[_Pair], estimate: paired.Estimate) -> float | None:
+    if math.isfinite(estimate.df):
+        found = paired.detectable(estimate.error, estimate.df)
+        return found if found <= 1 else None
+    gains = np.array([_won(p.a) - _won(p.b) for p in pairs])
+    at = _arrays(pairs)
+    return paired.shown_by_flips(gains, at.cluster, at.weight, estimate.error)
 
 
 def _shares(pairs: Sequence[_Pair], draws: int) -> paired.Estimate:

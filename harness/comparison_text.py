@@ -78,7 +78,11 @@ def _kept(r: Retained) -> str:
 
 def verdict(c: Comparison) -> str:
     """Who is better, or that it is not known, and what the design could have shown."""
-    seen = f"This design shows differences from {100 * c.detectable:.1f} points on (80 % power)."
+    seen = (
+        "No difference could be shown with 80 % power: play more tasks."
+        if c.detectable is None
+        else f"This design shows differences from {100 * c.detectable:.1f} points on (80 % power)."
+    )
     if c.verdict == "a":
         return f"{c.a} is better. {seen}"
     if c.verdict == "b":

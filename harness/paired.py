@@ -346,6 +346,21 @@ def detectable(error: float, df: float = math.inf) -> float:
     return float(nctdtrinc(df, 0.2, stdtrit(df, 0.975))) * error
 
 
+def shown_by_flips(difference: Floats, cluster: Ints, weight: Floats, error: float) -> float | None:
+    """``detectable`` of one replicate, whose test is ``flips``: were the sides alike, but their
+    outcomes to part as often as they did. A spread around the difference seen would promise the
+    more, the larger that is. None where no difference at all is shown, as with five clusters."""
+    names, g = np.unique(cluster, return_inverse=True)
+    sums = np.zeros(len(names))
+    np.add.at(sums, g, weight * difference)
+    parted = math.sqrt(float((sums**2).sum())) / float(weight.sum())
+    # One cluster more might have parted where none did, and so many one way alone make p < 0.05.
+    least = next(k for k in range(1, 64) if 2.0 ** (1 - k) < 0.05) / len(names)
+    if least > 1:
+        return None
+    return min(1.0, max(detectable(max(parted, error, 1 / len(names))), least))
+
+
 def planned_error(n: int, share: float = 0.5, correlation: float = 0.5) -> float:
     """Standard error of a paired difference of two success rates near ``share`` over n tasks,
     before anything is played; ``correlation`` is that of two agents on one task. Seeds and

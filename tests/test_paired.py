@@ -77,6 +77,33 @@ def test_the_detectable_difference_is_detected_four_times_in_five():
     assert hits / 2000 == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.parametrize("tasks", [40, 150])
+def test_what_sign_flips_show_is_shown_four_times_in_five(tasks):
+    """Half of the tasks part the sides. The test is exact, so rather less often."""
+    rng = np.random.default_rng(6)
+    cluster, weight = np.arange(tasks), np.ones(tasks)
+
+    def played(better: float):
+        x = rng.random(tasks)
+        return (x < 0.25 + better / 2).astype(float) - (x > 0.75 + better / 2)
+
+    sizes = [paired.shown_by_flips(played(0.0), cluster, weight, 0.0) for _ in range(100)]
+    size = float(np.mean(sizes))
+    # It is a design's, whichever side is ahead.
+    ahead = np.mean([paired.shown_by_flips(played(0.4), cluster, weight, 0.0) for _ in range(100)])
+    assert ahead == pytest.approx(size, rel=0.05)
+    hits = np.mean([paired.flips(played(size), cluster, weight) < 0.05 for _ in range(1000)])
+    assert 0.7 < hits < 0.9
+
+
+def test_a_handful_of_tasks_shows_nothing():
+    for tasks, expected in ((2, None), (5, None), (6, 1.0)):
+        won = np.ones(tasks)
+        assert paired.shown_by_flips(won, np.arange(tasks), won, 0.0) == expected
+    same = np.zeros(100)
+    assert paired.shown_by_flips(same, np.arange(100), np.ones(100), 0.0) == pytest.approx(0.06)
+
+
 def test_flips_are_mcnemars_test_where_clusters_weigh_alike():
     d = np.array([1.0] * 8 + [-1.0] * 2 + [0.0] * 30)
     found = paired.flips(d, np.arange(40), np.ones(40))
