@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str]) -> int:
-    """``harness distill RECIPE`` trains; ``export CHECKPOINT OUT`` ships, ``inspect RUN`` shows.
+    """``harness distill RECIPE`` trains; ``list`` names recipes, ``export CHECKPOINT OUT`` ships,
+    ``inspect RUN`` shows.
 
     Returns the exit status; errors are HarnessErrors, which the caller prints.
     """
@@ -27,10 +28,13 @@ def main(args: list[str]) -> int:
         from harness_distillation import inspect
 
         return inspect.main(args[1:])
+    if args == ["list"]:
+        return _list()
     parser = argparse.ArgumentParser(
         prog="harness distill",
         description="Train a student by a recipe: collect traces, prepare them, cache the "
         "teacher, train. Finished stages are kept, a stopped one goes on. "
+        "'harness distill list' names the recipes that ship; "
         "'harness distill export CHECKPOINT OUT' copies a model for shipping; "
         "'harness distill inspect RUN|OUT' shows which tokens are taught.",
         allow_abbrev=False,
@@ -62,11 +66,14 @@ def main(args: list[str]) -> int:
     start.add_argument("--resume", action="store_true", help="go on (the default)")
     start.add_argument("--fresh", action="store_true", help="delete earlier work and start again")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the whole recipe and do nothing"
+    )
     given = parser.parse_args(args)
 
     # Idle OpenMP threads that spin would take the other core from a second process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from harness_distillation import ranks
+    from harness_distillation import parents, ranks
     from harness_distillation import recipe as recipes
     from harness_distillation.prepare import say
     from harness_distillation.stages import distill
@@ -76,6 +83,10 @@ def main(args: list[str]) -> int:
     if given.resume and not (out / "training").is_dir():
         raise ConfigError(f"Nothing to resume in {out}.")
     us = ranks.current()
+    if given.dry_run:
+        return _dry_run(recipe, out)
+    for name in parents.bring(recipe):
+        say(given.quiet or not us.first, f"models/{name}: the one that comes with the package")
     try:
         result = distill(
             recipe,
@@ -95,6 +106,30 @@ def main(args: list[str]) -> int:
         print(result.checkpoint)
     else:
         print(out)
+    return 0
+
+
+def _list() -> int:
+    """A line a recipe: its name, and what it makes."""
+    from harness_distillation import recipe as recipes
+
+    found = {name: recipes.load(name) for name in sorted(recipes.shipped())}
+    wide = max(map(len, found))
+    for name, recipe in found.items():
+        print(f"{name:{wide}}  {recipe.description}")
+    return 0
+
+
+def _dry_run(recipe: Recipe, out: Path) -> int:
+    """The recipe with every number stated, and what is missing for it."""
+    from harness_distillation import parents
+    from harness_distillation.prepare import say
+    from harness_distillation.recipe import recipe_hash
+
+    print(msgspec.json.format(msgspec.json.encode(recipe)).decode())
+    say(False, f"recipe {recipe_hash(recipe)}, to be trained in {out}; nothing was done")
+    if missing := parents.missing(recipe):
+        say(False, f"not in this folder: {', '.join(f'models/{name}' for name in missing)}")
     return 0
 
 

@@ -22,6 +22,7 @@ from harness.recorder import EPISODES
 from harness.registry import names
 from harness.runs import read_meta
 from harness_distillation.locks import owned
+from harness_distillation.parents import link
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce.estimates import cost
 from harness_distillation.reproduce.expansion import Cell, Stage
@@ -172,9 +173,7 @@ def _link(plan: Plan, out: Path) -> None:
     for p in plan.cells:
         place = out / "models" / p.cell.name
         if p.cell.given is not None and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.unlink(missing_ok=True)  # a link into another machine's folders
-            place.symlink_to(folder_of(p.cell.given).absolute())
+            link(place, folder_of(p.cell.given))
 
 
 def _restore(out: Path, say: Callable[[str], None]) -> None:
