@@ -28,9 +28,7 @@ def test_what_ships_is_linked_into_a_folder_that_lacks_it(tmp_path, monkeypatch,
 
 def test_what_is_to_be_trained_first_is_named_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"needs models/teacher-tiny-start\.\n.*distill teach"
-    ):
+    with pytest.raises(ConfigError, match=r"needs models/teacher-tiny-start\.\n.*distill teach"):
         cli.main(["teacher-tiny"])
     own = tmp_path / "own.toml"
     own.write_text('base = "ours-tiny"\n[teacher]\ncheckpoint = "models/mine"\n')

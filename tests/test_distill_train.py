@@ -80,6 +80,25 @@ def test_finished_stages_are_kept(teacher, run, capfd):
     assert len(log(teacher)) == 60
 
 
+def test_a_training_that_is_told_to_end_saves_where_it_is(tmp_path, run):
+    path, out = recipe(tmp_path, steps=3000), tmp_path / "out"
+    command = [sys.executable, "-m", "harness", "distill", str(path), "--data", str(run), "--quiet"]
+    child = subprocess.Popen(
+        [*command, "--out", str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    file = out / "training" / "log.jsonl"
+    deadline = time.monotonic() + 90
+    while not (file.is_file() and file.read_bytes().count(b"\n") >= 9):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(60) == -signal.SIGTERM
+    last = checkpoint.latest(out / "training" / "checkpoints")
+    assert checkpoint.read_state(last).step == len(log(out)) >= 9
+    assert not (out / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("precision", "optimizer"), [("fp32", "adamw"), ("bf16", "adamw"), ("bf16", "muon")]
 )

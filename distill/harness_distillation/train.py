@@ -29,6 +29,7 @@ from harness_distillation.machine import CPU, Precision, autocast, peak, precisi
 from harness_distillation.progress import Progress
 from harness_distillation.ranks import Ranks
 from harness_distillation.recipe import Recipe, lambdas
+from harness_distillation.signals import term_ends, term_waits
 from harness_distillation.supervision import shares
 from harness_distillation.teacher_cache import Cache
 from harness_distillation.teacher_signal import LABELS, Signal, count
@@ -178,12 +179,14 @@ def train(
             return False
         if gate is not None and last is not None and gate.due(state.step, optim.steps):
             tick = time.monotonic()
-            progress.say(_told(gate.play(state.step, last)))
+            with term_ends():  # the checkpoint is safe, and a play that is cut goes on
+                progress.say(_told(gate.play(state.step, last)))
             begun += time.monotonic() - tick
         kept = state.step >= max(optim.keep, default=0)
         return ranks.any(gate is not None and gate.over and kept)
 
     with (
+        term_waits() as ended,
         Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
         (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
         closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
@@ -251,8 +254,9 @@ def train(
             log.write(msgspec.json.encode(line) + b"\n")
             progress.step(state.step, line)
             sent.log(line)
-            out_of_time = optim.max_minutes is not None and ranks.any(
-                state.seconds - before >= 60 * optim.max_minutes
+            told_to_end = ranks.any(ended())
+            out_of_time = told_to_end or ranks.any(
+                optim.max_minutes is not None and state.seconds - before >= 60 * optim.max_minutes
             )
             if (
                 out_of_time
@@ -264,7 +268,7 @@ def train(
                 if ranks.first:
                     last = save()
                 saved = now
-            over = play()
+            over = not told_to_end and play()
             if out_of_time:
                 break
     finished = over or state.step >= end
