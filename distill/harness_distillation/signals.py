@@ -1,4 +1,4 @@
-"""SIGTERM, as schedulers send it some seconds before they kill: a training first saves its state."""
+"""SIGTERM, as schedulers send it some seconds before they kill: first a training is saved."""
 
 from __future__ import annotations
 
