@@ -19,7 +19,7 @@ from harness.env import Environment
 from harness.errors import ConfigError, DataError, TraceError
 from harness.metrics import EpisodeMetrics, measure
 from harness.overlap import TrainedOn, overlap
-from harness.policy import Policy
+from harness.policy import Policy, differences
 from harness.protocol import Preset
 from harness.recorder import EPISODES, Recorder, read_episodes
 from harness.runner import Job, Limits, play_all
@@ -174,11 +174,13 @@ def resume(
     retry_errors: bool = False,
 ) -> Run:
     """Play what a stopped run still lacks. With ``retry_errors``, episodes that broke are played
-    again; their records move to ``episodes.errors.jsonl`` in the run folder."""
+    again; their records move to ``episodes.errors.jsonl`` in the run folder.
+
+    Raises ConfigError, and changes nothing, where the agent's weights, prompt, decoding or whatever
+    else decides a reply are not those that the recorded episodes were played with.
+    """
     run = open_run(path)
-    if retry_errors:
-        _set_errors_aside(run)
-    return _execute(run.meta, run.path, results_folder(run), limits, on_episode, None)
+    return _execute(run.meta, run.path, results_folder(run), limits, on_episode, None, retry_errors)
 
 
 def results_folder(run: Run) -> Path:
@@ -193,6 +195,7 @@ def _execute(
     limits: Limits | None,
     on_episode: OnEpisode | None,
     policy: Policy | None,
+    retry_errors: bool = False,
 ) -> Run:
     own = policy is None
     policy = policy or registry.build_policy(meta.agent)
@@ -200,9 +203,12 @@ def _execute(
         playing = policy
         if meta.error_rate:
             playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
-        described: dict[str, Any] = getattr(policy, "describe", dict)()
+        described: dict[str, Any] = getattr(playing, "describe", dict)()
         make_env = env_maker(meta, getattr(policy, "privileged", False))
         check_data(make_env, meta.task_set)
+        _check_policy(folder, described, retry_errors)
+        if retry_errors:
+            _set_errors_aside(folder)
         with Recorder(folder) as recorder:
             learned: TrainedOn | None = getattr(policy, "trained_on", None)
             met = learned and overlap(learned, meta.task_set.env, meta.task_set.tasks)
@@ -370,17 +376,34 @@ def _key(job: Job) -> tuple[str, int, int]:
     return (job.task.id, job.task.seed, job.attempt)
 
 
-def _set_errors_aside(run: Run) -> None:
+def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -> None:
+    """Refuse a policy that is not the one of the episodes that are there and stay."""
+    file = folder / EPISODES
+    episodes = read_episodes(file) if file.is_file() else iter(())
+    if not any(e.outcome is not Outcome.ERROR or not retry_errors for e in episodes):
+        return
+    meta = read_meta(folder)
+    # Compared as written: tuples come back as lists.
+    if differ := differences(meta.policy, msgspec.json.decode(msgspec.json.encode(described))):
+        again = f"delete {folder}" if meta.kind == "reference" else "begin a new run"
+        raise ConfigError(
+            f"{folder}: its episodes were played by another policy than agent '{meta.agent.name}' "
+            f"is now: {', '.join(differ)}.\n"
+            f"  Put back what it was begun with, or {again}: one run holds one policy's episodes."
+        )
+
+
+def _set_errors_aside(folder: Path) -> None:
     """Move error records out of episodes.jsonl: nothing is lost, and they are played again."""
-    file = run.path / EPISODES
+    file = folder / EPISODES
     encode = msgspec.json.Encoder().encode
     kept: list[bytes] = []
     broken: list[bytes] = []
-    for episode in run.episodes():
+    for episode in read_episodes(file) if file.exists() else ():
         (broken if episode.outcome is Outcome.ERROR else kept).append(encode(episode) + b"\n")
     if not broken:
         return
-    with open(run.path / "episodes.errors.jsonl", "ab") as aside:
+    with open(folder / "episodes.errors.jsonl", "ab") as aside:
         aside.write(b"".join(broken))
     temporary = file.with_suffix(".tmp")
     temporary.write_bytes(b"".join(kept))

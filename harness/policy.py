@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -58,6 +58,27 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+#: Of what a policy says of itself, what decides no reply: where and how fast it is made, and names
+#: of what is hashed.
+ASIDE = frozenset({"device", "batch_size", "servers", "vllm", "prompt", "method"})
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What decides a reply and is not the same in two descriptions of a policy, as texts. Only what
+    both tell is compared: an older release may have told less."""
+    aside = ASIDE | ({"model"} if "weights_sha256" in before.keys() & now.keys() else set())
+    found = []
+    for key in before:
+        if key in aside or key not in now or before[key] == now[key]:
+            continue
+        was, is_ = before[key], now[key]
+        if isinstance(was, dict) and isinstance(is_, dict):
+            found += [f"{key}.{text}" for text in differences(was, is_)]
+        else:
+            found.append(f"{key} ({was!s:.16}, now {is_!s:.16})")
+    return found
 
 
 class ContextOverflow(Exception):

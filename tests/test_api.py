@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import harness
 from harness import api, registry
 from harness.errors import ConfigError, DataError, TraceError
 from harness.leaderboard import boards, markdown, to_json
 from harness.metrics import summarise
-from harness.runs import find_runs, read_meta
+from harness.runs import find_runs, read_meta, write_meta
 from harness.types import Outcome
 
 TASKS = "alfworld/builtin-dev[:12]"
@@ -246,6 +248,120 @@ def _wait_for(folder: Path, lines: int) -> Path:
                 return file
         time.sleep(0.02)
     raise AssertionError("no episodes appeared")
+
+
+# Resumed with another policy -------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    """A copy of a language model's folder, for tests to change."""
+    pytest.importorskip("torch")
+    from harness_agents.checkpoints import locate
+
+    return shutil.copytree(locate("package:ours-tiny").folder, tmp_path / "weights")
+
+
+def change(weights: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = weights / "model.safetensors"
+    found = load_file(file)
+    save_file({k: v + 0.01 for k, v in found.items()}, file, metadata={"format": "pt"})
+
+
+def stopped(agent: object, out: Path, **options) -> Path:
+    """The folder of a run of four short episodes that was stopped after two."""
+    count = 0
+
+    def stop(*_) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        harness.evaluate(
+            agent, "alfworld", tasks="builtin-dev[:4]", out=out, max_steps=2, workers=1,
+            kind="collect", on_episode=stop, **options,
+        )  # fmt: skip
+    (file,) = out.glob("*/*/*/run.json")
+    return file.parent
+
+
+@pytest.mark.models
+def test_a_run_goes_on_with_the_weights_it_was_begun_with_and_no_others(tmp_path, weights):
+    folder = stopped(str(weights), tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    kept = (weights / "model.safetensors").read_bytes()
+    change(weights)
+    with pytest.raises(ConfigError, match=r"weights_sha256 \(\w{16}, now \w{16}\)\.\n  Put back"):
+        harness.resume(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    (weights / "model.safetensors").write_bytes(kept)
+    notes = json.loads((weights / "harness.json").read_text())
+    (weights / "harness.json").write_text(json.dumps({**notes, "max_new_tokens": 7}))
+    with pytest.raises(ConfigError, match=r"decoding\.max_new_tokens \(96, now 7\)"):
+        harness.resume(folder, retry_errors=True)
+    (weights / "harness.json").write_text(json.dumps(notes))
+    # The same model elsewhere, in batches of another size, is the same policy.
+    moved = weights.rename(tmp_path / "moved")
+    meta = read_meta(folder)
+    options = {"checkpoint": str(moved), "batch_size": 3}
+    write_meta(folder, replace(meta, agent=replace(meta.agent, options=options)))
+    run = harness.resume(folder)
+    assert (run.meta.status, len(run.metrics)) == ("complete", 4)
+    assert run.meta.policy["weights_sha256"] == meta.policy["weights_sha256"]
+
+
+@pytest.mark.models
+def test_the_weights_that_slips_come_from_are_noted_and_compared(tmp_path, weights):
+    slips = {"error_rate": 0.5, "errors_from": str(weights)}
+    folder = stopped("expert", tmp_path / "out", **slips)
+    change(weights)
+    with pytest.raises(ConfigError, match=r"errors_from\.weights_sha256"):
+        harness.resume(folder)
+    # Runs of before it was noted go on.
+    meta = read_meta(folder)
+    said = {k: v for k, v in meta.policy.items() if k != "errors_from"}
+    write_meta(folder, replace(meta, policy=said))
+    assert harness.resume(folder).meta.status == "complete"
+
+
+@pytest.mark.models
+def test_where_every_episode_broke_another_model_may_play_them_again(tmp_path, weights):
+    config = registry.agent_config(str(weights))
+
+    class Breaks:
+        def __init__(self, after: int) -> None:
+            self.policy, self.after = registry.build_policy(config), after
+
+        def act(self, instruction, history, observation, info):
+            self.after -= 1
+            if self.after < 0:
+                raise ConnectionError("the line is dead")
+            return self.policy.act(instruction, history, observation, info)
+
+        def describe(self):
+            return self.policy.describe()
+
+    def run(after: int) -> harness.Run:
+        return harness.evaluate(
+            config, "alfworld", tasks="builtin-dev[:3]", out=tmp_path / "out", max_steps=2,
+            workers=1, kind="collect", policy=Breaks(after),
+        )  # fmt: skip
+
+    none, some = run(0), run(2)
+    assert (none.summary.errors, some.summary.errors) == (3, 2)
+    before = (some.path / "episodes.jsonl").read_bytes()
+    change(weights)
+    with pytest.raises(ConfigError, match="weights_sha256"):
+        harness.resume(none.path)  # their records stay, and were made by the other model
+    assert harness.resume(none.path, retry_errors=True).summary.errors == 0
+    with pytest.raises(ConfigError, match="weights_sha256"):
+        harness.resume(some.path, retry_errors=True)
+    assert (some.path / "episodes.jsonl").read_bytes() == before
+    assert not (some.path / "episodes.errors.jsonl").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

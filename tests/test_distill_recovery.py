@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -346,6 +347,67 @@ def test_arms_prove_their_start_and_a_changed_one_is_refused_where_it_is_used(tm
         contrastive.go("--seed", "5")
     # Without that term only the first step needs the start: what is told is where it came from.
     assert notes(plain.go())["parents"]["start"] == begun
+
+
+def change(model: Path) -> None:
+    """Other weights, as of another training."""
+    changed = models.load(model)
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.01)
+    checkpoint.write_model(model, changed, tokenizer.load(model), notes(model))
+
+
+def note(folder: Path, **told) -> None:
+    """Write what is told into a checkpoint's harness.json, as if it had been made so."""
+    checkpoint.write_model(
+        folder, models.load(folder), tokenizer.load(folder), {**notes(folder), **told}
+    )
+    manifest = folder / checkpoint.MANIFEST
+    hashes = msgspec.json.decode(manifest.read_bytes())
+    hashes = {name: checkpoint.file_sha256(folder / name) for name in hashes}
+    manifest.write_bytes(msgspec.json.encode(hashes))
+
+
+@pytest.mark.parametrize("signal", ["live", "cache"])
+def test_a_teacher_changed_between_stop_and_resume_is_refused(tmp_path, run, signal):
+    teacher = Training(tmp_path / "teacher", run, steps=2).go()
+    more = f"[objective]\nname = 'kd'\n[teacher]\ncheckpoint = '{teacher}'\n" + (
+        f"signal = '{signal}'\nmin_mass = 0\n"
+    )
+    whole = log(Training(tmp_path / "whole", run, more, steps=3).go())
+    training = Training(tmp_path / "broken", run, more, steps=3)
+    place = training.step() / "training"
+    kept = (teacher / "model.safetensors").read_bytes()
+    then = models.weights_hash(models.load(teacher))
+    change(teacher)
+    now = models.weights_hash(models.load(teacher))
+    # A cache that students share is another one for another teacher.
+    shutil.rmtree(place / "cache", ignore_errors=True)
+    with pytest.raises(DataError, match=rf"(?s)another teacher.*\({then}, now {now}\).*--fresh"):
+        training.go()
+    if signal == "live":  # one that was begun before its teacher was noted goes on
+        last = checkpoint.latest(place / "checkpoints")
+        parents = {k: v for k, v in notes(last)["parents"].items() if k != "teacher"}
+        note(last, parents=parents)
+        assert len(log(training.step())) == 2
+        assert notes(checkpoint.latest(place / "checkpoints"))["parents"]["teacher"] == now
+        return
+    (teacher / "model.safetensors").write_bytes(kept)
+    assert log(training.go()) == whole
+
+
+def test_a_finished_student_asked_for_again_keeps_its_notes(tmp_path, run):
+    """Machine and packages are of who trained it, not of who looks again."""
+    training = Training(tmp_path, run, steps=1)
+    out = training.go()
+    then = {"machine": {"device": "cuda", "precision": "bf16"}, "packages": {"torch": "2.0.0"}}
+    note(checkpoint.latest(out / "training" / "checkpoints"), **then)
+    checkpoint.write_model(out, models.load(out), tokenizer.load(out), {**notes(out), **then})
+    before = files(out)
+    training.go()
+    after = files(out)
+    assert after == before
+    assert {k: notes(out)[k] for k in then} == then
 
 
 def test_dropout_is_refused_on_a_cpu_before_anything_is_made(tmp_path, run):

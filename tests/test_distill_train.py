@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from distill_traces import recipe, record
 from harness_distillation import checkpoint, cli, models, optimizers, stages, tokenizer
 from harness_distillation import recipe as recipes
 from harness_distillation.progress import Progress
-from harness_distillation.recipe import Optim, Student
+from harness_distillation.recipe import Collect, Optim, Student
 from harness_distillation.train import Diverged
 
 from harness.errors import ConfigError, DataError
+from harness.runs import read_meta, write_meta
 
 pytestmark = pytest.mark.models
 TIMING = {"seconds", "tokens_per_s", "mfu"}
@@ -300,6 +302,53 @@ error_rate = 0.1
     assert cli.main([str(path), "--out", str(out), "--quiet"]) == 0
     assert list((out / "training" / "traces").rglob("episodes.jsonl")) == files
     assert len(log(out)) == 2
+
+
+def test_traces_are_recorded_again_when_their_models_weights_have_changed(tmp_path, teacher):
+    def change(model: Path) -> None:
+        changed = models.load(model)
+        with torch.no_grad():
+            next(changed.parameters()).add_(0.01)
+        changed.save_pretrained(model)
+
+    def weights(run: Path) -> list[str]:
+        said = read_meta(run).policy
+        return [of["weights_sha256"] for of in (said, said.get("errors_from", said))]
+
+    ignore = shutil.ignore_patterns("training")
+    player, slips = (
+        shutil.copytree(teacher, tmp_path / name, ignore=ignore) for name in ("player", "slips")
+    )
+    what = Collect(
+        agent=str(player), env="alfworld", tasks="builtin-train[:2]", max_steps=2, error_rate=0.5,
+        errors_from=str(slips),
+    )  # fmt: skip
+
+    def collect(wanted: Collect = what) -> Path:
+        (found,) = stages.collect_all([wanted], tmp_path / "traces", quiet=True)
+        return found
+
+    first = collect()
+    assert collect() == first
+    kept = (player / "model.safetensors").read_bytes()
+    change(player)
+    second = collect()
+    assert (first.parents[2], weights(first)[1]) == (second.parents[2], weights(second)[1])
+    assert weights(first)[0] != weights(second)[0]
+    change(slips)
+    third = collect()
+    assert third not in (first, second)
+    assert weights(third) != weights(second)
+    assert collect() == third
+    # A stopped recording by other weights is none to go on with.
+    write_meta(third, msgspec.structs.replace(read_meta(third), status="running"))
+    (player / "model.safetensors").write_bytes(kept)
+    fourth = collect()
+    assert weights(fourth) == [weights(first)[0], weights(third)[1]]
+    # Elsewhere the models may not be at hand; what they have recorded stays.
+    for model in (player, slips):
+        shutil.rmtree(model)
+    assert collect() == fourth
 
 
 def test_a_student_starts_from_an_installed_packages_weights(tmp_path):

@@ -134,6 +134,26 @@ def test_a_play_that_broke_chooses_nothing(tmp_path):
     assert (run.summary.n, run.summary.errors) == (2, 0)
 
 
+def test_a_step_taken_again_to_other_weights_is_played_again(tmp_path):
+    model = train(tmp_path, "", "--data", str(record(tmp_path / "episodes.jsonl", 40)))
+    dev = Dev(env="alfworld", tasks="builtin-dev[:1]", every=10, max_steps=2)
+
+    def play() -> list[str]:
+        Gate(dev, tmp_path, 0).play(10, model)
+        runs = find_runs(tmp_path / "dev" / "step-0000010")
+        return [run.meta.policy["weights_sha256"] for run in runs]
+
+    first = play()
+    assert play() == first  # the same weights' play is kept
+    changed = models.load(model)
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.01)
+    changed.save_pretrained(model)
+    again = play()
+    assert len(set(again)) == 2
+    assert play() == again
+
+
 def test_a_dev_set_that_is_trained_on_is_refused(tmp_path):
     with pytest.raises(DataError, match="builtin-train"):
         train(tmp_path / "leak", COLLECT + DEV.replace("builtin-dev[:2]", "builtin-train[2:4]"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -34,12 +36,23 @@ def test_the_teacher_leads_less_and_less():
 
 def test_rounds_go_through_all_tasks_before_one_comes_again():
     rounds = [round_tasks(PLAY, n, seed=3) for n in range(4)]
-    first = [t.id for r in rounds[:3] for t in r.tasks]
+    first = [t.id for r in rounds[:3] for t in r[0].tasks]
     assert len(set(first)) == 180
-    every = {t.id for r in rounds for t in r.tasks}
+    every = {t.id for r in rounds for s in r for t in s.tasks}
     assert len(every) == 200
-    assert round_tasks(PLAY, 1, seed=3).hash == rounds[1].hash
-    assert round_tasks(PLAY, 1, seed=4).hash != rounds[1].hash
+    assert round_tasks(PLAY, 1, seed=3)[0].hash == rounds[1][0].hash
+    assert round_tasks(PLAY, 1, seed=4)[0].hash != rounds[1][0].hash
+
+
+def test_a_round_has_all_its_episodes_however_few_tasks_there_are():
+    few = msgspec.structs.replace(PLAY, tasks="builtin-dev[:7]", episodes=17)
+    for number in range(5):
+        sets = round_tasks(few, number, seed=3)
+        assert len(sets[0].tasks) == 7
+        assert sum(len(s.tasks) for s in sets) == 17
+        assert all(len({t.id for t in s.tasks}) == len(s.tasks) for s in sets)
+    # Where the sequence begins anew within a round a task may come twice.
+    assert sum(len(s.tasks) for s in round_tasks(PLAY, 3, seed=3)) == 60
 
 
 class Says:
@@ -139,10 +152,12 @@ max_steps = 2
 """
 
 
-def gkd(folder: Path, teacher: Path, *args: str, more: str = "") -> Path:
+def gkd(folder: Path, teacher: Path, *args: str, change: Mapping[str, str] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    start = f"start = '{teacher}'"
-    path = recipe(folder, GKD.format(teacher=teacher) + more, steps=4, student=start)
+    text = GKD.format(teacher=teacher)
+    for before, after in (change or {}).items():
+        text = text.replace(before, after)
+    path = recipe(folder, text, steps=4, student=f"start = '{teacher}'")
     path.write_text(
         path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 10', 1)
     )
@@ -158,8 +173,10 @@ def lines(out: Path) -> list[dict]:
 
 def test_on_policy_training_goes_on_exactly_where_it_stopped(tmp_path, teacher):
     whole = gkd(tmp_path / "whole", teacher)
-    for _ in range(4):
+    for steps in (1, 2, 3, 4):  # minutes are the command's, also where a round ends in between
         broken = gkd(tmp_path / "broken", teacher, "--max-minutes", "0")
+        assert len(lines(broken)) == steps
+        assert len(list((broken / "training" / "rounds").iterdir())) == (steps + 1) // 2
     assert gkd(tmp_path / "broken", teacher) == broken
     assert lines(broken) == lines(whole)
     assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4]
@@ -172,6 +189,34 @@ def test_on_policy_training_goes_on_exactly_where_it_stopped(tmp_path, teacher):
     assert [len(r.meta.task_set.tasks) for r in runs] == [2, 2]
     sides = runs[1].meta.policy
     assert sides["student"]["weights_sha256"] != sides["teacher"]["weights_sha256"]
+
+
+def test_tasks_are_played_again_where_episodes_are_more(tmp_path, teacher):
+    few = {"builtin-train[:8]": "builtin-train[:2]", "episodes = 2": "episodes = 5"}
+    out = gkd(tmp_path / "few", teacher, "--max-minutes", "0", change=few)
+    place = out / "training" / "rounds" / "000"
+    played = [e for r in find_runs(place) for e in r.episodes()]
+    assert len({e.key for e in played}) == 5
+    assert len({e.task.id for e in played}) == 2
+    first = played[0].task.id
+    said = [[s.decision.completion.text for s in e.steps] for e in played if e.task.id == first]
+    assert said[0] != said[1]
+    # A round that was learned from is as it was, were it of fewer episodes.
+    shutil.rmtree(find_runs(place)[-1].path)
+    with pytest.raises(DataError, match="another set of samples"):
+        gkd(tmp_path / "few", teacher, change=few)
+    assert len(find_runs(place)) == 2
+
+
+def test_a_teacher_that_was_changed_meanwhile_is_refused(tmp_path, teacher):
+    mine = shutil.copytree(teacher, tmp_path / "teacher", ignore=shutil.ignore_patterns("training"))
+    gkd(tmp_path / "one", mine, "--max-minutes", "0")
+    changed = models.load(mine)
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.01)
+    changed.save_pretrained(mine)
+    with pytest.raises(DataError, match="comes from another teacher"):
+        gkd(tmp_path / "one", mine)
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, teacher):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,22 @@ def test_a_job_is_the_same_one_elsewhere_and_for_as_long_as_one_likes():
     assert one == two != other
 
 
+def test_the_log_is_cut_back_to_trls_last_whole_checkpoint(tmp_path):
+    """As a kill leaves it: steps behind the checkpoint, a checkpoint half written, a torn line."""
+    log, out = tmp_path / "minillm.jsonl", tmp_path / "minillm" / "out"
+    lines = [b'{"step": %d, "loss": Infinity}\n' % step for step in range(1, 26)]
+    log.write_bytes(b"".join(lines) + b'{"step": 26, "lo')
+    for step in (10, 20, 24):
+        (out / f"checkpoint-{step}").mkdir(parents=True)
+    for step in (10, 20):
+        (out / f"checkpoint-{step}" / "trainer_state.json").touch()
+    minillm.cut_log(tmp_path)
+    assert log.read_bytes() == b"".join(lines[:20])
+    shutil.rmtree(out)
+    minillm.cut_log(tmp_path)
+    assert log.read_bytes() == b""
+
+
 def minillm_command(tmp_path: Path, teacher: Path, steps: int) -> list[str]:
     path = recipe(tmp_path, MINILLM.format(teacher=teacher), steps=steps)
     text = path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 24', 1)
@@ -141,6 +158,8 @@ def test_trl_trains_and_its_student_comes_back(tmp_path, teacher):
     assert not (out / "model.safetensors").exists()
     torn = out / "training" / "minillm" / "out" / "checkpoint-2"
     torn.mkdir()  # as a killed writer leaves one
+    with (out / "training" / "minillm.jsonl").open("a") as log:  # and a step behind it
+        log.write('{"step": 2, "loss": 1.0}\n')
     assert cli.main([*command, "--threads", "2"]) == 0
     lines = (out / "training" / "minillm.jsonl").read_bytes().splitlines()
     steps = [line for line in map(msgspec.json.decode, lines) if "loss" in line]
@@ -155,8 +174,10 @@ def test_trl_trains_and_its_student_comes_back(tmp_path, teacher):
     notes = msgspec.json.decode((out / "harness.json").read_bytes())
     assert notes["recipe"]["objective"]["divergence"] == "reverse_kl"
     before = (out / "model.safetensors").read_bytes()
+    told = (out / "harness.json").read_bytes()
     assert cli.main(command) == 0  # finished: TRL is not asked again
     assert (out / "model.safetensors").read_bytes() == before
+    assert (out / "harness.json").read_bytes() == told
     with pytest.raises(ConfigError, match="is of another training"):
         cli.main([*command, "--seed", "5"])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from harness.errors import ConfigError
 from harness.policy import Policy, call
@@ -51,6 +52,13 @@ class WithErrors:
         options = {kind: actions for kind, actions in options.items() if actions}
         action = rng.choice(options[rng.choice(sorted(options))])
         return Decision(misled(base, action), action, injected=True)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides, for run.json: the policy, and whose slips are put in."""
+        said: dict[str, Any] = getattr(self.policy, "describe", dict)()
+        if self.errors_from is None:
+            return said
+        return {**said, "errors_from": getattr(self.errors_from, "describe", dict)()}
 
     def close(self) -> None:
         for policy in (self.policy, self.errors_from):

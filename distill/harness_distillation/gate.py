@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from harness_agents.checkpoints import locate
 
 from harness import api
 from harness.config import AgentConfig
@@ -77,7 +78,10 @@ class Gate:
     def _run(self, root: Path, checkpoint: Path) -> Run:
         for file in sorted(root.glob(f"*/*/*/{META}")):
             run = Run(file.parent)
-            return run if run.meta.status == "complete" else api.resume(run.path)
+            # A step that was taken again, as on another machine, may have led to other weights.
+            now = locate(str(checkpoint.absolute())).sha256()
+            if run.meta.policy.get("weights_sha256") == now:
+                return run if run.meta.status == "complete" else api.resume(run.path)
         agent = AgentConfig(
             name=self.folder.parent.name, policy="react", role="checkpoint",
             options={"checkpoint": str(checkpoint.absolute())},

@@ -3,7 +3,7 @@ would have said, token by token, and takes fewer and fewer decisions itself.
 
     round: play -> episodes -> samples with the ids as sampled -> steps with a live teacher
 
-``training/rounds/NNN/`` holds each round's run; weights, optimizer and random state go on from
+``training/rounds/NNN/`` holds each round's runs; weights, optimizer and random state go on from
 round to round through checkpoints, so a stopped training goes on in the round it was in.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,9 @@ from harness_distillation.hub import locate
 from harness_distillation.machine import CPU, random_state_kept
 from harness_distillation.recipe import OnPolicy, Recipe, recipe_hash
 from harness_distillation.train import Corpus, Part, Result, train
+
+#: Added to a round's seed each time that a task comes again in it.
+AGAIN = 10**9
 
 
 class Mixture:
@@ -64,21 +68,27 @@ def teacher_share(play: OnPolicy, number: int) -> float:
     return play.teacher_start + (play.teacher_end - play.teacher_start) * done
 
 
-def round_tasks(play: OnPolicy, number: int, seed: int) -> TaskSet:
-    """The tasks of a round: the next ones of an endless sequence of shuffled task sets."""
+def round_tasks(play: OnPolicy, number: int, seed: int) -> list[TaskSet]:
+    """The tasks of a round: the next ones of an endless sequence of shuffled task sets. Those that
+    come again in the round are in a second set, what comes once more in a third ..."""
     whole = registry.task_set(play.env, play.tasks)
     n = len(whole.tasks)
-    places: list[int] = []
+    sets: list[list[int]] = []
     for at in range(number * play.episodes, (number + 1) * play.episodes):
-        order = np.random.default_rng([seed, 7, at // n]).permutation(n)
-        places.append(int(order[at % n]))
-    places = list(dict.fromkeys(places))
-    return msgspec.structs.replace(
-        whole,
-        name=f"{whole.name}+round{number}",
-        tasks=tuple(whole.tasks[i] for i in places),
-        content=tuple(whole.content[i] for i in places),
-    )
+        place = int(np.random.default_rng([seed, 7, at // n]).permutation(n)[at % n])
+        again = sum(place in one for one in sets)
+        if again == len(sets):
+            sets.append([])
+        sets[again].append(place)
+    return [
+        msgspec.structs.replace(
+            whole,
+            name=f"{whole.name}+round{number}",
+            tasks=tuple(whole.tasks[i] for i in places),
+            content=tuple(whole.content[i] for i in places),
+        )
+        for places in sets
+    ]
 
 
 def guard(recipe: Recipe, play: OnPolicy) -> None:
@@ -92,7 +102,7 @@ def guard(recipe: Recipe, play: OnPolicy) -> None:
 
 def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:
     """(environment, task id) of all rounds' tasks."""
-    rounds = [round_tasks(play, number, seed) for number in range(play.rounds)]
+    rounds = [round_tasks(play, number, seed)[0] for number in range(play.rounds)]
     return list(dict.fromkeys((play.env, task.id) for one in rounds for task in one.tasks))
 
 
@@ -102,9 +112,16 @@ def train_on_policy(
 ) -> Result:  # fmt: skip
     """Rounds of play and training in ``out``, from where they stopped.
 
-    ``teacher`` is the loaded model of ``recipe.teacher``, whose tokenizer ``tok`` is. Raises
-    DataError where a round leaves nothing to learn from.
+    ``teacher`` is the loaded model of ``recipe.teacher``, whose tokenizer ``tok`` is.
+    ``optim.max_minutes`` counts from here on, play and all: when they are over, no other round
+    begins. Raises DataError where a round leaves nothing to learn from.
     """
+    begun = time.monotonic()
+
+    def left() -> float | None:
+        most = recipe.optim.max_minutes
+        return None if most is None else max(0.0, most - (time.monotonic() - begun) / 60)
+
     start = out / "start"
     if not (start / "harness.json").is_file():
         model = models.build(recipe.student, tok, recipe.seed)
@@ -116,24 +133,40 @@ def train_on_policy(
         at = 0 if last is None else checkpoint.read_state(last).step
         if at >= part[1] and number < play.rounds - 1:
             continue
-        run = _round(recipe, play, number, start if last is None else last, out / "rounds")
-        corpus = _corpus(recipe, run, tok)
+        student = start if last is None else last
+        runs = _round(recipe, play, number, student, out / "rounds", at > part[0])
+        corpus = _corpus(recipe, runs, tok)
+        optim = msgspec.structs.replace(recipe.optim, max_minutes=left())
+        within = msgspec.structs.replace(recipe, optim=optim)
         result = train(
-            recipe, recipe_hash(recipe), corpus, tok, out, notes,
+            within, recipe_hash(recipe), corpus, tok, out, notes,
             teacher=teacher, quiet=quiet, part=Part(*part), device=device,
         )  # fmt: skip
         if result.reason == "time" or result.step < part[1]:  # out of time, or [dev] had enough
             break
+        if left() == 0 and number < play.rounds - 1:
+            return result._replace(reason="time")
     return result
 
 
-def _round(recipe: Recipe, play: OnPolicy, number: int, student: Path, rounds: Path) -> Run:
-    """The run of a round; one that was stopped is played again by the same student."""
+def _round(
+    recipe: Recipe, play: OnPolicy, number: int, student: Path, rounds: Path, learned: bool
+) -> list[Run]:
+    """The runs of a round, one for each of its sets; one that was stopped is played again by the
+    same student. ``learned``: steps were taken on what is there, so that nothing joins it."""
     root = rounds / f"{number:03d}"
+    found: dict[tuple[int, ...], Run] = {}
     for run in find_runs(root):
         if run.meta.status == "complete":
-            return run
-    shutil.rmtree(root, ignore_errors=True)
+            found[run.meta.seeds] = run
+        else:
+            shutil.rmtree(run.path)
+    wanted = {
+        (recipe.seed * 1000 + number + AGAIN * again,): tasks
+        for again, tasks in enumerate(round_tasks(play, number, recipe.seed))
+    }
+    if found.keys() == wanted.keys() or (learned and found):
+        return list(found.values())
     assert recipe.teacher is not None
     share = teacher_share(play, number)
     with random_state_kept():
@@ -143,15 +176,17 @@ def _round(recipe: Recipe, play: OnPolicy, number: int, student: Path, rounds: P
         ]
         mixture: Any = Mixture(sides[0], sides[1], share)
         try:
-            return api.evaluate(
-                AgentConfig(recipe.name, "react", role="student"), play.env,
-                tasks=round_tasks(play, number, recipe.seed), out=root, kind="collect",
-                policy=mixture, seeds=(recipe.seed * 1000 + number,),
-                max_steps=play.max_steps, env_options=dict(play.env_options),
-            )  # fmt: skip
+            for seeds, tasks in wanted.items():
+                if seeds not in found:
+                    found[seeds] = api.evaluate(
+                        AgentConfig(recipe.name, "react", role="student"), play.env,
+                        tasks=tasks, out=root, kind="collect", policy=mixture, seeds=seeds,
+                        max_steps=play.max_steps, env_options=dict(play.env_options),
+                    )  # fmt: skip
         finally:
             for side in sides:
                 side.close()  # type: ignore[attr-defined]
+    return list(found.values())
 
 
 def _agent(folder: Path, play: OnPolicy, recipe: Recipe) -> AgentConfig:
@@ -165,14 +200,14 @@ def _agent(folder: Path, play: OnPolicy, recipe: Recipe) -> AgentConfig:
     return AgentConfig("side", "react", options=options)
 
 
-def _corpus(recipe: Recipe, run: Run, tok: Any) -> Corpus:
+def _corpus(recipe: Recipe, runs: Sequence[Run], tok: Any) -> Corpus:
     """All decisions of a round's episodes, won or lost, in the order of their tasks."""
     episodes: list[Episode] = sorted(
-        (e for e in run.episodes() if e.outcome is not Outcome.ERROR and e.steps),
+        (e for run in runs for e in run.episodes() if e.outcome is not Outcome.ERROR and e.steps),
         key=lambda e: e.key,
     )
     if not episodes:
-        raise DataError(f"{run.path / EPISODES}: every episode of this round broke.")
+        raise DataError(f"{runs[0].path / EPISODES}: every episode of this round broke.")
     samples, _ = encode(
         episodes, tokenizer.SegmentEncoder(tok), recipe.data.header, recipe.student.window,
         recipe.max_new_tokens, sampled=True,

@@ -35,8 +35,10 @@ from harness_distillation.dataset import Samples
 from harness_distillation.hub import gguf, locate
 from harness_distillation.locks import alone
 from harness_distillation.machine import CPU, precision_of
+from harness_distillation.prepare import write
 from harness_distillation.recipe import Recipe
 from harness_distillation.train import Result
+from harness_distillation.training_log import truncate
 
 #: Beside them torch, in the release that this package runs on.
 REQUIREMENTS = ("trl==0.27.2", "transformers==5.0.0", "datasets==5.2.0", "accelerate==1.15.0",
@@ -44,6 +46,8 @@ REQUIREMENTS = ("trl==0.27.2", "transformers==5.0.0", "datasets==5.2.0", "accele
 RUNNER = Path(__file__).with_name("minillm_runner.py")
 #: Lines of TRL's output that an error shows.
 TAIL = 8
+#: In ``training/``: a line a step, as TRL tells it.
+LOG = "minillm.jsonl"
 
 
 class RunnerFailed(HarnessError):
@@ -170,7 +174,7 @@ def train_minillm(
         "teacher_hash": notes["parents"]["teacher"],
         "recipe_hash": notes["recipe_hash"],
         "out": str((root / "out").absolute()),
-        "log": str((out / "minillm.jsonl").absolute()),
+        "log": str((out / LOG).absolute()),
         "threads": optim.threads or 1,
         "max_minutes": optim.max_minutes,
         "seed": recipe.seed,
@@ -198,11 +202,22 @@ def train_minillm(
     student = root / "out" / "student"
     if not (student / "model.safetensors").is_file():
         (root / "prompts.jsonl").write_bytes(lines)
-        _run(environment(quiet), path, lock, quiet)
+        python = environment(quiet)
+        cut_log(out)
+        _run(python, path, lock, quiet)
     if not (student / "model.safetensors").is_file():
         last = max((root / "out").glob("checkpoint-*"), key=_step)
         return Result(last, _step(last), "time")
+    if not (student / "harness.json").is_file():  # of who ended the training
+        write(student / "harness.json", notes)
     return Result(student, optim.steps, "finished")
+
+
+def cut_log(training: Path) -> None:
+    """Drop log lines of steps that TRL will take again: those after its last whole checkpoint, of
+    which the state is written last."""
+    whole = (training / "minillm" / "out").glob("checkpoint-*/trainer_state.json")
+    truncate(training / LOG, max((_step(state.parent) for state in whole), default=0))
 
 
 def _step(folder: Path) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from harness_agents import checkpoints
 
-from harness import api
-from harness.errors import ConfigError, DataError
+from harness import api, registry
+from harness.errors import ConfigError, DataError, HarnessError
 from harness.overlap import TrainedOn
 from harness.rows import draw, group
+from harness.runs import Run, find_runs
 from harness_distillation import (
     checkpoint,
     chunks,
@@ -146,6 +148,8 @@ def _from_traces(
         if until == "prepare":
             return None
         teacher = load_teacher(recipe, tok, here)
+        if us.first:
+            check_teacher(recipe, teacher, place.training)
         cache: teacher_cache.Cache | likelihoods.Likelihoods | None = None
         entropy = None
         if recipe.teacher is not None and teacher is not None:
@@ -185,8 +189,8 @@ def _from_traces(
             cache=cache, teacher=live, entropy=entropy, ranks=us, quiet=quiet, device=here,
             trackers=trackers,
         )  # fmt: skip
-    if result.reason == "finished" and us.first:
-        checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
+    if us.first:
+        _finish(place, result, tok)
     return result
 
 
@@ -198,6 +202,7 @@ def _on_policy(
         return None
     tok = tokenizer.load(tokenizer_origin(recipe) or "")
     teacher = load_teacher(recipe, tok, here)
+    check_teacher(recipe, teacher, place.training)
     notes = {
         "header": recipe.data.header,
         "window": recipe.student.window,
@@ -216,9 +221,17 @@ def _on_policy(
     write(place.training / RECIPE, recipe)
     result = train_on_policy(recipe, play, place.training, notes, teacher, tok, quiet=quiet,
                              device=here)  # fmt: skip
-    if result.reason == "finished":
-        checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
+    _finish(place, result, tok)
     return result
+
+
+def _finish(place: Workplace, result: Result, tok: Any) -> None:
+    """Write the student of a training that is finished, with the notes of what ended it: of a
+    finished one that is asked for again they stay as they are."""
+    if result.reason == "finished":
+        last = checkpoint.latest(place.training / "checkpoints") or result.checkpoint
+        notes = checkpoint.read_notes(last)
+        checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
 
 
 def start_hash(recipe: Recipe, tok: Any, training: Path) -> str | None:
@@ -228,15 +241,11 @@ def start_hash(recipe: Recipe, tok: Any, training: Path) -> str | None:
     Of a training that goes on it is what was noted then. Raises DataError where the start is still
     needed (no step taken yet, or the contrastive term's reference) and is another one now.
     """
-    last = checkpoint.latest(training / "checkpoints")
-    begun = training / "start" if last is None else last
-    then = checkpoint.read_notes(begun) if (begun / "harness.json").is_file() else {}
-    noted: str | None = then["parents"].get("start") if then else None
-    if last is not None and not recipe.objective.contrastive:
+    begun, noted = _begun(recipe, training, "start")
+    if begun.name != "start" and not recipe.objective.contrastive:
         return noted
     now = models.weights_hash(models.build(recipe.student, tok, recipe.seed))
-    # Another recipe has another start, and is refused for what it is (``train``).
-    if noted not in (None, now) and then["recipe_hash"] == recipe_hash(recipe):
+    if noted not in (None, now):
         raise DataError(
             f"{begun} comes from other weights than the student starts from now ({noted}, now "
             f"{now}), and still needs them.\n"
@@ -245,36 +254,83 @@ def start_hash(recipe: Recipe, tok: Any, training: Path) -> str | None:
     return now
 
 
+def check_teacher(recipe: Recipe, teacher: Any, training: Path) -> None:
+    """Raise DataError where a training that goes on has learned from another teacher so far."""
+    if recipe.teacher is None or teacher is None:
+        return
+    begun, noted = _begun(recipe, training, "teacher")
+    if noted is not None and noted != (now := models.weights_hash(teacher)):
+        raise DataError(
+            f"{begun} comes from another teacher than {recipe.teacher.checkpoint} is now ({noted}, "
+            f"now {now}).\n"
+            "  Put its weights back as they were, use another --out, or --fresh to start again."
+        )
+
+
+def _begun(recipe: Recipe, training: Path, parent: str) -> tuple[Path, str | None]:
+    """Where a training stands: its newest checkpoint, else ``training/start``; and the hash of a
+    parent as noted there. None: nothing is begun, or it was begun before that was noted."""
+    begun = checkpoint.latest(training / "checkpoints") or training / "start"
+    then = checkpoint.read_notes(begun) if (begun / "harness.json").is_file() else {}
+    # Another recipe has other parents, and is refused for what it is (``train``).
+    if not then or then["recipe_hash"] != recipe_hash(recipe):
+        return begun, None
+    return begun, then["parents"].get(parent)
+
+
 def collect_all(wanted: Sequence[Collect], out: Path, quiet: bool) -> list[Path]:
     """Record what a recipe asks for, each once; a stopped recording goes on. Processes that want
     the same divide it among them: what another one is recording comes last, and is waited for."""
+    found: list[Path | None] = []
     for what in wanted:
-        with suppress(BlockingIOError):
-            collect(what, out, quiet, wait=False)
-    return [collect(what, out, quiet) for what in wanted]
+        try:
+            found.append(collect(what, out, quiet, wait=False))
+        except BlockingIOError:
+            found.append(None)
+    return [run or collect(what, out, quiet) for run, what in zip(found, wanted, strict=True)]
 
 
 def collect(what: Collect, out: Path, quiet: bool, wait: bool = True) -> Path:
-    """One recording. Raises BlockingIOError where another process makes it and ``wait`` is off."""
-    name = hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
-    if runs := _recorded(out / name):
-        run = api.load(runs[-1])
-        if run.meta.status == "complete":  # may stand where nothing can be written
-            return Path(run.path)
-    with alone(out / name, wait):
-        return _collect(what, out / name, quiet)
+    """One recording, made anew where its models' weights have changed since. Raises BlockingIOError
+    where another process makes it and ``wait`` is off."""
+    root = out / hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
+    run = _recorded(what, root)
+    if run is not None and run.meta.status == "complete":  # may stand where nothing can be written
+        return run.path
+    with alone(root, wait):
+        return _collect(what, root, quiet)
 
 
-def _recorded(root: Path) -> list[Path]:
-    return sorted(p.parent for p in root.glob("*/*/*/run.json") if "reference-" not in str(p))
+def _recorded(what: Collect, root: Path) -> Run | None:
+    """The newest recording by the weights that ``what`` names now."""
+    runs = [run for run in find_runs(root) if run.meta.kind != "reference"]
+    return next((run for run in reversed(runs) if _played_by(run, what)), None)
+
+
+def _played_by(run: Run, what: Collect) -> bool:
+    """Whether a recording notes no other weights than those of its agents now. Where these are not
+    here, as in a campaign that goes on elsewhere, what was recorded with them stays."""
+    said = run.meta.policy
+    agents = [(what.agent, said), (what.errors_from, said.get("errors_from", {}))]
+    noted = [(agent, of["weights_sha256"]) for agent, of in agents if "weights_sha256" in of]
+    return all(_weights(agent) in (None, then) for agent, then in noted if agent is not None)
+
+
+def _weights(agent: str) -> str | None:
+    """Hash of an agent's weights, as its runs note it; None: it has none, or they are not here."""
+    try:
+        options = registry.agent_config(agent).options
+        if "checkpoint" not in options:
+            return None
+        return checkpoints.locate(options["checkpoint"], revision=options.get("revision")).sha256()
+    except HarnessError:
+        return None
 
 
 def _collect(what: Collect, root: Path, quiet: bool) -> Path:
-    if runs := _recorded(root):
-        run = api.load(runs[-1])
-        if run.meta.status != "complete":
-            run = api.resume(runs[-1])
-        return Path(run.path)
+    run = _recorded(what, root)
+    if run is not None:
+        return run.path if run.meta.status == "complete" else api.resume(run.path).path
     say(quiet, f"collecting {what.tasks or 'the default tasks'} of {what.env} with {what.agent}")
     run = api.evaluate(
         what.agent, what.env, tasks=what.tasks, out=root, kind="collect",
@@ -282,7 +338,7 @@ def _collect(what: Collect, root: Path, quiet: bool) -> Path:
         error_rate=what.error_rate,
         errors_from=what.errors_from, env_options=dict(what.env_options),
     )  # fmt: skip
-    return Path(run.path)
+    return run.path
 
 
 def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from harness_distillation.checkpoint import State
@@ -46,9 +46,8 @@ def truncate(path: Path, step: int) -> None:
     if not path.is_file():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [
-        line for line in lines if line.endswith(b"\n") and msgspec.json.decode(line)["step"] <= step
-    ]
+    # TRL's may hold Infinity, which is no JSON to msgspec.
+    kept = [x for x in lines if x.endswith(b"\n") and json.loads(x)["step"] <= step]
     draft = path.with_suffix(".draft")
     draft.write_bytes(b"".join(kept))
     os.replace(draft, path)
