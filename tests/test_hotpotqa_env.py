@@ -141,7 +141,12 @@ def test_a_capital_may_be_allowed(folder: Path) -> None:
     assert info["executed"] == "search[Amazon]"
     shown, _, _, _, info = env.step("SEARCH[Amazon]")
     assert (shown, info["invalid_action"]) == ("Invalid action: sEARCH[Amazon]", True)
-    _, reward, _, _, info = env.step("finish[the nile]")
+    for action in (" Search[Amazon]", "\tSearch[Amazon]", " Finish[the nile]"):
+        shown, _, done, _, info = env.step(action)
+        assert (shown, done) == (f"Invalid action: {action.strip()}", False)
+        assert info["invalid_action"]
+    assert env.step("Search[Amazon] ")[4]["executed"] == "search[Amazon]"
+    _, reward, _, _, info = env.step(" finish[the nile]")
     assert (reward, "executed" in info) == (1.0, False)
 
 

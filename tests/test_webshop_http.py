@@ -7,6 +7,7 @@ import gzip
 import html
 import json
 import pprint
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -70,19 +71,24 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def page(self, path: str) -> str | None:
-        parts = path.strip("/").split("/")
-        session = parts[0] if len(parts) == 1 else parts[1]
+    def site(self, session: str) -> LocalSite:
         goals = self.shop.goals(self.kind, GOAL_SEED)  # type: ignore[arg-type]
         goal = goals[int(session.rpartition("_")[2])]
-        site = LocalSite(self.shop.catalogue, self.shop, goal, self.shop.prices(GOAL_SEED))
+        return LocalSite(self.shop.catalogue, self.shop, goal, self.shop.prices(GOAL_SEED))
+
+    def page(self, path: str) -> str | None:
+        parts = re.sub("//+", "/", path).strip("/").split("/")
+        session = parts[0] if len(parts) == 1 else parts[1]
+        site = self.site(session)
+        instruction = site.start()[2].text
         match parts:
-            case _ if "" in parts:
-                return None
             case [_]:
                 return as_html(site.start())
             case ["search_results", _, keywords, page]:
                 words = ast.literal_eval(keywords) if keywords.startswith("[") else [keywords]
+                if words[0] == "<a>":
+                    found = [p for p in self.shop.catalogue.products if words[-1] in p.attributes]
+                    return as_html(pages.results(instruction, found, int(page)))
                 return as_html(site.results(words, int(page)))
             case ["item_page", _, asin, _, _, options]:
                 assert isinstance(ast.literal_eval(options), dict)
@@ -198,7 +204,8 @@ def test_recorded_episodes_over_http(real_shop: Shop, vectors: Path) -> None:
 
 @pytest.mark.data
 def test_recorded_episodes_of_reacts_client_over_http(real_shop: Shop, vectors: Path) -> None:
-    """Same answers and, step by step, the same addresses as ReAct's client asked for."""
+    """Same answers and, step by step, the same addresses as ReAct's client asked for, but for
+    those that no page has."""
     for kind in ("synthetic", "human"):
         with run(Server(real_shop, kind)) as served:
             env = WebShopEnv(backend="http", url=served.url, view="react")
@@ -219,7 +226,7 @@ def _react_episode(env: WebShopEnv, served: Server, episode: dict[str, Any]) -> 
         assert (reward, done) == (step.get("reward", 0.0), step.get("done", False))
         if not step["action"].startswith("think["):  # which asks for nothing here
             expected = [urlsplit(unquote(each["url"])).path for each in step["urls"]]
-            assert served.paths == expected
+            assert served.paths == (expected if observation else [])
 
 
 def test_builtin_goal_is_won_over_http(server: Server) -> None:
@@ -304,22 +311,51 @@ def test_pages_that_say_no_score_are_errors(server: Server) -> None:
         WebShopEnv(backend="http", url=server.url).reset(options={"task_id": "served/0"})
 
 
+MANY = " ".join(f"t{n}" for n in range(2000))
+
+
+@pytest.mark.parametrize("words", [["<a>", "x"], ["<c>"], ["a/b"], MANY.split(" ")])
+def test_words_without_a_page_are_never_a_fault(server: Server, words: list[str]) -> None:
+    with pytest.raises(Unanswerable):
+        site(server).results(words, 1)
+
+
 @pytest.mark.parametrize(
     "query",
     [
-        *("a/b", "", "what?", "[1]", "[x", " ".join(f"t{n}" for n in range(2000))),
-        *(["<a>", "x"], ["<c>"], ["a/b"]),
+        *("a/b", "", "/", "what?", "no #1", "[1]", "[x", "['a', 1]", MANY, "<c>", "['<c>']"),
+        *(".", "..", "../..", "a%2Fb", "%2e%2e/%2e%2e", "../fixed_9/lamp"),
+        *("../../item_page/fixed_0/B000000001/x/1/{}?", "../../done/fixed_0/B000000001/{}#"),
     ],
 )
-def test_what_an_agent_types_is_never_a_fault(server: Server, query: str | list[str]) -> None:
+def test_typed_text_without_a_page_is_never_a_fault(server: Server, query: str) -> None:
     with pytest.raises(Unanswerable):
-        site(server).results(query, 1)
+        site(server).visit(f"/search_results/fixed_0/{query}/1")
+    assert served_alike(server, query)
 
 
-@pytest.mark.parametrize("query", ["50% off", "käse", "\ud800 lamp", "it's", '"x"', "['a', 'b']"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("50% off", "käse", "it's", '"x"', "['a', 'b']", "%41 lamp", "%", "%20", "lamp  /"),
+        *("// lamp", "['<a>','x']", "<a>", "<a> x", "<q>", "a\\b", "lamp/2#", "./lamp"),
+    ],
+)
 def test_typed_text_reaches_the_server(server: Server, query: str) -> None:
-    assert site(server).results(query, 1)
-    assert site(server).results(query.split(" "), 2)
+    assert site(server).visit(f"/search_results/fixed_0/{query}/1").page
+    assert served_alike(server, query)
+    assert site(server).results(re.sub("[</]", "", query).split(" "), 2)
+
+
+def served_alike(server: Server, query: str) -> bool:
+    """Whether a page in process is the one over HTTP, or neither has one."""
+    answers = []
+    for place in (site(server), server.site("fixed_0")):
+        try:
+            answers.append(place.visit(f"/search_results/fixed_0/{query}/1"))
+        except Unanswerable:
+            answers.append(None)
+    return answers[0] == answers[1]
 
 
 def test_tasks_of_a_server(server: Server) -> None:

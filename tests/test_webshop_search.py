@@ -75,6 +75,28 @@ def test_results_equal_lucenes(shop: Shop, vectors: Path) -> None:
         ("crème brûlée", ["crème", "brûlée"]),
         ("zero\u200bwidth", ["zero", "width"]),
         ("(ﾟ) カﾟ", ["カﾟ"]),
+        ("y\u200db 1\u200d2", ["y\u200db", "1\u200d2"]),
+        (
+            "y\u02c2b \u02ff \ua720 \ua789 \u02c2",
+            ["y\u02c2b", "\u02ff", "\ua720", "\ua789", "\u02c2"],
+        ),
+        (
+            "\u055b\u0561 \u0561\u055c\u0562 \u055e",
+            ["\u055b\u0561", "\u0561\u055c\u0562", "\u055e"],
+        ),
+        ("1\u037e2 y\u0387b 1\u066b2 y\u037eb", ["1\u037e2", "y\u0387b", "1\u066b2", "y", "b"]),
+        ('ש"ס ש״ס ש׳ ש\' ש" ש"b', ['ש"ס', "ש״ס", "ש׳", "ש'", "ש", "ש", "b"]),
+        ('ש\u05c1"ס', ['ש\u05c1"ס']),
+        (
+            "\U0001f3fd y\U0001f3fd \U0001f600\U0001f3fd",
+            ["\U0001f3fd", "y\U0001f3fd", "\U0001f600\U0001f3fd"],
+        ),
+        ("\U0001f1e6 \U0001f1e6\U0001f1e7\U0001f1e8", ["\U0001f1e6\U0001f1e7"]),
+        (
+            "#\ufe0f\u20e3 *\u20e3 # #\ufe0f 1\ufe0f\u20e3",
+            ["#\ufe0f\u20e3", "*\u20e3", "1\ufe0f\u20e3"],
+        ),
+        ("\U0001f130 y\U0001f170", ["\U0001f130", "y\U0001f170"]),
         ("", []),
         (" \t\n", []),
     ],
@@ -128,7 +150,16 @@ def test_any_text_has_terms(text: str) -> None:
 def test_long_words_are_cut_and_cost_no_time() -> None:
     assert [len(word) for word in words("x" * 600)] == [255, 255, 90]
     assert words("_" * 100_000) == []
-    assert len(words("a." * 50_000)) == 393
+    assert len(words("a." * 50_000)) == 391
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_long_words_are_cut_where_lucene_cuts_them(letter: str) -> None:
+    assert words(letter * 254 + "'s") == [letter * 254, "s"]
+    assert words(letter * 255 + "'s") == [letter * 255, "s"]
+    assert words(letter * 253 + "'s") == [letter * 253 + "'s"]
+    assert words(f"{letter}." * 200) == [f"{letter}." * 127 + letter, f"{letter}." * 71 + letter]
+    assert words("1," * 200 + letter) == ["1," * 127 + "1", "1," * 71 + "1", letter]
 
 
 # The index --------------------------------------------------------------------------------

@@ -216,9 +216,10 @@ class HotPotQAEnv(Environment):
     def play(self, action: str) -> tuple[str, float, bool, Info]:
         if self._question is None:
             raise EnvError("HotPotQAEnv.step() before reset()")
-        executed = action.strip()
-        if self._aliases:
+        executed = action
+        if self._aliases:  # before blanks are stripped, as in ReAct's loop
             executed = executed[:1].lower() + executed[1:]
+        executed = executed.strip()
         invalid = False
         if self._answer is None:
             found = _ACTION.match(executed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache, lru_cache
 
 from harness_envs.webshop.porter import stem
@@ -18,14 +19,20 @@ _STOP = (
     "that the their then there these they this to was will with"
 )
 STOP_WORDS = frozenset(_STOP.split(" "))
-#: Longer words are cut into pieces of this many characters.
+#: Longer words are cut into pieces of at most this many characters (``_cut``).
 MAX_LENGTH = 255
 
 # Characters that join words, by UAX #29's names.
-_MID_LETTER = ":··״‧︓﹕："
-_MID_NUM = ",;;։،؍٬߸⁄︐︔﹐﹔，；"
-_MID_NUM_LET = ".'‘’․﹒＇．"
-_EXTEND_NUM_LET = "_\u202f‿⁀⁔︳︴﹍﹎﹏＿"
+_MID_LETTER = ":\u00b7\u0387\u05f4\u2027\ufe13\ufe55\uff1a"
+_MID_NUM = ",;\u037e\u0589\u060c\u060d\u066c\u07f8\u2044\ufe10\ufe14\ufe50\ufe54\uff0c\uff1b"
+_MID_NUM_LET = ".\u2018\u2019\u2024\ufe52\uff07\uff0e"
+_EXTEND_NUM_LET = "_\u202f\u203f\u2040\u2054\ufe33\ufe34\ufe4d\ufe4e\ufe4f\uff3f"
+#: First and last of the ranges of letters by UAX #29 that are none by their category.
+_MORE_LETTERS = (
+    "2C2 2C5 2D2 2D7 2DE 2DF 2ED 2ED 2EF 2FF 55B 55C 55E 55E 5F3 5F3 24B6 24E9 A720 A721 A789 A78A "
+    "AB5B AB5B 1F130 1F149 1F150 1F169 1F170 1F189"
+)
+_HEBREW_LETTERS = "5D0 5EA 5EF 5F2 FB1D FB1D FB1F FB28 FB2A FB4F"
 #: First and last of the ranges of Unicode's Extended_Pictographic.
 _PICTOGRAPHS = (
     "A9 A9 AE AE 203C 203C 2049 2049 2122 2122 2139 2139 2194 2199 21A9 21AA 231A 231B 2328 2328 "
@@ -42,13 +49,23 @@ _PICTOGRAPHS = (
 
 #: Over kinds (see ``_kind``): a word, a run of katakana, a single sign, a pictograph sequence.
 _WORDS = re.compile(
-    r"(?:ax*(?:[:.]x*(?=a))?|0x*(?:[,.]x*(?=0))?|_x*)+|(?:kx*)+|[ch]x*|ex*(?:zex*)*|rr?x*"
+    r"""(?: aX*(?:[:.']X*(?=[ab]))? | bX*(?:[:.']X*(?=[ab]) | "X*(?=b) | 'X*)?
+        | 0X*(?:[,.']X*(?=0))? | _X* )+
+    | (?:kX*)+ | [ch]X* | [es]X*(?:(?<=z)eX*)* | rX*rX* | [#]v?w""".replace("X", "[xzsvw]"),
+    re.VERBOSE,
 )
-_HAS_CONTENT = re.compile("[a0kcher]")
+_HAS_CONTENT = re.compile("[ab0kcher#]|^s")
 #: The same over ASCII text itself: most of it, and three times as fast.
 _ASCII_WORDS = re.compile(
     r"\w+(?:(?:(?<=[a-z])[:.'](?=[a-z])|(?<=\d)[,;.'](?=\d))\w+)*", re.ASCII | re.IGNORECASE
 )
+
+
+#: Characters that have a kind of their own.
+_AS_THEY_ARE = {
+    **{"'": "'", '"': '"', "#": "#", "*": "#"},
+    **{"\u200d": "z", "\ufe0f": "v", "\u20e3": "w"},
+}
 
 
 class _Kinds(dict[int, str]):
@@ -60,14 +77,19 @@ class _Kinds(dict[int, str]):
 
 
 @cache
-def _pictographs() -> tuple[tuple[int, int], ...]:
-    numbers = [int(number, 16) for number in _PICTOGRAPHS.split(" ")]
+def _ranges(text: str) -> tuple[tuple[int, int], ...]:
+    numbers = [int(number, 16) for number in text.split(" ")]
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
+def _within(code: int, ranges: str) -> bool:
+    return any(low <= code <= high for low, high in _ranges(ranges))
+
+
 def _kind(character: str) -> str:
-    """a letter, 0 digit, _ joins all, : joins letters, . joins both, "," joins digits, x extends,
-    z zero-width joiner, k katakana, h hiragana, c ideograph, r regional, e pictograph, space."""
+    """a letter, b Hebrew letter, 0 digit, _ joins all, : joins letters, . joins both, "," joins
+    digits, ' and " as they are, k katakana, h hiragana, c ideograph, r regional, e pictograph,
+    # key, x extends, as do z zero-width joiner, s skin tone, v emoji selector, w keycap; space."""
     code = ord(character)
     category = unicodedata.category(character)
     for kind, members in (
@@ -78,20 +100,24 @@ def _kind(character: str) -> str:
     ):
         if character in members:
             return kind
-    if code == 0x200D:
-        return "z"
-    skin, half_width_mark = 0x1F3FB <= code <= 0x1F3FF, code in (0xFF9E, 0xFF9F)
-    if category in ("Mn", "Me", "Mc") or skin or half_width_mark:
+    if character in _AS_THEY_ARE:
+        return _AS_THEY_ARE[character]
+    if 0x1F3FB <= code <= 0x1F3FF:
+        return "s"
+    half_width_mark = code in (0xFF9E, 0xFF9F)
+    if category in ("Mn", "Me", "Mc") or half_width_mark:
         return "x"
     if category == "Cf":
         return " " if code == 0x200B else "x"
-    if category == "Nd":
+    if category == "Nd" or code == 0x066B:
         return "0"
-    if category[0] == "L" or category == "Nl" or 0x24B6 <= code <= 0x24E9:
+    if _within(code, _HEBREW_LETTERS):
+        return "b"
+    if category[0] == "L" or category == "Nl" or _within(code, _MORE_LETTERS):
         return _letter(code)
     if 0x1F1E6 <= code <= 0x1F1FF:
         return "r"
-    return "e" if any(low <= code <= high for low, high in _pictographs()) else " "
+    return "e" if _within(code, _PICTOGRAPHS) else " "
 
 
 def _letter(code: int) -> str:
@@ -109,14 +135,30 @@ _KINDS = _Kinds()
 def words(text: str) -> list[str]:
     """The words of a text, before anything is dropped or stemmed."""
     if text.isascii():
-        whole = [word for word in _ASCII_WORDS.findall(text) if word.strip("_")]
-    else:
-        matches = _WORDS.finditer(text.translate(_KINDS))
-        spans = [match.span() for match in matches if _HAS_CONTENT.search(match[0])]
-        whole = [text[start:end] for start, end in spans]
-    if all(len(word) <= MAX_LENGTH for word in whole):
-        return whole
-    return [w[at : at + MAX_LENGTH] for w in whole for at in range(0, len(w), MAX_LENGTH)]
+        found = _ASCII_WORDS.findall(text)
+        if any(len(word) > MAX_LENGTH for word in found):
+            found = [text[start:end] for start, end in _cut(_ASCII_WORDS, text)]
+        return [word for word in found if word.strip("_")]
+    kinds = text.translate(_KINDS)
+    spans = [match.span() for match in _WORDS.finditer(kinds)]
+    if any(end - start > MAX_LENGTH for start, end in spans):
+        spans = list(_cut(_WORDS, kinds))
+    return [text[start:end] for start, end in spans if _HAS_CONTENT.search(kinds[start:end])]
+
+
+def _cut(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    """Where words lie when none is read further than its longest beginning of ``MAX_LENGTH``
+    characters that is a word; reading goes on behind that."""
+    at = 0
+    while at < len(text):
+        start = pattern.search(text, at, at + MAX_LENGTH)
+        if start is None:
+            at += MAX_LENGTH
+        else:
+            found = pattern.match(text, start.start(), start.start() + MAX_LENGTH)
+            assert found is not None
+            yield found.span()
+            at = found.end()
 
 
 @lru_cache(maxsize=1 << 16)

@@ -86,8 +86,9 @@ class Browser:
         self.page, self.url, self._clickables = page, url, pages.clickables(page)
 
     def _search(self, keywords: list[str], number: int) -> None:
-        page = self._site.results(keywords, number)
+        # Before the search, as there: one that fails leaves the old page, and no product under it.
         self.keywords, self.page_number, self.asin, self.options = keywords, number, None, {}
+        page = self._site.results(keywords, number)
         self._show(page, f"{BASE}/search_results/{self._session}/{'+'.join(keywords)}/{number}")
 
     def _click(self, label: str, node: Node) -> Turn:
@@ -115,33 +116,33 @@ class Browser:
 
     def _item(self, label: str, node: Node) -> None:
         """Open a product, choose an option, or come back from a sub page."""
-        asin, options = self.asin, self.options
         if node.kind == "product":
-            asin = label.upper()
+            self.asin = label.upper()
+            self.visited.add(self.asin)
         elif node.kind == "option":
-            options = {**options, node.name.lower(): label}
-        assert asin is not None
+            self.options = {**self.options, node.name.lower(): label}
         assert self.keywords is not None
         assert self.page_number is not None
-        page = self._site.item(asin, self.keywords, self.page_number, options)
-        if node.kind == "product":
-            self.visited.add(asin)
-        self.asin, self.options = asin, options
-        self._show(page, f"{self._path('item_page')}/{json.dumps(options)}")
+        page = self._site.item(self._product(), self.keywords, self.page_number, self.options)
+        self._show(page, f"{self._path('item_page')}/{json.dumps(self.options)}")
 
     def _sub_page(self, name: str) -> None:
-        assert self.asin is not None
         assert self.keywords is not None
         assert self.page_number is not None
-        page = self._site.sub_page(self.asin, self.keywords, self.page_number, name, self.options)
+        asin, options = self._product(), self.options
+        page = self._site.sub_page(asin, self.keywords, self.page_number, name, options)
         self._show(page, f"{self._path('item_sub_page')}/{name}/{self.options}")
+
+    def _product(self) -> str:
+        if self.asin is None:
+            raise Unanswerable("a search failed: the original has no product any more, and raises")
+        return self.asin
 
     def _path(self, page_name: str) -> str:
         words = "+".join(self.keywords or ())
         return f"{BASE}/{page_name}/{self._session}/{self.asin}/{words}/{self.page_number}"
 
     def _buy(self) -> Turn:
-        assert self.asin is not None
-        receipt = self._site.done(self.asin, self.options)
+        receipt = self._site.done(self._product(), self.options)
         self._show(receipt.page, f"{BASE}/done/{self._session}/{self.asin}/{self.options}")
         return Turn(receipt.reward, done=True, parts=receipt.parts)

@@ -18,7 +18,7 @@ from harness_envs.webshop.analysis import terms
 from harness_envs.webshop.pages import Kind, Node, Page
 from harness_envs.webshop.reward import Reward
 from harness_envs.webshop.search import MAX_TERMS
-from harness_envs.webshop.site import Receipt, TooManyTerms, Unanswerable, typed_words
+from harness_envs.webshop.site import Receipt, TooManyTerms, Unanswerable, read_path
 
 #: Seconds to connect, and between two parts of an answer.
 TIMEOUT = (5.0, 30.0)
@@ -54,40 +54,34 @@ class HttpSite:
     def start(self) -> Page:
         return self._get(f"{self._url}/{self._session}")
 
-    def results(self, keywords: Sequence[str] | str, page: int) -> Page:
-        words = typed_words(keywords) if isinstance(keywords, str) else keywords
-        if words[0] == "<a>" or (words[0] == "<c>" and len(words) < 2):
-            raise Unanswerable("the server raises an error for this query")
-        if len(set(terms(" ".join(words)))) > MAX_TERMS:
-            raise TooManyTerms(f"a query of over {MAX_TERMS} distinct terms")
+    def results(self, keywords: Sequence[str], page: int) -> Page:
+        if keywords[0] == "<a>":
+            raise Unanswerable("the text environment raises an error for this query")
+        _check(keywords)
         return self._get(f"{self._at('search_results')}/{_part(keywords)}/{page}", typed=True)
 
     def item(
-        self, asin: str, keywords: Sequence[str] | str, page: int, options: Mapping[str, str]
+        self, asin: str, keywords: Sequence[str], page: int, options: Mapping[str, str]
     ) -> Page:
         place = f"{self._at('item_page')}/{asin}/{_part(keywords)}/{page}"
         return self._get(f"{place}/{_options(options)}")
 
     def sub_page(
-        self,
-        asin: str,
-        keywords: Sequence[str] | str,
-        page: int,
-        name: str,
-        options: Mapping[str, str],
+        self, asin: str, keywords: Sequence[str], page: int, name: str, options: Mapping[str, str]
     ) -> Page:
         place = f"{self._at('item_sub_page')}/{asin}/{_part(keywords)}/{page}/{name}"
         return self._get(f"{place}/{_options(options)}")
 
     def done(self, asin: str, options: Mapping[str, str]) -> Receipt:
         address = f"{self._at('done')}/{asin}/{_options(options)}"
-        page = self._get(address)
-        texts = [node.text for node in page]
-        try:
-            reward = float(texts[texts.index(pages.SCORE) + 1])
-        except (ValueError, IndexError):
-            raise EnvError(f"{address}: the page after buying tells no score.") from None
-        return Receipt(page, reward, _parts(reward, texts))
+        return _receipt(address, self._get(address))
+
+    def visit(self, path: str) -> Receipt:
+        asked = read_path(path)
+        if asked.page == "search_results":
+            _check(asked.words)
+        page = self._get(self._url + path, typed=True)
+        return _receipt(path, page) if asked.page == "done" else Receipt(page)
 
     def close(self) -> None:
         self._client.close()
@@ -120,15 +114,31 @@ class HttpSite:
         )
 
 
-def _part(keywords: Sequence[str] | str) -> str:
-    """Searched words in an address: a Python list literal, or the text as typed."""
-    if isinstance(keywords, str):
-        return keywords.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _check(words: Sequence[str]) -> None:
+    """Unanswerable for a query that the server fails on."""
+    if words[0] == "<c>" and len(words) < 2:
+        raise Unanswerable("the server raises an error for this query")
+    if len(set(terms(" ".join(words)))) > MAX_TERMS:
+        raise TooManyTerms(f"a query of over {MAX_TERMS} distinct terms")
+
+
+def _part(keywords: Sequence[str]) -> str:
+    """Searched words in an address: a Python list literal."""
     return quote(str(list(keywords)), safe="")
 
 
 def _options(options: Mapping[str, str]) -> str:
     return quote(str(dict(options)), safe="{}':, ")
+
+
+def _receipt(address: str, page: Page) -> Receipt:
+    """What a page after buying tells."""
+    texts = [node.text for node in page]
+    try:
+        reward = float(texts[texts.index(pages.SCORE) + 1])
+    except (ValueError, IndexError):
+        raise EnvError(f"{address}: the page after buying tells no score.") from None
+    return Receipt(page, reward, _parts(reward, texts))
 
 
 def _parts(reward: float, texts: list[str]) -> Reward | None:

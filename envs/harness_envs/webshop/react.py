@@ -2,6 +2,7 @@
 
 Rules from ``WebShop.ipynb`` of ysymyth/ReAct at 6bdb3a1: three products of a page are shown (all
 ten can be clicked), no paging, names as on the buttons, ``think[...]`` is answered ``OK.``
+Text enters addresses unquoted, so that some queries and options have no page: an empty answer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ class ReActBrowser:
         self._page: Page = ()
         self._text = ""
         self._load()
-        self._text = self._view()
 
     @property
     def has_search_bar(self) -> bool:
@@ -53,8 +53,8 @@ class ReActBrowser:
         return self._text
 
     def act(self, action: str) -> Turn:
-        """Execute ``search[..]``, ``click[..]`` or ``think[..]``; else ``Invalid action!``."""
-        if action.startswith("think["):
+        """Execute ``search[..]``, ``click[..]``, ``think..``, ``reset``; else Invalid action!"""
+        if action.startswith("think"):  # in brackets or not: the loop around the client answers
             self._text = "OK."
             return Turn()
         if self._is_idle(action):
@@ -65,14 +65,11 @@ class ReActBrowser:
         if not self._go(action):
             self._text = INVALID_TEXT
             return INVALID
-        try:
-            turn = self._load()
-        except Unanswerable:  # the server has no such page; the client stands there all the same
-            self._page, self._text = (), ""
-            return INVALID
-        self._text = self._view()
+        page = self._page
+        turn = self._load()
         if self.kind == "item" and action[6:-1] in self.options.values():
             self._text = f"You have clicked {action[6:-1]}."
+            self._page = self._page or page  # a reader goes on with the page seen
         return turn
 
     def _is_idle(self, action: str) -> bool:
@@ -85,6 +82,8 @@ class ReActBrowser:
     def _go(self, action: str) -> bool:
         """Move to where an action leads; False: it leads nowhere from here."""
         argument = action.partition("[")[2][:-1]
+        if action == "reset":
+            return self._move("init", self.kind)
         if action.startswith("search["):
             if self.kind != "init":
                 return False
@@ -123,24 +122,33 @@ class ReActBrowser:
         return True
 
     def _load(self) -> Turn:
-        """Fetch the page of the present place."""
-        turn = Turn()
+        """Fetch the page of the present place; where the server has none the client stays."""
+        try:
+            page, reward, parts = self._site.visit(self._path())
+        except Unanswerable:
+            self._page, self._text = (), ""
+            return Turn(done=self.kind == "end", invalid=True)
+        self._page = page
+        self.asins = [node.text for node in page if node.kind == "product"] or self.asins
+        names = {node.text: node.name for node in page if node.kind == "option"}
+        self.option_names = names or self.option_names
+        self._text = self._view()
+        return Turn(reward, done=self.kind == "end", parts=parts)
+
+    def _path(self) -> str:
+        """The address of the present place, texts put in as they are."""
         if self.kind == "init":
-            self._page = self._site.start()
-        elif self.kind == "search":
-            self._page = self._site.results(self.query, 1)
-            self.asins = [node.text for node in self._page if node.kind == "product"]
+            return f"/{self._session}"
+        if self.kind == "search":
+            path = f"/search_results/{self._session}/{self.query}/1"
         elif self.kind == "item":
-            self._page = self._site.item(self.asin, self.query, 1, self.options)
-            names = {node.text: node.name for node in self._page if node.kind == "option"}
-            self.option_names = names or self.option_names
+            path = f"/item_page/{self._session}/{self.asin}/{self.query}/1/{self.options}"
         elif self.kind == "item_sub":
-            self._page = self._site.sub_page(self.asin, self.query, 1, self.sub_page, self.options)
+            place = f"/item_sub_page/{self._session}/{self.asin}/{self.query}/1"
+            path = f"{place}/{self.sub_page}/{self.options}"
         else:
-            receipt = self._site.done(self.asin, self.options)
-            self._page = receipt.page
-            turn = Turn(receipt.reward, done=True, parts=receipt.parts)
-        return turn
+            path = f"/done/{self._session}/{self.asin}/{self.options}"
+        return path.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def _view(self) -> str:
         lines: list[str] = []
@@ -154,7 +162,7 @@ class ReActBrowser:
                 lines.append(f"\n[{words}] ")
             elif kind == "option":
                 # The client looks for the quoted value in the address it built.
-                mark = f"'{words}'" in f"{BASE}/{self._session}/{self.query}/1/{self.options}"
+                mark = f"'{words}'" in BASE + self._path()
                 lines.append(f"[[{words}]]" if mark else f"[{words}]")
             elif kind == "product":
                 lines.append(f"\n[{words}] " if products < SHOWN else "")

@@ -34,7 +34,7 @@ K1, B = 0.9, 0.4
 #: Lucene refuses queries of more distinct terms (``IndexSearcher.maxClauseCount``).
 MAX_TERMS = 1024
 #: Of the files on disk; another number is another index.
-FORMAT = 1
+FORMAT = 2
 _ARRAYS = ("offsets", "docs", "codes", "letters", "starts", "asins")
 #: Documents per block while an index is built.
 BLOCK = 20_000
