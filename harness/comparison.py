@@ -69,7 +69,8 @@ class Retained(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """A minus B over paired episodes. Shares are 0 to 1; intervals are 95 % intervals.
 
-    ``test`` names the test of ``p``; ``p_holm`` is adjusted for all comparisons made at once.
+    ``test`` names the test of ``p``; ``p_holm`` is adjusted for all comparisons made at once,
+    ``equivalent`` is not.
     ``detectable`` is the smallest true difference in success this design shows in four of five
     repetitions. ``lost`` is success with broken episodes counted as lost.
     """
@@ -258,13 +259,18 @@ def compare(
 def compare_all(
     sides: Sequence[Run | Sequence[Run]], *, margin: float = MARGIN, draws: int = 10_000
 ) -> list[Comparison]:
-    """Every later side against the first, p-values (and so verdicts) adjusted together by Holm."""
-    found = [compare(sides[0], side, margin=margin, draws=draws) for side in sides[1:]]
-    adjusted = paired.holm([c.p for c in found])
+    """Every later side against the first, ``adjusted``."""
+    return adjusted([compare(sides[0], side, margin=margin, draws=draws) for side in sides[1:]])
+
+
+def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
+    """The same comparisons, their p-values (and so who is better) adjusted together by Holm.
+    Equivalence is not: each is a claim of its own, at 5 %."""
+    p_holm = paired.holm([c.p for c in found])
     lost = paired.holm([c.p_lost for c in found])
     return [
         msgspec.structs.replace(c, p_holm=p, p_lost_holm=q)
-        for c, p, q in zip(found, adjusted, lost, strict=True)
+        for c, p, q in zip(found, p_holm, lost, strict=True)
     ]
 
 

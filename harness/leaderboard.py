@@ -274,22 +274,29 @@ def notes(s: Summary) -> list[str]:
 
 
 def markdown(found: Sequence[Board]) -> str:
-    """All boards as Markdown. Of the further columns those that some row knows."""
+    """All boards as Markdown, further columns in a second table: those that some row knows."""
     parts = []
     for board in found:
         heads = columns(board, more=True)
         rows = [cells(board, row, more=True) for row in board.rows]
         few = len(columns(board))
-        shown = [i for i in range(len(heads)) if i < few or any(row[i] != "-" for row in rows)]
-        head = [heading for heading, _ in heads]
-        rule = [":---" if justify == "left" else "---:" for _, justify in heads]
-        text = "\n".join(
-            "| " + " | ".join(_escape(line[i]) for i in shown) + " |"
-            for line in (head, rule, *rows)
-        )
+        more = [i for i in range(few, len(heads)) if any(row[i] != "-" for row in rows)]
+        text = _table(heads, rows, range(few))
+        if more:
+            text += "\n" + _table(heads, rows, [0, *more])
         below = "".join(f"\n{_escape(note)}\n" for note in footnotes(board))
-        parts.append(f"### {_escape(title(board))}\n\n{text}\n{below}")
+        parts.append(f"### {_escape(title(board))}\n\n{text}{below}")
     return "\n".join(parts)
+
+
+def _table(
+    heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], shown: Sequence[int]
+) -> str:
+    head = [heading for heading, _ in heads]
+    rule = [":---" if justify == "left" else "---:" for _, justify in heads]
+    return "".join(
+        "| " + " | ".join(_escape(line[i]) for i in shown) + " |\n" for line in (head, rule, *rows)
+    )
 
 
 def to_json(found: Sequence[Board]) -> str:

@@ -11,11 +11,14 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import recipe, record
+from harness_agents import checkpoints
 from harness_distillation import cli, models
 from harness_distillation import recipe as recipes
 from harness_distillation.gate import LOG, Gate
 from harness_distillation.recipe import Dev
 
+import harness
+from harness.config import AgentConfig
 from harness.errors import ConfigError, DataError
 from harness.runs import find_runs
 
@@ -109,6 +112,26 @@ def test_training_stops_when_play_gets_no_better(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert train(tmp_path / "gated", DEV, *data) == gated  # finished: nothing is trained or played
     assert len(losses(gated)) == 6
+
+
+def test_a_play_that_broke_chooses_nothing(tmp_path):
+    """An agent without a prompt for this environment: every episode breaks, and breaks again."""
+    (tmp_path / "webshop.txt").write_text("Shop: {instruction}\n")
+    checkpoint = str(checkpoints.shipped()["token-tiny"])
+    agent = AgentConfig("x", "react", options={"checkpoint": checkpoint, "prompt": str(tmp_path)})
+    what = {"tasks": "builtin-dev[:2]", "max_steps": 2}
+    root = tmp_path / "dev" / "step-0000002"
+    harness.evaluate(agent, "alfworld", out=root, kind="dev", **what)
+    found = Gate(Dev("alfworld", every=2, **what), tmp_path, 2)
+    for _ in range(2):  # nothing is noted, so the same command plays it again
+        with pytest.raises(DataError, match=r"2 of 2 dev episodes broke, twice: AgentError.* no t"):
+            found.play(2, Path(checkpoint))
+        assert not (tmp_path / LOG).exists()
+        assert found.best is None
+    (tmp_path / "alfworld.txt").write_text("Task: {instruction}\n")  # mended
+    assert found.play(2, Path(checkpoint)).n == 2
+    [run] = find_runs(root)
+    assert (run.summary.n, run.summary.errors) == (2, 0)
 
 
 def test_a_dev_set_that_is_trained_on_is_refused(tmp_path):

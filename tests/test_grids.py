@@ -11,6 +11,9 @@ from harness_distillation.reproduce import estimates, expansion, grid, plan, rep
 
 from harness.errors import ConfigError
 
+#: The endpoint's tasks once more, under another budget.
+BUDGETS = '[[evaluations]]\nenv = "alfworld"\ntasks = "builtin-dev[:3]"\nmax_steps = 4\n'
+
 
 @pytest.mark.parametrize(("table", "scale"), SHIPPED)
 def test_shipped_grids_can_be_planned(table, scale):
@@ -153,7 +156,13 @@ def test_models_that_need_each_other_are_refused(tmp_path):
         ('endpoint = "alfworld/builtin-dev[:3]"', 'endpoint = "x"', "is no evaluation"),
         ('[["ours", "token"]]', '[["ours", "nobody"]]', "compared, but no row: nobody"),
         ('arm = "ours"', 'arm = "teacher"', "name of the teacher's row"),
-        ('arm = "ours"', 'arm = "token"', "two rows"),
+        ('arm = "ours"', 'arm = "token"', "two rows make the same cells"),
+        ('arm = "ours"', 'arm = "../ours"', "an arm's name is a folder's"),
+        ('paper = "ours-120m"', "seeds = 0", "a row has 1 to 999 seeds"),
+        ('paper = "ours-120m"', "seeds = -2", "a row has 1 to 999 seeds"),
+        ("[rates]", BUDGETS + "[rates]", r"two evaluations are called alfworld/builtin-dev\[:3\]"),
+        ("steps = 1\n[trial.pilot]", "steps = 0\n[trial.pilot]", "train for a step at least"),
+        ("lr = [0.001, 0.01]", "lr = [0.01, 0.010000001]", "two different rates"),
         ('teacher = "small"', 'teacher = "ours"', "'ours' is a teacher's row"),
         ("[rates]\ntrain = 1000\nplay = 1", "", r"either \[rates\] or \[device\]"),
         ("seeds = 1", "seeds = 0", "needs a seed"),

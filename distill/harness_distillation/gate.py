@@ -15,6 +15,7 @@ import msgspec
 
 from harness import api
 from harness.config import AgentConfig
+from harness.errors import DataError
 from harness.runs import META, Run
 from harness_distillation.machine import random_state_kept
 from harness_distillation.recipe import Dev
@@ -23,12 +24,13 @@ LOG = "dev.jsonl"
 
 
 class Played(msgspec.Struct, frozen=True):
-    """One play of a checkpoint. An episode that broke counts as lost."""
+    """One play of a checkpoint."""
 
     step: int
     won: int
     n: int
-    errors: int
+    #: Of a play noted before such plays were refused: they counted as lost.
+    errors: int = 0
 
 
 class Gate:
@@ -53,13 +55,20 @@ class Gate:
     def play(self, step: int, checkpoint: Path) -> Played:
         """Play a checkpoint (a stopped play goes on) and note what it won.
 
-        The random state of training is left as it was.
+        The random state of training is left as it was. Raises DataError where episodes broke, and
+        did so again: by what is left of a play no student is chosen.
         """
         root = self.folder / "dev" / f"step-{step:07d}"
         with random_state_kept():
-            run = self._run(root, checkpoint)
+            run = once_more(self._run(root, checkpoint))
         s = run.summary
-        played = Played(step, s.successes, s.n + s.errors, s.errors)
+        if s.errors:
+            raise DataError(
+                f"{run.path}: {s.errors} of {s.n + s.errors} dev episodes broke, twice: "
+                f"{first_fault(run)}\n  Mend what broke them, then give the same command: the "
+                "checkpoint is kept, and they alone are played again."
+            )
+        played = Played(step, s.successes, s.n)
         with (self.folder / LOG).open("ab") as file:
             file.write(msgspec.json.encode(played) + b"\n")
         self.played.append(played)
@@ -90,3 +99,14 @@ class Gate:
         if best is None or not self.dev.patience:
             return False
         return sum(p.step > best.step for p in self.played) >= self.dev.patience
+
+
+def once_more(run: Run) -> Run:
+    """A finished run whose broken episodes, if any, were played a second time."""
+    return api.resume(run.path, retry_errors=True) if run.summary.errors else run
+
+
+def first_fault(run: Run) -> str:
+    """What the first episode that broke says of it."""
+    fault = next((e.error for e in run.episodes() if e.error is not None), None)
+    return "no reason noted" if fault is None else f"{fault.kind}: {fault.message}"

@@ -274,8 +274,7 @@ def train(
 
 
 def _told(played: Played) -> str:
-    broken = f", {played.errors} broke" if played.errors else ""
-    return f"step {played.step}: {played.won} of {played.n} dev episodes won{broken}"
+    return f"step {played.step}: {played.won} of {played.n} dev episodes won"
 
 
 def micro_batches(rows: list[list[int]], size: int, ranks: Ranks) -> list[list[int]]:

@@ -17,7 +17,8 @@ from harness.errors import ConfigError
 from harness.paired import Spread, detectable, planned_error
 from harness.runs import Run
 from harness.types import Outcome
-from harness_distillation.recipe import Recipe
+from harness_distillation.recipe import Data, Recipe
+from harness_distillation.recipe_faults import MODELS
 from harness_distillation.reproduce.expansion import Cell
 from harness_distillation.reproduce.grid import Grid
 from harness_distillation.reproduce.plan import Plan, done
@@ -29,11 +30,13 @@ SEEDS = (3, 5, 10)
 
 
 class Tried(NamedTuple):
-    """A learning rate and the episodes it won on the dev set; one that broke counts as lost."""
+    """A learning rate and the episodes it won of those on the dev set, and how many broke."""
 
     lr: float
     won: int
     n: int
+    broke: int
+    run: Path
 
 
 def tried(plan: Plan, out: Path, names: Sequence[str]) -> list[Tried]:
@@ -45,8 +48,10 @@ def tried(plan: Plan, out: Path, names: Sequence[str]) -> list[Tried]:
         record = done(out, planned)
         if record is None:
             continue
-        s = _run(out, record.runs, planned.cell).summary
-        found.append(Tried(planned.cell.recipe.optim.lr, s.successes, s.n + s.errors))
+        run = _run(out, record.runs, planned.cell)
+        s = run.summary
+        rate = planned.cell.recipe.optim.lr
+        found.append(Tried(rate, s.successes, s.n + s.errors, s.errors, run.path))
     return found
 
 
@@ -58,13 +63,20 @@ def best(found: Sequence[Tried]) -> Tried:
 def tuned(plan: Plan, out: Path, cell: Cell) -> Recipe:
     """A cell's recipe with the learning rate that its arm's tuning chose.
 
-    Raises ConfigError while that is not finished.
+    Raises ConfigError while that is not finished, and where episodes of it broke: a fault chooses
+    no learning rate.
     """
     if not cell.tuned_by:
         return cell.recipe
     found = tried(plan, out, cell.tuned_by)
     if len(found) < len(cell.tuned_by):
         raise ConfigError(f"'{cell.name}' waits for its tuning: {', '.join(cell.tuned_by)}.")
+    if broken := [t for t in found if t.broke]:
+        raise ConfigError(
+            f"'{cell.name}' waits for its tuning: {broken[0].broke} of {broken[0].n} episodes of "
+            f"{broken[0].run} broke.\n"
+            f"  harness run --resume {broken[0].run} --retry-errors"
+        )
     optim = msgspec.structs.replace(cell.recipe.optim, lr=best(found).lr)
     return msgspec.structs.replace(cell.recipe, optim=optim)
 
@@ -81,11 +93,23 @@ def tuning_table(plan: Plan, out: Path) -> list[list[str]] | None:
         found = {t.lr: t for t in tried(plan, out, cells)}
         if not found:
             continue
-        shown = [f"{found[lr].won} of {found[lr].n}" if lr in found else "-" for lr in tuning.lr]
-        whole = len(found) == len(tuning.lr)
-        chosen = f"{best(list(found.values())).lr:g}" if whole else "-"
+        shown = [_won(found[lr]) if lr in found else "-" for lr in tuning.lr]
+        whole = len(found) == len(tuning.lr) and not any(t.broke for t in found.values())
+        chosen = _chosen(list(found.values())) if whole else "-"
         rows.append([student.name.rpartition("-s")[0], *shown, chosen])
     return rows if len(rows) > 1 else None
+
+
+def _won(tried: Tried) -> str:
+    broke = f", {tried.broke} broke" if tried.broke else ""
+    return f"{tried.won} of {tried.n}{broke}"
+
+
+def _chosen(found: Sequence[Tried]) -> str:
+    """The rate that won, and whether a better one may lie beyond those tried."""
+    rate, rates = best(found).lr, [t.lr for t in found]
+    edge = {max(rates): "the highest tried", min(rates): "the lowest tried"}.get(rate)
+    return f"{rate:g}" + (f" ({edge})" if edge else "")
 
 
 def pilot(plan: Plan, out: Path) -> tuple[int, Spread | None]:
@@ -138,8 +162,8 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
     lines = [
         f"Endpoint: success on {trial.endpoint} (n = {n}, "
         f"{endpoint.task_set().protocol.max_steps} steps), {trial.seeds} paired training seeds, "
-        f"alpha {trial.alpha:g} (Holm over an arm's comparisons). Equivalence within "
-        f"{trial.margin:g} points (TOST).",
+        f"alpha {trial.alpha:g}, adjusted by Holm over the arms of a comparison"
+        f"{_families(grid)}. Equivalence within {trial.margin:g} points (TOST, not adjusted).",
         f"Played once by every finished student{_whose(grid)}: "
         f"{', '.join(_played(e) for e in grid.evaluations)}.",
         "A comparison is decided when all its arms' seeds are done, and not before.",
@@ -147,10 +171,11 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
     if trial.fixed_steps is not None:
         lines.append(
             "The endpoint is taken at convergence: of a training over which the learning rate "
-            "falls to its end, the checkpoint that wins most on the dev set. Beside it students "
+            f"falls to its end, the checkpoint that wins most on the dev set{_looks(plan)}. Beside "
+            "it students "
             f"as they were after {trial.fixed_steps} steps of that training."
         )
-    lines += _tuning(grid)
+    lines += [*_tuning(grid), *_episodes(plan)]
     known = _pilot(plan, out)
     if not known:
         lines.append(
@@ -159,6 +184,31 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
             "the spread between training seeds comes on top."
         )
     return lines + known
+
+
+def _looks(plan: Plan) -> str:
+    """After how many steps students are played on the dev set, where all are alike."""
+    recipes = {
+        (c.recipe.dev.every, c.recipe.optim.steps)
+        for c in (p.cell for p in plan.cells)
+        if c.stage == "trial" and c.recipe.dev is not None
+    }
+    if len(recipes) != 1:
+        return ""
+    ((every, steps),) = recipes
+    return f" (played after {', '.join(map(str, _plays(every, steps)))} steps)"
+
+
+def _plays(every: int, steps: int) -> list[int]:
+    return sorted({*range(every, steps, every), steps})
+
+
+def _families(grid: Grid) -> str:
+    """How many are adjusted together, where there are several comparisons."""
+    sizes = [len(group) - 1 for group in grid.comparisons]
+    if len(sizes) < 2:
+        return ""
+    return f" ({', '.join(map(str, sizes))}; not over all {sum(sizes)} together)"
 
 
 def _whose(grid: Grid) -> str:
@@ -170,6 +220,28 @@ def _played(what: Evaluation) -> str:
     by = [", ".join(what.arms)] if what.arms else []
     by += [f"seeds 1 to {what.seeds}"] if what.seeds is not None else []
     return what.name + (f" ({'; '.join(by)})" if by else "")
+
+
+def _episodes(plan: Plan) -> list[str]:
+    """Whose episodes the arms are trained on, where that is not the same for all of them."""
+    arms: dict[str, list[str]] = {}
+    for planned in plan.cells:
+        if planned.cell.stage == "trial":
+            arms.setdefault(_recorded(planned.cell.recipe.data), []).append(planned.cell.arm)
+    if len(arms) < 2:
+        return []
+    told = (f"{', '.join(dict.fromkeys(names))}: {what}" for what, names in arms.items())
+    return [f"Arms are trained on other episodes. {'. '.join(told)}."]
+
+
+def _recorded(data: Data) -> str:
+    counts: dict[str, int] = {}
+    for what in data.collect:
+        tasks = len(registry.task_set(what.env, what.tasks).tasks)
+        counts[what.agent] = counts.get(what.agent, 0) + tasks * what.seeds * what.attempts
+    told = [f"{n:,} of {agent.removeprefix(MODELS)}" for agent, n in counts.items()]
+    whole = " and ".join([*told, *map(str, data.runs)])
+    return f"those won of {whole}" if data.successes_only else whole
 
 
 def _tuning(grid: Grid) -> list[str]:

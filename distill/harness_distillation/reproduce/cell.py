@@ -20,6 +20,7 @@ from harness.config import AgentConfig
 from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
 from harness.runs import META, Run, read_meta
+from harness_distillation.gate import once_more
 from harness_distillation.recipe import Recipe, recipe_hash
 from harness_distillation.reproduce.beforehand import tuned
 from harness_distillation.reproduce.expansion import Cell
@@ -109,12 +110,13 @@ def _play(cell: Cell, model: Path, what: Evaluation, reference: str | None) -> R
         meta = read_meta(file.parent)
         if meta.task_set_hash == task_set.hash and list(meta.parents) == weights:
             whole = meta.status == "complete" and (file.parent / EPISODES).is_file()
-            return Run(file.parent) if whole else api.resume(file.parent)
+            return once_more(Run(file.parent) if whole else api.resume(file.parent))
     print(f"playing {what.name}", file=sys.stderr, flush=True)
-    return api.evaluate(
+    run = api.evaluate(
         agent, what.env, tasks=task_set, out=RESULTS, env_options=what.env_options,
         reference=reference, parents=weights,
     )  # fmt: skip
+    return once_more(run)
 
 
 def _reference(teacher: Planned, what: Evaluation) -> str:

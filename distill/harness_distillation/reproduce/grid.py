@@ -17,6 +17,7 @@ What is to be done for it, cell by cell, is in ``expansion``.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,7 @@ from harness_distillation.reproduce.trial import Evaluation, Trial
 
 #: Arm of the models that are trained for others to learn from.
 PARENT = "teacher"
+_ARM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,10 +178,28 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
     arms = {r.arm for r in grid.rows}
     compared = {arm for group in grid.comparisons for arm in group}
     playing = {arm for e in grid.evaluations for arm in (*e.arms, *(e.fixed or ()))}
-    cells = [(r.arm, r.envs) for r in grid.rows]
+    cells = ["-".join([r.arm, *r.envs]) for r in grid.rows]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    odd = sorted(arm for arm in arms if not _ARM.fullmatch(arm))
     return [
         *trials.faults(grid.trial, names, arms),
-        (len(set(cells)) < len(cells), "an arm has two rows in the same environments."),
+        (
+            bool(twice),
+            f"two evaluations are called {', '.join(twice)}: what is played on one task set under "
+            "two budgets belongs in two grids.",
+        ),
+        (
+            bool(odd),
+            f"an arm's name is a folder's: letters, digits, '.', '_' and '-', not {odd}.",
+        ),
+        (
+            len(set(cells)) < len(cells),
+            "two rows make the same cells (an arm and its environments, joined by '-').",
+        ),
+        (
+            any(r.seeds is not None and not 1 <= r.seeds < trials.PILOT_SEEDS for r in grid.rows),
+            f"a row has 1 to {trials.PILOT_SEEDS - 1} seeds.",
+        ),
         (PARENT in arms, f"'{PARENT}' is the name of the teacher's row: call the arm otherwise."),
         (
             bool(arms & set(grid.teachers)),

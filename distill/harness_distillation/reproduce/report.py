@@ -276,7 +276,11 @@ def origins(plan: Plan, out: Path) -> list[str]:
 
 
 #: What is told beside success, as comparisons name it.
-_EFFECTS = ("steps, both solved", "reasoning tokens a step", "CoT overlap", "CoT F1")
+_EFFECTS = (
+    "steps, both solved", "reasoning tokens a step", "CoT overlap", "CoT F1",
+    # Who acts on what is not there has not learned to read the page, and compares as little.
+    "invalid actions",
+)  # fmt: skip
 
 
 def verdicts(plan: Plan, out: Path, found: Sequence[Arm]) -> list[list[str]]:
@@ -300,18 +304,25 @@ def verdicts(plan: Plan, out: Path, found: Sequence[Arm]) -> list[list[str]]:
 
 
 def compared(plan: Plan, found: Sequence[Arm], group: Sequence[str]) -> list[list[str]]:
-    """Sentences of one comparison in every column its arms share, the endpoint first."""
+    """Sentences of one comparison in every column its arms share, the endpoint first. Each arm is
+    compared over all seeds that it and the first have."""
     by_name = {arm.name: arm for arm in found}
     order = sorted(plan.grid.columns, key=lambda c: c.name != plan.grid.trial.endpoint)
     parts = []
     for what in order:
         decides = what.name == plan.grid.trial.endpoint
-        sides = [by_name[name].runs.get(what.name, {}) for name in group]
-        if not all(sides):
+        first, *others = (by_name[name].runs.get(what.name, {}) for name in group)
+        shared = [sorted(first.keys() & other.keys()) for other in others]
+        if not all(shared):
             continue
-        seeds = sorted(set.intersection(*(set(side) for side in sides)))
-        runs = [[side[seed] for seed in seeds] for side in sides]
-        for one in comparison.compare_all(runs, margin=plan.grid.trial.margin / 100):
+        found_here = [
+            comparison.compare(
+                [first[seed] for seed in seeds], [other[seed] for seed in seeds],
+                margin=plan.grid.trial.margin / 100,
+            )
+            for other, seeds in zip(others, shared, strict=True)
+        ]  # fmt: skip
+        for one in comparison.adjusted(found_here):
             ties = one.pairs - one.only_a - one.only_b
             parts.append(
                 [

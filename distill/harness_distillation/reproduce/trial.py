@@ -95,6 +95,8 @@ def faults(trial: Trial, names: list[str], arms: set[str]) -> list[tuple[bool, s
     """(whether it is so, what to say); ``names`` of the evaluations."""
     tuning, pilot, dev = trial.tuning, trial.pilot, trial.dev
     rates = tuning.lr if tuning is not None else ()
+    told = {f"{rate:g}" for rate in rates}  # as cells are called
+    shorter = (tuning, pilot)
     return [
         (
             trial.endpoint not in names,
@@ -121,8 +123,12 @@ def faults(trial: Trial, names: list[str], arms: set[str]) -> list[tuple[bool, s
             "set cannot be measured on it.",
         ),
         (
-            tuning is not None and (len(set(rates)) < max(2, len(rates)) or min(rates) <= 0),
+            tuning is not None and (len(told) < max(2, len(rates)) or min(rates) <= 0),
             f"[trial.tuning] lr needs two different rates at least, all over 0: {list(rates)}.",
+        ),
+        (
+            any(part is not None and part.steps is not None and part.steps < 1 for part in shorter),
+            "[trial.tuning] and [trial.pilot] train for a step at least.",
         ),
         (
             pilot is not None and pilot.arm not in arms,
