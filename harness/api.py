@@ -144,7 +144,7 @@ def _its_tasks(preset: Preset, env: str, name: str) -> str:
 
 
 def evaluate(
-    agent: str | AgentConfig,
+    agent: str | AgentConfig | Policy,
     env: str,
     *,
     tasks: str | TaskSet | None = None,
@@ -152,18 +152,62 @@ def evaluate(
     limits: Limits | None = None,
     on_episode: OnEpisode | None = None,
     policy: Policy | None = None,
+    name: str | None = None,
     **options: Any,
 ) -> Run:
     """Play an agent through a task set, record and measure it.
 
-    ``options`` are those of ``plan``. ``policy`` plays in place of the config's own (the caller
-    keeps it open). Returns the finished run; its folder is new under ``out``.
+    ``agent`` is a name, a config, or a policy itself: any object with ``act``, which the caller
+    keeps open. The run of an object is called by ``name``, else by the object's ``name``, else by
+    its class's. ``policy`` is such an object beside the name it plays under, or beside a config
+    whose policy it stands for. run.json says that an object played (``policy["object"]``), and a
+    registered agent's name is refused.
+
+    ``options`` are those of ``plan``. Returns the finished run; its folder is new under ``out``.
     """
-    if policy is not None and options.get("decode") is not None:
-        raise ConfigError("'decode' is of an agent's config; a policy that is given has its own.")
-    meta = plan(agent, env, tasks=tasks, **options)
+    config, policy = _player(agent, policy, name)
+    if policy is not None:
+        if options.get("decode") is not None:
+            raise ConfigError(
+                "'decode' is of an agent's config; a policy that is given has its own."
+            )
+        if config.role == registry.OBJECT:
+            options["workers"] = options.get("workers") or int(getattr(policy, "workers", 4))
+    meta = plan(config, env, tasks=tasks, **options)
     folder = run_folder(Path(out), env, meta.agent.name, meta.run_id)
     return _execute(meta, folder, Path(out), limits, on_episode, policy)
+
+
+def _player(
+    agent: str | AgentConfig | Policy, policy: Policy | None, name: str | None
+) -> tuple[AgentConfig, Policy | None]:
+    """Who plays: a config, and the object that stands for its policy (None: it makes its own)."""
+    if isinstance(agent, str | AgentConfig):
+        if name is not None:
+            raise ConfigError("'name' names a policy that is an object; an agent has its own name.")
+        if policy is None:
+            return (registry.agent_config(agent) if isinstance(agent, str) else agent), None
+        _check_object(policy)
+        if isinstance(agent, str) or registry.agent_configs().get(agent.name) == agent:
+            named = agent if isinstance(agent, str) else agent.name
+            return registry.given_config(policy, named), policy
+        return agent, policy
+    if policy is not None:
+        raise ConfigError("Two policies are given: the agent is an object, and so is 'policy'.")
+    _check_object(agent)
+    return registry.given_config(agent, name), agent
+
+
+def _check_object(policy: Any) -> None:
+    if isinstance(policy, type):
+        raise ConfigError(
+            f"{policy.__qualname__} is a class: give an object of it, {policy.__qualname__}(...)."
+        )
+    if not callable(getattr(policy, "act", None)):
+        raise ConfigError(
+            f"An agent is a name, an AgentConfig, or an object with act(instruction, history, "
+            f"observation); {type(policy).__name__} {policy!r:.60} is none."
+        )
 
 
 def resume(
@@ -172,15 +216,20 @@ def resume(
     limits: Limits | None = None,
     on_episode: OnEpisode | None = None,
     retry_errors: bool = False,
+    policy: Policy | None = None,
 ) -> Run:
     """Play what a stopped run still lacks. With ``retry_errors``, episodes that broke are played
-    again; their records move to ``episodes.errors.jsonl`` in the run folder.
+    again; their records move to ``episodes.errors.jsonl`` in the run folder. A run that an object
+    played goes on with one of the same class, ``policy`` (the caller keeps it open).
 
     Raises ConfigError, and changes nothing, where the agent's weights, prompt, decoding or whatever
     else decides a reply are not those that the recorded episodes were played with.
     """
     run = open_run(path)
-    return _execute(run.meta, run.path, results_folder(run), limits, on_episode, None, retry_errors)
+    if policy is not None:
+        _check_object(policy)
+    out = results_folder(run)
+    return _execute(run.meta, run.path, out, limits, on_episode, policy, retry_errors)
 
 
 def results_folder(run: Run) -> Path:
@@ -198,12 +247,15 @@ def _execute(
     retry_errors: bool = False,
 ) -> Run:
     own = policy is None
-    policy = policy or registry.build_policy(meta.agent)
+    if policy is None:
+        if meta.agent.role == registry.OBJECT:
+            raise ConfigError(f"{folder}: {_needs_object(meta.agent.policy)}")
+        policy = registry.build_policy(meta.agent)
     try:
         playing = policy
         if meta.error_rate:
             playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
-        described: dict[str, Any] = getattr(playing, "describe", dict)()
+        described = _described(playing, None if own else registry.class_of(policy))
         make_env = env_maker(meta, getattr(policy, "privileged", False))
         check_data(make_env, meta.task_set)
         _check_policy(folder, described, retry_errors)
@@ -376,6 +428,26 @@ def _key(job: Job) -> tuple[str, int, int]:
     return (job.task.id, job.task.seed, job.attempt)
 
 
+def _described(playing: Policy, given: str | None) -> dict[str, Any]:
+    """What a policy says of itself, and the class of an object that was ``given``."""
+    said = getattr(playing, "describe", dict)()
+    try:
+        msgspec.json.encode(said)
+        return {**said} if given is None else {"object": given, **said}
+    except TypeError as error:
+        raise ConfigError(
+            f"{type(playing).__name__}.describe() is for run.json: a dict of what JSON can hold "
+            f"({error})."
+        ) from error
+
+
+def _needs_object(played: str) -> str:
+    return (
+        f"it was played by an object of {played}, which no config can make again. "
+        "Pass one: harness.resume(RUN, policy=...)."
+    )
+
+
 def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -> None:
     """Refuse a policy that is not the one of the episodes that are there and stay."""
     file = folder / EPISODES
@@ -383,6 +455,14 @@ def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -
     if not any(e.outcome is not Outcome.ERROR or not retry_errors for e in episodes):
         return
     meta = read_meta(folder)
+    was, now = meta.policy.get("object"), described.get("object")
+    if was is not None and now is None:
+        raise ConfigError(f"{folder}: {_needs_object(was)}")
+    if was != now:
+        raise ConfigError(
+            f"{folder}: its episodes were played by {was or 'the policy of its own config'}, not "
+            f"by {now}: one run holds one policy's episodes. Begin a new run."
+        )
     # Compared as written: tuples come back as lists.
     if differ := differences(meta.policy, msgspec.json.decode(msgspec.json.encode(described))):
         again = f"delete {folder}" if meta.kind == "reference" else "begin a new run"

@@ -26,6 +26,9 @@ from harness.policy import Policy
 from harness.protocol import Preset
 from harness.tasksets import SUFFIX, TaskSet, split_slice, thaw
 
+#: Role of an agent that is an object its caller holds, and that no config can make again.
+OBJECT = "object"
+
 
 @cache
 def names(group: str) -> dict[str, EntryPoint]:
@@ -191,6 +194,26 @@ def build_policy(config: AgentConfig) -> Policy:
             )
     policy: Policy = factory(**config.options)
     return policy
+
+
+def given_config(policy: Policy, name: str | None = None) -> AgentConfig:
+    """The config of a policy that is an object and no registered agent: by ``name``, else by the
+    object's ``name``, else by its class's. Raises ConfigError for the name of a registered agent,
+    whose play it would pass for."""
+    own = getattr(policy, "name", None)
+    chosen = name or (own if isinstance(own, str) and own else type(policy).__name__.lower())
+    if chosen in agent_configs():
+        raise ConfigError(
+            f"'{chosen}' is a registered agent, and the policy given is an object of "
+            f"{class_of(policy)}, which would be recorded under its name.\n"
+            f"  Give it a name of its own (name=...), or play evaluate('{chosen}', ...)."
+        )
+    return AgentConfig(chosen, class_of(policy), role=OBJECT)
+
+
+def class_of(policy: Policy) -> str:
+    """``module:Class`` of an object."""
+    return f"{type(policy).__module__}:{type(policy).__qualname__}"
 
 
 def with_errors(policy: Policy, rate: float, errors_from: str | None) -> Policy:
