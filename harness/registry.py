@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -30,9 +30,27 @@ from harness.tasksets import SUFFIX, TaskSet, split_slice, thaw
 OBJECT = "object"
 
 
-@cache
+#: What is registered, ``harness.<group>`` each, and what one of it is called.
+GROUPS = {
+    "envs": "environment",
+    "agents": "policy",
+    "agent_configs": "agent config package",
+    "policy_wrappers": "policy wrapper",
+    "metrics": "metric",
+    "recipes": "recipe package",
+    "commands": "command",
+}
+#: (group, name) of what cannot be loaded and is passed over, see ``set_aside``.
+_aside: set[tuple[str, str]] = set()
+
+
 def names(group: str) -> dict[str, EntryPoint]:
     """Entry points of ``harness.<group>``; the first of two with one name is refused loudly."""
+    return {name: p for name, p in _points(group).items() if (group, name) not in _aside}
+
+
+@cache
+def _points(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"harness.{group}"):
         other = found.get(point.name)
@@ -46,18 +64,37 @@ def names(group: str) -> dict[str, EntryPoint]:
 
 
 def load(group: str, name: str, noun: str) -> Any:
-    """Load one entry point; unknown names raise with the nearest and the known ones."""
-    points = names(group)
+    """Load one entry point; unknown names raise with the nearest and the known ones, and what its
+    package breaks with is a ConfigError that names it."""
+    points = _points(group)
     if name not in points:
         raise ConfigError(unknown(noun, name, points))
     try:
         return points[name].load()
     except HarnessError:
         raise
-    except ImportError as error:
+    except Exception as error:
+        package = points[name].dist
         raise ConfigError(
-            f"{noun.capitalize()} '{name}' ({points[name].value}) cannot be imported: {error}"
+            f"{noun.capitalize()} '{name}' ({points[name].value}, registered in harness.{group}"
+            f"{f' by {package.name} {package.version}' if package else ''}) cannot be loaded: "
+            f"{type(error).__name__}: {error}\n  Mend or uninstall that package."
         ) from error
+
+
+def set_aside(*groups: str) -> Iterator[tuple[str, HarnessError]]:
+    """Leave out of ``names`` what cannot be loaded, and yield (``group: name``, why): for commands
+    that go over everything, so that one broken package does not hide the others."""
+    for group in groups:
+        for name in names(group):
+            try:
+                if group == "envs":
+                    env_class(name)
+                else:
+                    load(group, name, GROUPS[group])
+            except HarnessError as error:
+                _aside.add((group, name))
+                yield f"harness.{group}: {name}", error
 
 
 def env_class(name: str) -> type[Environment]:
@@ -138,10 +175,14 @@ def under(found: TaskSet, wanted: str) -> TaskSet:
 
 @cache
 def agent_configs() -> dict[str, AgentConfig]:
-    """All configs of all registered config packages, and each bare policy under its own name."""
+    """All configs of all registered config packages, and each bare policy under its own name. A
+    package that cannot be loaded is passed over: its agents are unknown, the others play."""
     found: dict[str, AgentConfig] = {}
-    for point in names("agent_configs").values():
-        package = point.load()
+    for name in names("agent_configs"):
+        try:
+            package = load("agent_configs", name, GROUPS["agent_configs"])
+        except ConfigError:
+            continue
         for folder in package.__path__:
             for path in sorted(Path(folder).glob("*.toml")):
                 config = load_toml(path, AgentConfig, name=path.stem)
@@ -155,7 +196,8 @@ def agent_configs() -> dict[str, AgentConfig]:
 
 def recipe_names() -> set[str]:
     """Names of the recipes that `harness distill NAME` finds."""
-    folders = [Path(f) for point in names("recipes").values() for f in point.load().__path__]
+    packages = [load("recipes", name, GROUPS["recipes"]) for name in names("recipes")]
+    folders = [Path(f) for package in packages for f in package.__path__]
     return {path.stem for folder in folders for path in folder.glob("*.toml")}
 
 
@@ -174,9 +216,10 @@ def agent_config(name: str) -> AgentConfig:
             role="checkpoint",
             options={"checkpoint": str(path.resolve())},
         )
-    raise ConfigError(
-        unknown("agent", name, configs, "An agent is a name, a .toml file or a checkpoint folder.")
-    )
+    hint = "An agent is a name, a .toml file or a checkpoint folder."
+    for _, error in set_aside("agent_configs"):
+        hint += f"\n  {error}"
+    raise ConfigError(unknown("agent", name, configs, hint))
 
 
 def build_policy(config: AgentConfig) -> Policy:
@@ -248,6 +291,9 @@ def default_workers(config: AgentConfig) -> int:
 
 def missing(config: AgentConfig) -> str | None:
     """Why an agent cannot run here and what to do, as its policy class tells; None: it can."""
-    factory = load("agents", config.policy, "policy")
+    try:
+        factory = load("agents", config.policy, "policy")
+    except HarnessError as error:
+        return str(error)
     tell = getattr(factory, "missing", None)
     return tell(**config.options) if tell is not None else None
