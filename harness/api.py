@@ -16,7 +16,7 @@ from harness.cost import Cost, cost_of, total
 from harness.cot import Reference
 from harness.cot import references as cot_references
 from harness.env import Environment
-from harness.errors import ConfigError, DataError, TraceError
+from harness.errors import ConfigError, DataError, TraceError, unknown
 from harness.metrics import EpisodeMetrics, measure
 from harness.overlap import TrainedOn, overlap
 from harness.policy import Policy, differences
@@ -246,6 +246,7 @@ def _execute(
     policy: Policy | None,
     retry_errors: bool = False,
 ) -> Run:
+    _check_scoring(meta, out)
     own = policy is None
     if policy is None:
         if meta.agent.role == registry.OBJECT:
@@ -357,7 +358,7 @@ def score(
     elif ceiling is not None:
         meta = msgspec.structs.replace(meta, ceiling=ceiling)
     found = references(meta, Path(out))
-    others = {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
+    others = _further_metrics()
     rows = []
     seen = set()
     for episode in read_episodes(folder / EPISODES):
@@ -409,15 +410,50 @@ def reference_run(meta: RunMeta, out: Path, reference: str | None) -> Run | None
     if reference is None or meta.kind == "reference":
         return None
     if reference not in registry.agent_configs():
-        return open_run(reference)
+        try:
+            return open_run(reference)
+        except ConfigError as error:
+            known = registry.agent_configs()
+            raise ConfigError(unknown("reference", reference, known, _OTHER_REFERENCE)) from error
     folder = reference_folder(meta, out, reference)
-    if not (folder / EPISODES).exists() or read_meta(folder).status != "complete":
+    if not _is_played(folder):
         options = {**meta.task_set.options, **meta.env_options}
         base = plan(reference, meta.task_set.env, tasks=meta.task_set, kind="reference",
                     env_options=options, attempts=2, workers=1)  # fmt: skip
         base = msgspec.structs.replace(base, run_id=folder.name, reference=None)
         _execute(base, folder, out, None, None, None)
     return Run(folder)
+
+
+_OTHER_REFERENCE = (
+    "A reference is a run folder or an agent. A recorded run takes another one by "
+    "`harness score RUN --reference REFERENCE`, and goes on with `harness run --resume RUN`."
+)
+
+
+def _is_played(folder: Path) -> bool:
+    return (folder / EPISODES).exists() and read_meta(folder).status == "complete"
+
+
+def _check_scoring(meta: RunMeta, out: Path) -> None:
+    """Refuse beforehand what scoring would break on, when all is played."""
+    _further_metrics()
+    reference = meta.reference
+    if reference is None or meta.kind == "reference":
+        return
+    config = registry.agent_configs().get(reference)
+    if config is None:
+        reference_run(meta, out, reference)  # a recorded one: it is opened
+    elif not _is_played(reference_folder(meta, out, reference)):
+        why = registry.missing(config)
+        if why is not None:
+            raise ConfigError(
+                f"The reference '{reference}' cannot be played: {why}\n  {_OTHER_REFERENCE}"
+            )
+
+
+def _further_metrics() -> dict[str, Any]:
+    return {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
 
 
 def reference_folder(meta: RunMeta, out: Path, reference: str) -> Path:
