@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import msgspec
@@ -39,22 +40,47 @@ from harness.runs import (
 from harness.tasksets import TaskSet
 from harness.types import Episode, Outcome
 
+if TYPE_CHECKING:
+    from harness.comparison import Comparison
+
 RESULTS = Path("results")
 #: Keyword ``data`` of an environment that plays what comes with it.
 BUILTIN = "builtin"
+
+#: What ``compare`` takes: a run or its folder, or several, one a training seed.
+Side = Run | str | Path | Sequence[Run | str | Path]
 
 #: Called with each finished episode and the number of episodes in the run.
 OnEpisode = Callable[[Episode, int], None]
 
 
 def make(name: str, **keywords: Any) -> gymnasium.Env[str, str]:
-    """``gymnasium.make`` by registry name: ``make("alfworld")``."""
+    """``gymnasium.make`` by registry name: ``make("alfworld")``; ``keywords`` are the environment's
+    and Gymnasium's own. Raises ConfigError for one that neither takes."""
+    own = {"reveal", *inspect.signature(gymnasium.make).parameters}
+    options = {key: value for key, value in keywords.items() if key not in own}
+    registry.check_env_options(registry.env_class(name), name, options)
     return gymnasium.make(registry.gym_id(name), **keywords)
 
 
 def load(path: str | Path) -> Run:
     """Open a recorded run."""
     return open_run(path)
+
+
+def compare(a: Side, b: Side, **options: Any) -> Comparison:
+    """Who is better on the same tasks (``harness.comparison.compare``, whose options these are).
+    A side is a run or its folder, or several of them, its training seeds."""
+    from harness.comparison import compare as compare_runs  # brings scipy
+
+    return compare_runs(_side(a), _side(b), **options)
+
+
+def _side(side: Side) -> list[Run]:
+    several = [side] if isinstance(side, Run | str | Path) else side
+    if not isinstance(several, Sequence) or not several:
+        raise ConfigError(f"A side is a run, its folder, or several of them, not {side!r:.60}.")
+    return [one if isinstance(one, Run) else open_run(one) for one in several]
 
 
 def plan(

@@ -269,7 +269,10 @@ def with_errors(policy: Policy, rate: float, errors_from: str | None) -> Policy:
 
 def check_env_options(cls: type[Environment], name: str, options: Mapping[str, Any]) -> None:
     """Refuse keywords that the environment's constructor does not name."""
-    known = [p for p in inspect.signature(cls).parameters if p != "reveal"]
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = [p for p in parameters if p != "reveal"]
     for key in options:
         if key not in known:
             raise ConfigError(unknown(f"option of environment '{name}'", key, known))

@@ -166,11 +166,28 @@ def test_seeds_and_attempts_multiply(tmp_path):
         (lambda: api.plan("expert", "alfworld", attempts=0), "at least one attempt"),
         (lambda: api.plan("expert", "alfworld", error_rate=1.5), "probability"),
         (lambda: harness.load("no/such/run"), "not a run folder"),
+        (lambda: harness.make("alfworld", engin="fast"), "'engine'"),
+        (lambda: harness.make("alfwrold"), "Did you mean 'alfworld'"),
+        (lambda: harness.compare("a", "b"), "'a' is not a run folder"),
+        (lambda: harness.compare([], []), "A side is a run"),
+        (lambda: harness.compare(1, 2), "A side is a run"),
     ],
 )
 def test_wrong_names_get_the_nearest_right_ones(call, words):
     with pytest.raises(ConfigError, match=words):
         call()
+
+
+def test_make_takes_the_environments_keywords_and_gymnasiums():
+    env = harness.make("alfworld", engine="fast", reveal=True, max_episode_steps=3)
+    assert env.spec.max_episode_steps == 3
+    assert env.reset(seed=1)[1]["solution"]
+
+
+def test_runs_are_compared_by_their_folders(results):
+    runs = [harness.load(results / "alfworld" / name) for name in ("expert", "random")]
+    found = harness.compare(runs[0], runs[1], draws=200)
+    assert harness.compare(str(runs[0].path), [runs[1].path], draws=200) == found
 
 
 def test_other_data_than_the_sets_are_refused(tmp_path):

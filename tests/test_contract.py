@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,4 @@ def test_public_names_are_those_promised():
     for name in harness.__all__:
         assert getattr(harness, name) is not None
     assert set(harness.__all__) <= set(dir(harness))
+    assert harness.__version__ == version("distill-harness")
