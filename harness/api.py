@@ -492,7 +492,7 @@ def _key(job: Job) -> tuple[str, int, int]:
 
 def _described(playing: Policy, given: str | None) -> dict[str, Any]:
     """What a policy says of itself, and the class of an object that was ``given``."""
-    said = getattr(playing, "describe", dict)()
+    said: dict[str, Any] = getattr(playing, "describe", dict)()
     try:
         msgspec.json.encode(said)
         return {**said} if given is None else {"object": given, **said}
