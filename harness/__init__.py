@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.registration import register_environments
 
 if TYPE_CHECKING:
-    from harness.api import evaluate, load, make, resume
-    from harness.comparison import compare
+    from harness.api import compare, evaluate, load, make, resume
     from harness.env import Environment
     from harness.errors import HarnessError
     from harness.policy import Policy
@@ -42,9 +41,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("evaluate", "load", "make", "resume"), "harness.api"),
+    **dict.fromkeys(("compare", "evaluate", "load", "make", "resume"), "harness.api"),
     **dict.fromkeys(("Decision", "Episode", "Outcome", "Step", "Task"), "harness.types"),
-    "compare": "harness.comparison",
     "Environment": "harness.env",
     "HarnessError": "harness.errors",
     "Policy": "harness.policy",
@@ -56,6 +54,10 @@ register_environments()
 
 def __getattr__(name: str) -> Any:
     """Public names on first use, so that the command starts fast."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("distill-harness")
     if name not in _HOMES:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
     from importlib import import_module

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import msgspec
@@ -16,7 +17,7 @@ from harness.cost import Cost, cost_of, total
 from harness.cot import Reference
 from harness.cot import references as cot_references
 from harness.env import Environment
-from harness.errors import ConfigError, DataError, TraceError
+from harness.errors import ConfigError, DataError, TraceError, unknown
 from harness.metrics import EpisodeMetrics, measure
 from harness.overlap import TrainedOn, overlap
 from harness.policy import Policy, differences
@@ -39,22 +40,47 @@ from harness.runs import (
 from harness.tasksets import TaskSet
 from harness.types import Episode, Outcome
 
+if TYPE_CHECKING:
+    from harness.comparison import Comparison
+
 RESULTS = Path("results")
 #: Keyword ``data`` of an environment that plays what comes with it.
 BUILTIN = "builtin"
+
+#: What ``compare`` takes: a run or its folder, or several, one a training seed.
+Side = Run | str | Path | Sequence[Run | str | Path]
 
 #: Called with each finished episode and the number of episodes in the run.
 OnEpisode = Callable[[Episode, int], None]
 
 
 def make(name: str, **keywords: Any) -> gymnasium.Env[str, str]:
-    """``gymnasium.make`` by registry name: ``make("alfworld")``."""
+    """``gymnasium.make`` by registry name: ``make("alfworld")``; ``keywords`` are the environment's
+    and Gymnasium's own. Raises ConfigError for one that neither takes."""
+    own = {"reveal", *inspect.signature(gymnasium.make).parameters}
+    options = {key: value for key, value in keywords.items() if key not in own}
+    registry.check_env_options(registry.env_class(name), name, options)
     return gymnasium.make(registry.gym_id(name), **keywords)
 
 
 def load(path: str | Path) -> Run:
     """Open a recorded run."""
     return open_run(path)
+
+
+def compare(a: Side, b: Side, **options: Any) -> Comparison:
+    """Who is better on the same tasks (``harness.comparison.compare``, whose options these are).
+    A side is a run or its folder, or several of them, its training seeds."""
+    from harness.comparison import compare as compare_runs  # brings scipy
+
+    return compare_runs(_side(a), _side(b), **options)
+
+
+def _side(side: Side) -> list[Run]:
+    several = [side] if isinstance(side, Run | str | Path) else side
+    if not isinstance(several, Sequence) or not several:
+        raise ConfigError(f"A side is a run, its folder, or several of them, not {side!r:.60}.")
+    return [one if isinstance(one, Run) else open_run(one) for one in several]
 
 
 def plan(
@@ -144,7 +170,7 @@ def _its_tasks(preset: Preset, env: str, name: str) -> str:
 
 
 def evaluate(
-    agent: str | AgentConfig,
+    agent: str | AgentConfig | Policy,
     env: str,
     *,
     tasks: str | TaskSet | None = None,
@@ -152,18 +178,62 @@ def evaluate(
     limits: Limits | None = None,
     on_episode: OnEpisode | None = None,
     policy: Policy | None = None,
+    name: str | None = None,
     **options: Any,
 ) -> Run:
     """Play an agent through a task set, record and measure it.
 
-    ``options`` are those of ``plan``. ``policy`` plays in place of the config's own (the caller
-    keeps it open). Returns the finished run; its folder is new under ``out``.
+    ``agent`` is a name, a config, or a policy itself: any object with ``act``, which the caller
+    keeps open. The run of an object is called by ``name``, else by the object's ``name``, else by
+    its class's. ``policy`` is such an object beside the name it plays under, or beside a config
+    whose policy it stands for. run.json says that an object played (``policy["object"]``), and a
+    registered agent's name is refused.
+
+    ``options`` are those of ``plan``. Returns the finished run; its folder is new under ``out``.
     """
-    if policy is not None and options.get("decode") is not None:
-        raise ConfigError("'decode' is of an agent's config; a policy that is given has its own.")
-    meta = plan(agent, env, tasks=tasks, **options)
+    config, policy = _player(agent, policy, name)
+    if policy is not None:
+        if options.get("decode") is not None:
+            raise ConfigError(
+                "'decode' is of an agent's config; a policy that is given has its own."
+            )
+        if config.role == registry.OBJECT:
+            options["workers"] = options.get("workers") or int(getattr(policy, "workers", 4))
+    meta = plan(config, env, tasks=tasks, **options)
     folder = run_folder(Path(out), env, meta.agent.name, meta.run_id)
     return _execute(meta, folder, Path(out), limits, on_episode, policy)
+
+
+def _player(
+    agent: str | AgentConfig | Policy, policy: Policy | None, name: str | None
+) -> tuple[AgentConfig, Policy | None]:
+    """Who plays: a config, and the object that stands for its policy (None: it makes its own)."""
+    if isinstance(agent, str | AgentConfig):
+        if name is not None:
+            raise ConfigError("'name' names a policy that is an object; an agent has its own name.")
+        if policy is None:
+            return (registry.agent_config(agent) if isinstance(agent, str) else agent), None
+        _check_object(policy)
+        if isinstance(agent, str) or registry.agent_configs().get(agent.name) == agent:
+            named = agent if isinstance(agent, str) else agent.name
+            return registry.given_config(policy, named), policy
+        return agent, policy
+    if policy is not None:
+        raise ConfigError("Two policies are given: the agent is an object, and so is 'policy'.")
+    _check_object(agent)
+    return registry.given_config(agent, name), agent
+
+
+def _check_object(policy: Any) -> None:
+    if isinstance(policy, type):
+        raise ConfigError(
+            f"{policy.__qualname__} is a class: give an object of it, {policy.__qualname__}(...)."
+        )
+    if not callable(getattr(policy, "act", None)):
+        raise ConfigError(
+            f"An agent is a name, an AgentConfig, or an object with act(instruction, history, "
+            f"observation); {type(policy).__name__} {policy!r:.60} is none."
+        )
 
 
 def resume(
@@ -172,15 +242,20 @@ def resume(
     limits: Limits | None = None,
     on_episode: OnEpisode | None = None,
     retry_errors: bool = False,
+    policy: Policy | None = None,
 ) -> Run:
     """Play what a stopped run still lacks. With ``retry_errors``, episodes that broke are played
-    again; their records move to ``episodes.errors.jsonl`` in the run folder.
+    again; their records move to ``episodes.errors.jsonl`` in the run folder. A run that an object
+    played goes on with one of the same class, ``policy`` (the caller keeps it open).
 
     Raises ConfigError, and changes nothing, where the agent's weights, prompt, decoding or whatever
     else decides a reply are not those that the recorded episodes were played with.
     """
     run = open_run(path)
-    return _execute(run.meta, run.path, results_folder(run), limits, on_episode, None, retry_errors)
+    if policy is not None:
+        _check_object(policy)
+    out = results_folder(run)
+    return _execute(run.meta, run.path, out, limits, on_episode, policy, retry_errors)
 
 
 def results_folder(run: Run) -> Path:
@@ -197,13 +272,17 @@ def _execute(
     policy: Policy | None,
     retry_errors: bool = False,
 ) -> Run:
+    _check_scoring(meta, out)
     own = policy is None
-    policy = policy or registry.build_policy(meta.agent)
+    if policy is None:
+        if meta.agent.role == registry.OBJECT:
+            raise ConfigError(f"{folder}: {_needs_object(meta.agent.policy)}")
+        policy = registry.build_policy(meta.agent)
     try:
         playing = policy
         if meta.error_rate:
             playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
-        described: dict[str, Any] = getattr(playing, "describe", dict)()
+        described = _described(playing, None if own else registry.class_of(policy))
         make_env = env_maker(meta, getattr(policy, "privileged", False))
         check_data(make_env, meta.task_set)
         _check_policy(folder, described, retry_errors)
@@ -305,7 +384,7 @@ def score(
     elif ceiling is not None:
         meta = msgspec.structs.replace(meta, ceiling=ceiling)
     found = references(meta, Path(out))
-    others = {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
+    others = _further_metrics()
     rows = []
     seen = set()
     for episode in read_episodes(folder / EPISODES):
@@ -357,15 +436,50 @@ def reference_run(meta: RunMeta, out: Path, reference: str | None) -> Run | None
     if reference is None or meta.kind == "reference":
         return None
     if reference not in registry.agent_configs():
-        return open_run(reference)
+        try:
+            return open_run(reference)
+        except ConfigError as error:
+            known = registry.agent_configs()
+            raise ConfigError(unknown("reference", reference, known, _OTHER_REFERENCE)) from error
     folder = reference_folder(meta, out, reference)
-    if not (folder / EPISODES).exists() or read_meta(folder).status != "complete":
+    if not _is_played(folder):
         options = {**meta.task_set.options, **meta.env_options}
         base = plan(reference, meta.task_set.env, tasks=meta.task_set, kind="reference",
                     env_options=options, attempts=2, workers=1)  # fmt: skip
         base = msgspec.structs.replace(base, run_id=folder.name, reference=None)
         _execute(base, folder, out, None, None, None)
     return Run(folder)
+
+
+_OTHER_REFERENCE = (
+    "A reference is a run folder or an agent. A recorded run takes another one by "
+    "`harness score RUN --reference REFERENCE`, and goes on with `harness run --resume RUN`."
+)
+
+
+def _is_played(folder: Path) -> bool:
+    return (folder / EPISODES).exists() and read_meta(folder).status == "complete"
+
+
+def _check_scoring(meta: RunMeta, out: Path) -> None:
+    """Refuse beforehand what scoring would break on, when all is played."""
+    _further_metrics()
+    reference = meta.reference
+    if reference is None or meta.kind == "reference":
+        return
+    config = registry.agent_configs().get(reference)
+    if config is None:
+        reference_run(meta, out, reference)  # a recorded one: it is opened
+    elif not _is_played(reference_folder(meta, out, reference)):
+        why = registry.missing(config)
+        if why is not None:
+            raise ConfigError(
+                f"The reference '{reference}' cannot be played: {why}\n  {_OTHER_REFERENCE}"
+            )
+
+
+def _further_metrics() -> dict[str, Any]:
+    return {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
 
 
 def reference_folder(meta: RunMeta, out: Path, reference: str) -> Path:
@@ -376,6 +490,26 @@ def _key(job: Job) -> tuple[str, int, int]:
     return (job.task.id, job.task.seed, job.attempt)
 
 
+def _described(playing: Policy, given: str | None) -> dict[str, Any]:
+    """What a policy says of itself, and the class of an object that was ``given``."""
+    said: dict[str, Any] = getattr(playing, "describe", dict)()
+    try:
+        msgspec.json.encode(said)
+        return {**said} if given is None else {"object": given, **said}
+    except TypeError as error:
+        raise ConfigError(
+            f"{type(playing).__name__}.describe() is for run.json: a dict of what JSON can hold "
+            f"({error})."
+        ) from error
+
+
+def _needs_object(played: str) -> str:
+    return (
+        f"it was played by an object of {played}, which no config can make again. "
+        "Pass one: harness.resume(RUN, policy=...)."
+    )
+
+
 def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -> None:
     """Refuse a policy that is not the one of the episodes that are there and stay."""
     file = folder / EPISODES
@@ -383,6 +517,14 @@ def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -
     if not any(e.outcome is not Outcome.ERROR or not retry_errors for e in episodes):
         return
     meta = read_meta(folder)
+    was, now = meta.policy.get("object"), described.get("object")
+    if was is not None and now is None:
+        raise ConfigError(f"{folder}: {_needs_object(was)}")
+    if was != now:
+        raise ConfigError(
+            f"{folder}: its episodes were played by {was or 'the policy of its own config'}, not "
+            f"by {now}: one run holds one policy's episodes. Begin a new run."
+        )
     # Compared as written: tuples come back as lists.
     if differ := differences(meta.policy, msgspec.json.decode(msgspec.json.encode(described))):
         again = f"delete {folder}" if meta.kind == "reference" else "begin a new run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,7 +176,15 @@ app.command()(cli_look.leaderboard)
 app.command()(cli_look.compare)
 app.command()(cli_look.view)
 app.command(rich_help_panel="More")(cli_look.plot)
-app.command("list")(cli_look.list_)
+
+
+@app.command("list")
+@functools.wraps(cli_look.list_)
+def list_(**words: Any) -> None:
+    # What goes over all environments goes on without those that cannot be loaded.
+    if words["env"] is None and words["what"] != "runs":
+        _pass_over_broken("envs", *(("agents",) if words["what"] == "agents" else ()))
+    cli_look.list_(**words)
 
 
 @app.command(
@@ -326,14 +335,26 @@ def check(
     checks = {"env": testing.environment_checks, "agent": testing.agent_checks}
     if what not in checks:
         raise ConfigError(f"`harness check` takes 'env' or 'agent', not '{what}'.")
+    if what == "agent":  # in every environment that can be loaded
+        _pass_over_broken("envs")
     failed = 0
-    for label, call in checks[what](name):
+    try:
+        found = checks[what](name)
+    except HarnessError:
+        raise
+    except Exception as error:
+        found, failed = [], 1
+        print(f"FAIL  it can be made: {type(error).__name__}: {error}")
+    for label, call in found:
         try:
             call()
             print(f"ok    {label}")
         except (AssertionError, HarnessError) as error:
             failed += 1
             print(f"FAIL  {label}: {error}")
+        except Exception as error:  # of the code that is checked
+            failed += 1
+            print(f"FAIL  {label}: {type(error).__name__}: {error}")
     if failed:
         raise typer.Exit(1)
 
@@ -365,6 +386,13 @@ def doctor(out: Out = RESULTS) -> None:
         healthy = healthy and (finding.fine or finding.optional)
     if not healthy:
         raise typer.Exit(1)
+
+
+def _pass_over_broken(*groups: str) -> None:
+    from harness import registry
+
+    for what, error in registry.set_aside(*groups):
+        say(f"harness: passed over {what}: {error}")
 
 
 def _play(

@@ -30,6 +30,8 @@ def diagnose(out: Path) -> Iterator[Finding]:
     yield Finding("Python", good, platform.python_version() + ("" if good else ": needs 3.11+"))
     yield _no_namesake()
     yield _writable(out)
+    for what, error in registry.set_aside(*registry.GROUPS):
+        yield Finding(f"entry point {what}", False, str(error))
     for name in sorted(registry.names("envs")):
         yield _environment(name)
     extras = {
@@ -82,4 +84,6 @@ def _environment(name: str) -> Finding:
             env.close()
     except HarnessError as error:
         return Finding(f"environment '{name}'", False, str(error))
+    except Exception as error:  # its package's own
+        return Finding(f"environment '{name}'", False, f"{type(error).__name__}: {error}")
     return Finding(f"environment '{name}'", True, "starts on its built-in tasks")

@@ -4,6 +4,7 @@ A subclass says which tasks it has and how one starts and goes on::
 
     class Echo(harness.Environment):
         max_steps = 5
+        splits = ("valid",)
 
         def task_ids(self, split):
             return [f"{split}/{word}" for word in ("apple", "pear")]
@@ -23,6 +24,7 @@ and registers itself by an entry point in the group ``harness.envs``. The base c
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,7 +45,8 @@ class Environment(gymnasium.Env[str, str]):
     seed draws a task of ``default_split``. ``step`` keeps working after termination, as the
     originals do; the step budget is Gymnasium's TimeLimit, set at registration.
 
-    ``score`` is in [0, 1]: how much of the task was done where the environment tells degrees.
+    ``score`` is in [0, 1]: how much of the task was done where the environment tells degrees, else
+    the last step's reward, clipped.
 
     Info always holds ``instruction, task_id, task_type, admissible_actions, success, score,
     invalid_action``; with ``reveal=True`` also ``solution``, the actions that win from the start.
@@ -62,6 +65,9 @@ class Environment(gymnasium.Env[str, str]):
     protocols: ClassVar[Mapping[str, Preset]] = {}
     #: Split that a bare ``reset()`` draws from.
     default_split: ClassVar[str] = "valid"
+    #: Splits whose ``task_ids`` are all the tasks there are: ``reset`` refuses others. Empty: what
+    #: is no split or task is for ``task_ids`` and ``start`` to refuse.
+    splits: ClassVar[tuple[str, ...]] = ()
     #: Constructor keywords that decide a score, and so belong to a task set.
     scoring_options: ClassVar[tuple[str, ...]] = ()
     #: The environment's name in the registry (set when it is found).
@@ -74,6 +80,7 @@ class Environment(gymnasium.Env[str, str]):
         self._task_id: str | None = None
         self._instruction = ""
         self._task_type = ""
+        self._listed: frozenset[str] | None = None
 
     # What a subclass provides -------------------------------------------------------------
 
@@ -142,15 +149,21 @@ class Environment(gymnasium.Env[str, str]):
                 f"{type(self).__name__}.step() takes a string, got {type(action).__name__}"
             )
         observation, reward, terminated, info = self.play(action)
-        return observation, float(reward), bool(terminated), False, self._complete(info)
+        reward = float(reward)
+        if not math.isfinite(reward):
+            raise EnvError(f"{type(self).__name__}.play() gave the reward {reward}")
+        info = {"score": min(max(reward, 0.0), 1.0), **info}
+        return observation, reward, bool(terminated), False, self._complete(info)
 
     def _resolve(self, options: dict[str, Any]) -> str:
         for key in options:
             if key not in ("task_id", "split", "index"):
                 raise ConfigError(unknown("reset option", key, ("task_id", "split", "index")))
         if "task_id" in options:
-            return str(options["task_id"])
+            return self._known(str(options["task_id"]))
         split = str(options.get("split", self.default_split))
+        if self.splits and split not in self.splits:
+            raise ConfigError(unknown(f"split of {type(self).__name__}", split, self.splits))
         ids = self.task_ids(split)
         if not ids:
             raise ConfigError(f"Split '{split}' of {type(self).__name__} has no tasks.")
@@ -160,6 +173,18 @@ class Environment(gymnasium.Env[str, str]):
         if not 0 <= int(index) < len(ids):
             raise ConfigError(f"Split '{split}' has tasks 0 to {len(ids) - 1}, not {index}.")
         return ids[int(index)]
+
+    def _known(self, task_id: str) -> str:
+        """The id, which must be one of the splits' where they list every task."""
+        if self.splits:
+            if self._listed is None:  # once: a split may be long
+                self._listed = frozenset(i for s in self.splits for i in self.task_ids(s))
+            if task_id not in self._listed:
+                raise ConfigError(
+                    f"{type(self).__name__} has no task '{task_id}' in its splits "
+                    f"({', '.join(self.splits)})."
+                )
+        return task_id
 
     def _complete(self, info: Info) -> Info:
         """The info keys every consumer relies on, the subclass's own beside them."""

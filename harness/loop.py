@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -53,8 +55,10 @@ def play_episode(
     """Play one task to its end. Never raises for a fault: it comes back as outcome ``error``."""
     clock = clock or Clock()
     try:
-        outcome, info = _play(policy, env, task, protocol, attempt, clock)
-        error = None
+        # What breaks outside the inner boundaries is what the environment told.
+        with boundary(EnvError, task.env):
+            outcome, info = _play(policy, env, task, protocol, attempt, clock)
+            info, error = _result(info), None
     except EpisodeError as fault:
         outcome, info, error = Outcome.ERROR, {}, fault_of(fault)
     return finish(task, agent, attempt, clock, outcome, info, error)
@@ -77,14 +81,31 @@ def finish(
         instruction=clock.instruction,
         steps=tuple(clock.steps),
         final_observation=clock.observation,
-        success=bool(info.get("success", False)),
-        score=float(info.get("score", 0.0)),
-        measures={k: float(v) for k, v in info.get("measures", {}).items()},
+        success=info.get("success", False),
+        score=info.get("score", 0.0),
+        measures=info.get("measures", {}),
         outcome=outcome,
         task_type=clock.task_type,
         seconds=round(time.perf_counter() - clock.started, 6),
         error=error,
     )
+
+
+def _result(info: Info) -> Info:
+    """What an episode keeps of its last info. Raises where a record could not hold it."""
+    score = float(info.get("score", 0.0))
+    measures = {str(k): float(v) for k, v in info.get("measures", {}).items()}
+    for name, number in {"score": score, **measures}.items():
+        if not math.isfinite(number):
+            raise ValueError(f"info tells {number} as {name}")
+    return {"success": bool(info.get("success", False)), "score": score, "measures": measures}
+
+
+def _text(value: Any, source: str) -> str:
+    """What an environment shows, which must be a string; ``source`` says what it is and whose."""
+    if not isinstance(value, str):
+        raise EnvError(f"{source} is {type(value).__name__}, not a string")
+    return clean(value)
 
 
 def _play(
@@ -98,8 +119,10 @@ def _play(
     clock.enter("env.reset")
     with boundary(EnvError, f"{task.env}.reset({task.id})"):
         observation, info = env.reset(seed=task.seed, options={"task_id": task.id})
-    clock.observation = observation = clean(observation)
-    clock.instruction, clock.task_type = info["instruction"], info["task_type"]
+    reset = f"of {task.env}.reset({task.id})"
+    clock.observation = observation = _text(observation, f"the observation {reset}")
+    clock.instruction = _text(info["instruction"], f"the instruction {reset}")
+    clock.task_type = _text(info["task_type"], f"the task type {reset}")
     # What holds for the whole episode; an environment tells its solution at reset only.
     lasting = {"env": task.env, "seed": task.seed, "attempt": attempt}
     lasting |= {key: info[key] for key in ("solution",) if key in info}
@@ -144,8 +167,9 @@ def _play(
             executed=info.get("executed"),
             env_seconds=round(time.perf_counter() - acted, 6),
         )
+        observation = _text(observation, f"the observation of {task.env}.step")
         clock.steps.append(step)
-        clock.observation = observation = clean(observation)
+        clock.observation = observation
         if terminated:
             return Outcome.DONE, info
     if protocol.last_action is not None:
@@ -207,6 +231,7 @@ def _act_for_the_agent(env: Environment, task: Task, action: str, clock: Clock) 
     began = clock.enter("env.step")
     with boundary(EnvError, f"{task.env}.step"):
         observation, reward, _, _, info = env.step(action)
+    observation = _text(observation, f"the observation of {task.env}.step")
     clock.steps.append(
         Step(
             str(clock.observation),
@@ -218,7 +243,7 @@ def _act_for_the_agent(env: Environment, task: Task, action: str, clock: Clock) 
             env_seconds=round(time.perf_counter() - began, 6),
         )
     )
-    clock.observation = clean(observation)
+    clock.observation = observation
     return info
 
 

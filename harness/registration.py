@@ -16,8 +16,10 @@ from typing import Any
 
 
 def gym_id(point: EntryPoint) -> str:
-    """``harness/<class name without Env>-v0``, told from the entry point alone."""
-    return f"harness/{point.attr.removesuffix('Env')}-v0"
+    """``harness/<class name without Env>-v0``, told from the entry point alone, also where it names
+    no class (``point.attr`` breaks on that)."""
+    target = point.value.partition("[")[0].strip()
+    return f"harness/{target.rpartition(':')[2].removesuffix('Env')}-v0"
 
 
 def register_environments() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -26,10 +26,31 @@ from harness.policy import Policy
 from harness.protocol import Preset
 from harness.tasksets import SUFFIX, TaskSet, split_slice, thaw
 
+#: Role of an agent that is an object its caller holds, and that no config can make again.
+OBJECT = "object"
 
-@cache
+
+#: What is registered, ``harness.<group>`` each, and what one of it is called.
+GROUPS = {
+    "envs": "environment",
+    "agents": "policy",
+    "agent_configs": "agent config package",
+    "policy_wrappers": "policy wrapper",
+    "metrics": "metric",
+    "recipes": "recipe package",
+    "commands": "command",
+}
+#: (group, name) of what cannot be loaded and is passed over, see ``set_aside``.
+_aside: set[tuple[str, str]] = set()
+
+
 def names(group: str) -> dict[str, EntryPoint]:
     """Entry points of ``harness.<group>``; the first of two with one name is refused loudly."""
+    return {name: p for name, p in _points(group).items() if (group, name) not in _aside}
+
+
+@cache
+def _points(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"harness.{group}"):
         other = found.get(point.name)
@@ -43,18 +64,37 @@ def names(group: str) -> dict[str, EntryPoint]:
 
 
 def load(group: str, name: str, noun: str) -> Any:
-    """Load one entry point; unknown names raise with the nearest and the known ones."""
-    points = names(group)
+    """Load one entry point; unknown names raise with the nearest and the known ones, and what its
+    package breaks with is a ConfigError that names it."""
+    points = _points(group)
     if name not in points:
         raise ConfigError(unknown(noun, name, points))
     try:
         return points[name].load()
     except HarnessError:
         raise
-    except ImportError as error:
+    except Exception as error:
+        package = points[name].dist
         raise ConfigError(
-            f"{noun.capitalize()} '{name}' ({points[name].value}) cannot be imported: {error}"
+            f"{noun.capitalize()} '{name}' ({points[name].value}, registered in harness.{group}"
+            f"{f' by {package.name} {package.version}' if package else ''}) cannot be loaded: "
+            f"{type(error).__name__}: {error}\n  Mend or uninstall that package."
         ) from error
+
+
+def set_aside(*groups: str) -> Iterator[tuple[str, HarnessError]]:
+    """Leave out of ``names`` what cannot be loaded, and yield (``group: name``, why): for commands
+    that go over everything, so that one broken package does not hide the others."""
+    for group in groups:
+        for name in names(group):
+            try:
+                if group == "envs":
+                    env_class(name)
+                else:
+                    load(group, name, GROUPS[group])
+            except HarnessError as error:
+                _aside.add((group, name))
+                yield f"harness.{group}: {name}", error
 
 
 def env_class(name: str) -> type[Environment]:
@@ -135,10 +175,14 @@ def under(found: TaskSet, wanted: str) -> TaskSet:
 
 @cache
 def agent_configs() -> dict[str, AgentConfig]:
-    """All configs of all registered config packages, and each bare policy under its own name."""
+    """All configs of all registered config packages, and each bare policy under its own name. A
+    package that cannot be loaded is passed over: its agents are unknown, the others play."""
     found: dict[str, AgentConfig] = {}
-    for point in names("agent_configs").values():
-        package = point.load()
+    for name in names("agent_configs"):
+        try:
+            package = load("agent_configs", name, GROUPS["agent_configs"])
+        except ConfigError:
+            continue
         for folder in package.__path__:
             for path in sorted(Path(folder).glob("*.toml")):
                 config = load_toml(path, AgentConfig, name=path.stem)
@@ -152,7 +196,8 @@ def agent_configs() -> dict[str, AgentConfig]:
 
 def recipe_names() -> set[str]:
     """Names of the recipes that `harness distill NAME` finds."""
-    folders = [Path(f) for point in names("recipes").values() for f in point.load().__path__]
+    packages = [load("recipes", name, GROUPS["recipes"]) for name in names("recipes")]
+    folders = [Path(f) for package in packages for f in package.__path__]
     return {path.stem for folder in folders for path in folder.glob("*.toml")}
 
 
@@ -171,9 +216,10 @@ def agent_config(name: str) -> AgentConfig:
             role="checkpoint",
             options={"checkpoint": str(path.resolve())},
         )
-    raise ConfigError(
-        unknown("agent", name, configs, "An agent is a name, a .toml file or a checkpoint folder.")
-    )
+    hint = "An agent is a name, a .toml file or a checkpoint folder."
+    for _, error in set_aside("agent_configs"):
+        hint += f"\n  {error}"
+    raise ConfigError(unknown("agent", name, configs, hint))
 
 
 def build_policy(config: AgentConfig) -> Policy:
@@ -193,6 +239,26 @@ def build_policy(config: AgentConfig) -> Policy:
     return policy
 
 
+def given_config(policy: Policy, name: str | None = None) -> AgentConfig:
+    """The config of a policy that is an object and no registered agent: by ``name``, else by the
+    object's ``name``, else by its class's. Raises ConfigError for the name of a registered agent,
+    whose play it would pass for."""
+    own = getattr(policy, "name", None)
+    chosen = name or (own if isinstance(own, str) and own else type(policy).__name__.lower())
+    if chosen in agent_configs():
+        raise ConfigError(
+            f"'{chosen}' is a registered agent, and the policy given is an object of "
+            f"{class_of(policy)}, which would be recorded under its name.\n"
+            f"  Give it a name of its own (name=...), or play evaluate('{chosen}', ...)."
+        )
+    return AgentConfig(chosen, class_of(policy), role=OBJECT)
+
+
+def class_of(policy: Policy) -> str:
+    """``module:Class`` of an object."""
+    return f"{type(policy).__module__}:{type(policy).__qualname__}"
+
+
 def with_errors(policy: Policy, rate: float, errors_from: str | None) -> Policy:
     """The policy with slips put in at ``rate`` per step: its own blunders, or another agent's."""
     wrap = load("policy_wrappers", "errors", "policy wrapper")
@@ -203,7 +269,10 @@ def with_errors(policy: Policy, rate: float, errors_from: str | None) -> Policy:
 
 def check_env_options(cls: type[Environment], name: str, options: Mapping[str, Any]) -> None:
     """Refuse keywords that the environment's constructor does not name."""
-    known = [p for p in inspect.signature(cls).parameters if p != "reveal"]
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = [p for p in parameters if p != "reveal"]
     for key in options:
         if key not in known:
             raise ConfigError(unknown(f"option of environment '{name}'", key, known))
@@ -225,6 +294,9 @@ def default_workers(config: AgentConfig) -> int:
 
 def missing(config: AgentConfig) -> str | None:
     """Why an agent cannot run here and what to do, as its policy class tells; None: it can."""
-    factory = load("agents", config.policy, "policy")
+    try:
+        factory = load("agents", config.policy, "policy")
+    except HarnessError as error:
+        return str(error)
     tell = getattr(factory, "missing", None)
     return tell(**config.options) if tell is not None else None

@@ -63,10 +63,18 @@ def play_all(
     todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in jobs:
         todo.put(job)
-    done: queue.SimpleQueue[tuple[_Slot, Episode]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Episode | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
 
     def work(slot: _Slot) -> None:
+        try:
+            play(slot)
+        except BaseException as error:  # a thread that died in silence would be waited for
+            if not slot.abandoned:
+                slot.job = None
+                done.put(error)
+
+    def play(slot: _Slot) -> None:
         env: Environment | None = None
         while not stop.is_set() and not slot.abandoned:
             slot.clock = Clock()
@@ -89,7 +97,7 @@ def play_all(
             assert episode is not None
             slot.job = None
             if not clock.abandoned:
-                done.put((slot, episode))
+                done.put(episode)
         if env is not None:
             _close(env)
 
@@ -104,7 +112,7 @@ def play_all(
     try:
         while left:
             try:
-                _, episode = done.get(timeout=tick)
+                episode = done.get(timeout=tick)
             except queue.Empty:
                 for i, slot in enumerate(slots):
                     late = _overdue(slot, limits, agent)
@@ -114,6 +122,8 @@ def play_all(
                     left -= 1
                     yield late
                 continue
+            if isinstance(episode, BaseException):  # such as sys.exit() in a policy: ends the run
+                raise episode
             left -= 1
             yield episode
     finally:

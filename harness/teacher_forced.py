@@ -75,6 +75,10 @@ def ask(
             answers = _start(path, file, head)
             _ask(policy, episodes, answers, file, workers or registry.default_workers(config),
                  on_step)  # fmt: skip
+    except _NotRecorded as error:
+        if not read(path)[1]:
+            path.unlink()
+        raise ConfigError(_refusal(config, f"info[{error}]")) from error
     finally:
         if own and hasattr(policy, "close"):
             policy.close()
@@ -96,10 +100,25 @@ def _check(config: AgentConfig, policy: Policy, described: dict[str, Any]) -> No
         else None
     )  # fmt: skip
     if needs is not None:
-        raise ConfigError(
-            f"Agent '{config.name}' needs {needs}, which a record does not hold: it cannot be "
-            "asked at a reference's steps. Take one that reads only what an agent sees."
-        )
+        raise ConfigError(_refusal(config, needs))
+
+
+def _refusal(config: AgentConfig, needs: str) -> str:
+    return (
+        f"Agent '{config.name}' needs {needs}, which a record does not hold: it cannot be "
+        "asked at a reference's steps. Take one that reads only what an agent sees."
+    )
+
+
+class _NotRecorded(KeyError):
+    """An agent asked ``info`` for a key that play has and a record has not."""
+
+
+class _Recorded(dict[str, Any]):
+    """What of ``info`` a record holds."""
+
+    def __missing__(self, key: str) -> Any:
+        raise _NotRecorded(key)
 
 
 def _head(config: AgentConfig, reference: Run, described: dict[str, Any]) -> Asked:
@@ -177,17 +196,19 @@ def _answered(answers: dict[Key, Answer], episode: Episode, number: int) -> bool
 
 def _answer(policy: Policy, episode: Episode, number: int) -> Answer:
     task, step = episode.task, episode.steps[number]
-    info = {
+    info = _Recorded({
         "env": task.env, "task_id": task.id, "instruction": episode.instruction,
         "task_type": episode.task_type, "seed": task.seed, "attempt": episode.attempt,
         "sampling_seed": sampling_seed(task, episode.attempt, number),
-    }  # fmt: skip
+    })  # fmt: skip
     history: tuple[Step, ...] = episode.steps[:number]
     began = time.perf_counter()
     decision, fault, overflow = None, None, False
     try:
         decision = decide(policy, episode.instruction, history, step.observation, info)
     except EpisodeError as error:
+        if isinstance(error.__cause__, _NotRecorded):
+            raise error.__cause__ from None
         overflow = isinstance(error.__cause__, ContextOverflow)
         fault = None if overflow else fault_of(error)
     seconds = round(time.perf_counter() - began, 6)

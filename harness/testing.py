@@ -219,10 +219,17 @@ def _start(env: Environment) -> tuple[str, str, dict[str, Any]]:
     return info["instruction"], observation, {**info, **extras}
 
 
+def _ask(policy: Policy, *asked: Any) -> Decision:
+    decision = call(policy, *asked)
+    assert isinstance(decision, Decision), (
+        f"act returned {type(decision).__name__}, not a harness.Decision"
+    )
+    return decision
+
+
 def _decides(policy: Policy, env: Environment) -> None:
     instruction, observation, info = _start(env)
-    decision = call(policy, instruction, (), observation, info)
-    assert isinstance(decision, Decision), f"act returned {type(decision).__name__}"
+    decision = _ask(policy, instruction, (), observation, info)
     if decision.completion is None:
         again = parse(join(render_decision(decision)))
         assert (again.reasoning, again.action) == (decision.reasoning, decision.action), (
@@ -232,10 +239,10 @@ def _decides(policy: Policy, env: Environment) -> None:
 
 def _stateless(policy: Policy, env: Environment) -> None:
     instruction, observation, info = _start(env)
-    first = call(policy, instruction, (), observation, info)
+    first = _ask(policy, instruction, (), observation, info)
     step = Step(observation, first)
-    call(policy, instruction, (step,), observation, info)
-    again = call(policy, instruction, (), observation, info)
+    _ask(policy, instruction, (step,), observation, info)
+    again = _ask(policy, instruction, (), observation, info)
     assert (first.reasoning, first.action) == (again.reasoning, again.action), (
         "asked the same twice, it answers differently"
     )

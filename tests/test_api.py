@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from toy import Counter, Says, Slow
 
 import harness
 from harness import api, registry
+from harness.config import AgentConfig
 from harness.errors import ConfigError, DataError, TraceError
 from harness.leaderboard import boards, markdown, to_json
 from harness.metrics import summarise
 from harness.runs import find_runs, read_meta, write_meta
-from harness.types import Outcome
+from harness.types import Decision, Outcome
 
 TASKS = "alfworld/builtin-dev[:12]"
 
@@ -164,11 +166,28 @@ def test_seeds_and_attempts_multiply(tmp_path):
         (lambda: api.plan("expert", "alfworld", attempts=0), "at least one attempt"),
         (lambda: api.plan("expert", "alfworld", error_rate=1.5), "probability"),
         (lambda: harness.load("no/such/run"), "not a run folder"),
+        (lambda: harness.make("alfworld", engin="fast"), "'engine'"),
+        (lambda: harness.make("alfwrold"), "Did you mean 'alfworld'"),
+        (lambda: harness.compare("a", "b"), "'a' is not a run folder"),
+        (lambda: harness.compare([], []), "A side is a run"),
+        (lambda: harness.compare(1, 2), "A side is a run"),
     ],
 )
 def test_wrong_names_get_the_nearest_right_ones(call, words):
     with pytest.raises(ConfigError, match=words):
         call()
+
+
+def test_make_takes_the_environments_keywords_and_gymnasiums():
+    env = harness.make("alfworld", engine="fast", reveal=True, max_episode_steps=3)
+    assert env.spec.max_episode_steps == 3
+    assert env.reset(seed=1)[1]["solution"]
+
+
+def test_runs_are_compared_by_their_folders(results):
+    runs = [harness.load(results / "alfworld" / name) for name in ("expert", "random")]
+    found = harness.compare(runs[0], runs[1], draws=200)
+    assert harness.compare(str(runs[0].path), [runs[1].path], draws=200) == found
 
 
 def test_other_data_than_the_sets_are_refused(tmp_path):
@@ -193,24 +212,20 @@ def test_errors_stand_beside_the_score_and_can_be_played_again(tmp_path):
             return self.expert.act(instruction, history, observation, info)
 
     policy = Sometimes()
-    run = harness.evaluate("expert", "alfworld", tasks=TASKS, out=tmp_path, policy=policy)
+    run = harness.evaluate(policy, "alfworld", tasks=TASKS, out=tmp_path)
     broken = sum(e.outcome is Outcome.ERROR for e in run.episodes())
     assert 0 < broken < 12
     assert (run.summary.errors, run.summary.n) == (broken, 12 - broken)
-    again = harness.resume(run.path, retry_errors=True)
+    policy.broken = False
+    again = harness.resume(run.path, retry_errors=True, policy=policy)
     assert (again.summary.errors, again.summary.n) == (0, 12)
     assert len((run.path / "episodes.errors.jsonl").read_text().splitlines()) == broken
 
 
 _SLOW = """
-import sys, time, harness
-from harness import registry
-expert = registry.build_policy(registry.agent_config("expert"))
-class Slow:
-    def act(self, instruction, history, observation, info):
-        time.sleep(0.004)
-        return expert.act(instruction, history, observation, info)
-harness.evaluate("expert", "alfworld", tasks=sys.argv[1], out=sys.argv[2], policy=Slow(),
+import sys, harness
+from toy import Slow
+harness.evaluate(Slow(0.004), "alfworld", tasks=sys.argv[1], out=sys.argv[2], name="slow",
                  kind=sys.argv[3], error_rate=float(sys.argv[4]), workers=2)
 """
 
@@ -221,7 +236,10 @@ def test_killed_and_resumed_each_task_is_there_exactly_once(tmp_path, kind, rate
     whole = harness.evaluate(
         "expert", "alfworld", tasks=tasks, out=tmp_path / "whole", kind=kind, error_rate=float(rate)
     )
-    process = subprocess.Popen([sys.executable, "-c", _SLOW, tasks, tmp_path / "cut", kind, rate])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW, tasks, tmp_path / "cut", kind, rate],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )
     try:
         file = _wait_for(tmp_path / "cut", lines=5)
     finally:
@@ -232,7 +250,7 @@ def test_killed_and_resumed_each_task_is_there_exactly_once(tmp_path, kind, rate
     before = len(file.read_bytes().splitlines()) - 1
     assert 5 <= before < 40
     assert read_meta(file.parent).status == "running"
-    run = harness.resume(file.parent)
+    run = harness.resume(file.parent, policy=Slow(0))
     assert run.meta.status == "complete"
     plays = {e.key: [s.decision for s in e.steps] for e in run.episodes()}
     assert len(list(run.episodes())) == len(plays) == 40
@@ -243,7 +261,7 @@ def test_killed_and_resumed_each_task_is_there_exactly_once(tmp_path, kind, rate
 def _wait_for(folder: Path, lines: int) -> Path:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        for file in folder.glob("alfworld/expert/*/episodes.jsonl"):
+        for file in folder.glob("alfworld/slow/*/episodes.jsonl"):
             if file.read_bytes().count(b"\n") >= lines:
                 return file
         time.sleep(0.02)
@@ -356,12 +374,75 @@ def test_where_every_episode_broke_another_model_may_play_them_again(tmp_path, w
     before = (some.path / "episodes.jsonl").read_bytes()
     change(weights)
     with pytest.raises(ConfigError, match="weights_sha256"):
-        harness.resume(none.path)  # their records stay, and were made by the other model
+        # Their records stay, and were made by the other model.
+        harness.resume(none.path, policy=Breaks(9))
     assert harness.resume(none.path, retry_errors=True).summary.errors == 0
     with pytest.raises(ConfigError, match="weights_sha256"):
-        harness.resume(some.path, retry_errors=True)
+        harness.resume(some.path, retry_errors=True, policy=Breaks(9))
     assert (some.path / "episodes.jsonl").read_bytes() == before
     assert not (some.path / "episodes.errors.jsonl").exists()
+
+
+# Policies that are objects ---------------------------------------------------------------------
+
+
+def test_an_object_plays_under_a_name_of_its_own_and_run_json_says_so(tmp_path):
+    def run(*words, **options):
+        return harness.evaluate(
+            *words, "alfworld", tasks="builtin-dev[:2]", max_steps=2, out=tmp_path, kind="collect",
+            **options,
+        )  # fmt: skip
+
+    class Named(Says):
+        name, workers = "looks", 3
+
+        def describe(self):
+            return {"looks": "around"}
+
+    looks = Decision("", "look")
+    assert run(Says(looks)).meta.agent.name == "says"
+    assert run(Says(looks), name="other").meta.agent.name == "other"
+    assert run("third", policy=Says(looks)).meta.agent.name == "third"
+    meta = run(Named(looks)).meta
+    assert (meta.agent.name, meta.agent.role, meta.workers) == ("looks", "object", 3)
+    assert meta.policy == {"object": f"{__name__}:{Named.__qualname__}", "looks": "around"}
+    # Beside a config it stands for the config's policy, and run.json tells it all the same.
+    config = AgentConfig("ours", "expert")
+    assert run(config, policy=Says(looks)).meta.policy == {"object": "toy:Says"}
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "words"),
+    [
+        ("random", {"policy": Counter()}, "'random' is a registered agent"),
+        (AgentConfig("random", "random"), {"policy": Counter()}, "is a registered agent"),
+        (Counter(), {"name": "expert"}, "'expert' is a registered agent"),
+        (Counter(), {"policy": Counter()}, "Two policies"),
+        (Counter(), {"decode": "admissible"}, "has its own"),
+        (Counter, {}, r"is a class: give an object of it, Counter\("),
+        (7, {}, "object with act"),
+        ("mine", {"policy": 7}, "object with act"),
+        ("random", {"name": "mine"}, "an agent has its own name"),
+    ],
+)
+def test_objects_that_would_pass_for_another_or_cannot_play_are_refused(
+    agent, options, words, tmp_path
+):
+    with pytest.raises(ConfigError, match=words):
+        harness.evaluate(agent, "alfworld", tasks=TASKS, out=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_an_object_goes_on_with_one_of_its_class_alone(tmp_path):
+    folder = stopped(Slow(0), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"object of toy:Slow.*\n?.*policy="):
+        harness.resume(folder)
+    with pytest.raises(ConfigError, match="played by toy:Slow, not by toy:Counter"):
+        harness.resume(folder, policy=Counter())
+    assert harness.resume(folder, policy=Slow(0)).meta.status == "complete"
+    registered = stopped("random", tmp_path / "random")
+    with pytest.raises(ConfigError, match="played by the policy of its own config"):
+        harness.resume(registered, policy=Counter())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

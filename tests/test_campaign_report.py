@@ -207,7 +207,7 @@ def test_broken_episodes_choose_no_learning_rate(finished, tmp_path):
     assert row[3] == "-"
     with pytest.raises(ConfigError, match=r"1 of 3 episodes of .* broke.*\n.*--retry-errors"):
         beforehand.tuned(made, out, student)
-    harness.resume(second.path, retry_errors=True)
+    harness.resume(second.path, retry_errors=True, policy=policy)
     assert beforehand.tuned(made, out, student).optim.lr == 0.001  # the earlier of equals
     assert beforehand.tuning_table(made, out)[1][3] == "0.001 (the lowest tried)"
 

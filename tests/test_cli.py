@@ -262,6 +262,28 @@ def test_a_reference_that_is_scored_against_is_recorded(folder):
     assert json.loads((run / "run.json").read_text())["reference"] == before
 
 
+def test_a_reference_that_is_not_there_is_told_before_anything_is_played(folder, tmp_path):
+    words = ("run", "-a", "random", "-e", "alfworld", "-t", "builtin-dev[:2]", "--max-steps", "3")
+    for reference, told in (
+        ("nope", "Unknown reference 'nope'"),
+        ("ours-760m", "cannot be played"),
+    ):
+        found = harness(*words, "--reference", reference, cwd=tmp_path, fine=False)
+        assert (found.returncode, told in found.stderr) == (2, True), found.stderr
+        assert "harness score RUN --reference" in found.stderr
+    assert not list(tmp_path.rglob("run.json"))
+    # One that went away between play and scoring: the remedy that is named is one.
+    run = tmp_path / harness(*words, cwd=tmp_path).stdout.splitlines()[-1]
+    meta = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**meta, "reference": "gone", "status": "running"}))
+    (run / "metrics.jsonl").unlink()
+    found = harness("run", "--resume", run, cwd=tmp_path, fine=False)
+    assert (found.returncode, "harness score RUN --reference" in found.stderr) == (2, True)
+    harness("score", run, "--reference", "expert", cwd=tmp_path)
+    harness("run", "--resume", run, cwd=tmp_path)
+    assert json.loads((run / "run.json").read_text())["status"] == "complete"
+
+
 def heeds_interrupts():
     """A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,106 @@ def test_a_foreign_package_joins_without_an_edit_here(tmp_path: Path):
     assert found.stdout == "joined echo/valid\n"
 
 
+USE_README = """
+import subprocess, sys, harness
+for what in (("env", "echo"), ("agent", "parrot")):
+    found = subprocess.run([sys.executable, "-m", "harness", "check", *what], capture_output=True)
+    told = found.stdout.decode() + found.stderr.decode()
+    print(found.returncode, *(line for line in told.splitlines() if not line.startswith("ok ")))
+run = harness.evaluate("parrot", "echo", out=sys.argv[1])
+print(run.summary.success, run.summary.score, run.summary.n)
+"""
+
+
+def test_the_example_of_the_readme_passes_its_own_check_and_scores(tmp_path: Path):
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    _, *blocks = text.partition("## Adding an environment or an agent")[2].split("```")
+    module, entries = blocks[0].removeprefix("python\n"), blocks[2].removeprefix("toml\n")
+    (tmp_path / "mine.py").write_text(module)
+    installed(tmp_path, entries)
+    found = subprocess.run(
+        [sys.executable, "-c", USE_README, str(tmp_path / "results")],
+        env=beside(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "0\n0\n1.0 100.0 2\n", found.stdout
+
+
+BROKEN = """
+[project.entry-points."harness.envs"]
+gone = "mine:Gone"
+mute = "mine"
+[project.entry-points."harness.agents"]
+absent = "nowhere.at_all:Policy"
+bad = "mine:Bad"
+unmade = "mine:Unmade"
+[project.entry-points."harness.agent_configs"]
+mine = "mine_configs"
+"""
+
+BROKEN_MODULE = """
+class Bad:
+    def act(self, instruction, history, observation):
+        return "go"
+
+class Unmade:
+    def __init__(self):
+        raise ValueError("no weights")
+"""
+
+
+def test_a_broken_package_is_named_and_hides_nothing_else(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(BROKEN_MODULE)
+    installed(tmp_path, BROKEN)
+
+    def harness(*words: str) -> tuple[int, str, str]:
+        found = subprocess.run(
+            [sys.executable, "-m", "harness", *words], env=beside(tmp_path), cwd=tmp_path,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert "Traceback" not in found.stderr, found.stderr
+        return found.returncode, found.stdout, found.stderr
+
+    gone = "'gone' (mine:Gone, registered in harness.envs by mine 1.0) cannot be loaded: Attribute"
+    status, told, _ = harness("doctor")
+    assert status == 1
+    assert f"FAIL   entry point harness.envs: gone: Environment {gone}" in told
+    for name in ("harness.envs: mute", "harness.agents: absent", "harness.agent_configs: mine"):
+        assert f"FAIL   entry point {name}: " in told
+    assert "environment 'alfworld': starts on its built-in tasks" in told
+    assert "agents at hand: " in told
+    status, told, beside_it = harness("list", "envs")
+    assert (status, "alfworld" in told, gone in beside_it) == (0, True, True)
+    status, told, beside_it = harness("list", "agents")
+    assert (status, "oracle" in told, "absent" in beside_it) == (0, True, True)
+    status, _, told = harness("run", "-a", "random", "-e", "gone")
+    assert (status, gone in told) == (2, True)
+    status, _, told = harness("run", "-a", "absent", "-e", "alfworld")
+    assert (status, "cannot be loaded: ModuleNotFoundError" in told) == (2, True)
+    status, told, beside_it = harness("check", "agent", "bad")
+    assert (status, gone in beside_it) == (1, True)
+    assert told.count("act returned str, not a ") == 6  # three checks, the third its own way
+    assert told.count("FAIL") == 9
+    status, told, _ = harness("check", "agent", "unmade")
+    assert (status, told) == (1, "FAIL  it can be made: ValueError: no weights\n")
+
+
+def installed(site: Path, entries: str) -> None:
+    """A package's metadata as pip leaves them, with the entry points of a pyproject.toml."""
+    info = site / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    groups = tomllib.loads(entries)["project"]["entry-points"]
+    (info / "entry_points.txt").write_text("".join(
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in groups.items()
+    ))  # fmt: skip
+
+
+def beside(site: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}
+
+
 def test_import_prints_nothing_and_loads_nothing_heavy():
     code = (
         "import sys, harness, harness.cli, harness_envs.alfworld;"
@@ -136,3 +239,4 @@ def test_public_names_are_those_promised():
     for name in harness.__all__:
         assert getattr(harness, name) is not None
     assert set(harness.__all__) <= set(dir(harness))
+    assert harness.__version__ == version("distill-harness")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 
 import msgspec
@@ -59,6 +61,68 @@ def test_a_fault_is_an_error_never_a_score(policy, kind, words):
     assert episode.error.kind == kind
     assert words in episode.error.message
     assert not episode.success
+
+
+class Odd(CountEnv):
+    """Tells at reset (0 steps) or at a step what no record can hold."""
+
+    def __init__(self, at: int, **told: object) -> None:
+        super().__init__()
+        self.when, self.told = at, told
+
+    def start(self, task_id):
+        observation, info = super().start(task_id)
+        return self._odd(0, observation, info)
+
+    def play(self, action):
+        observation, reward, won, info = super().play(action)
+        observation, info = self._odd(self.at, observation, info)
+        return observation, self.told.get("reward", reward), won, info
+
+    def _odd(self, at, observation, info):
+        if at != self.when:
+            return observation, info
+        observation = self.told.get("observation", observation)
+        return observation, {**info, **self.told}
+
+
+ODD = [
+    (
+        Odd(0, observation=["a", "list"]),
+        r"of count.reset\(valid/4\) is list, not a str",
+    ),
+    (Odd(2, observation=None), "observation of count.step is NoneType, not a str"),
+    (Odd(0, instruction=7), "the instruction of .* is int"),
+    (Odd(0, task_type=None), "the task type of .* is NoneType"),
+    (Odd(4, score="high"), "count: ValueError: .*'high'"),
+    (Odd(4, score=float("nan")), "info tells nan as score"),
+    (Odd(4, measures={"f1": float("inf")}), "info tells inf as f1"),
+    (Odd(4, measures=None), "count: AttributeError"),
+    (Odd(1, reward=float("nan")), "reward nan"),
+]
+
+
+@pytest.mark.parametrize(("env", "words"), ODD)
+def test_what_no_record_can_hold_is_the_environments_fault_at_once(env, words):
+    episodes = list(
+        play_all([Job(TASK, 0), Job(TASK, 1)], Counter(), lambda: env, agent="t",
+                 protocol=Protocol(12), limits=Limits(step=20))
+    )  # fmt: skip
+    assert [e.outcome for e in episodes] == [Outcome.ERROR] * 2
+    assert all(e.error.kind.startswith("EnvError") for e in episodes)
+    assert all(re.search(words, e.error.message) for e in episodes), episodes[0].error
+    assert msgspec.json.decode(msgspec.json.encode(episodes), type=list[Episode]) == episodes
+
+
+def test_what_is_no_fault_of_an_episode_ends_the_run_at_once():
+    class Exits(Counter):
+        def act(self, instruction, history, observation):
+            sys.exit("no more")
+
+    began = time.perf_counter()
+    with pytest.raises(SystemExit, match="no more"):
+        run_all(Exits(), workers=2)
+    assert time.perf_counter() - began < 20
 
 
 def test_what_was_played_before_a_fault_is_kept():

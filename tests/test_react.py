@@ -275,9 +275,7 @@ def test_another_way_to_decode_is_another_agent() -> None:
     assert other.task_set_hash == plain.task_set_hash
     assert api.plan("ours-tiny", "alfworld", decode="free").agent == plain.agent
     with pytest.raises(ConfigError, match="a policy that is given has its own"):
-        api.evaluate(
-            "expert", "alfworld", decode="admissible", policy=ReActPolicy(backend=Recital(""))
-        )
+        api.evaluate(ReActPolicy(backend=Recital("")), "alfworld", decode="admissible")
 
 
 def test_admissible_actions_are_shown_behind_the_newest_observation_alone() -> None:

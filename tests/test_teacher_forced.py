@@ -167,6 +167,19 @@ def test_a_record_that_was_cut_goes_on_where_it_was(reference, tmp_path):
     assert msgspec.structs.replace(again, record="") == msgspec.structs.replace(whole, record="")
 
 
+def test_an_agent_that_looks_up_what_a_record_lacks_is_refused_and_leaves_nothing(
+    reference, tmp_path
+):
+    with pytest.raises(ConfigError, match=r"'random' needs info\['admissible_actions'\], which a"):
+        forced.ask("random", reference, tmp_path, workers=2)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+    def tolerant(instruction, history, observation, info):
+        return (info.get("admissible_actions") or ["look"])[0]
+
+    assert said(reference, tolerant, tmp_path, most=1).errors == 0
+
+
 def test_what_does_not_belong_together_is_refused(reference, tmp_path):
     found = said(reference, ["look"], tmp_path, most=2)
     other = AgentConfig("says", "scripted", options={"replies": ["go"]})

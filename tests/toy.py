@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from harness import Environment
+from harness import Environment, registry
 from harness.errors import ConfigError
+from harness.policy import call
 from harness.types import Decision, Info, Step
 
 
@@ -56,6 +57,20 @@ class Counter:
     def act(self, instruction: str, history: Sequence[Step], observation: str) -> Decision:
         done = sum(not s.invalid for s in history)
         return Decision(f"I said {done} numbers.", str(done + 1))
+
+
+class Slow:
+    """The expert, who takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.expert = registry.build_policy(registry.agent_config("expert"))
+
+    def act(
+        self, instruction: str, history: Sequence[Step], observation: str, info: Info
+    ) -> Decision:
+        time.sleep(self.seconds)
+        return call(self.expert, instruction, history, observation, info)
 
 
 class Says:
