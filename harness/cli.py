@@ -460,10 +460,11 @@ def _report(run: Run) -> None:
 
     meta = run.meta
     board = boards.board(meta, [boards.Row.of(run)])
-    stdout().print(boards.table(board))
+    page = stdout()
+    page.print(boards.table(board, page.width))
     types = boards.type_table(board)
     if types is not None:
-        stdout().print(types)
+        page.print(types)
     print("\n".join(boards.notes(run.summary)))
     if meta.cost is not None:
         say(told(meta.cost))

@@ -68,11 +68,12 @@ def leaderboard(
         write_page(page, pages.leaderboard_page(found, notes=damaged))
         print(page)
     else:
+        terminal = stdout()
         for board in found:
-            stdout().print(boards.table(board), "")
+            terminal.print(boards.table(board, terminal.width), "")
             types = boards.type_table(board) if by_type else None
             if types is not None:
-                stdout().print(types, "")
+                terminal.print(types, "")
 
 
 def compare(

@@ -148,6 +148,33 @@ def test_the_page_of_a_comparison_says_what_the_text_says(played, tmp_path):
     assert "<script" not in comparison_page([named])
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_a_terminal_cuts_no_cell_of_the_leaderboard(played, width):
+    board = leaderboard.boards(find_runs(played[0]))[0]
+    agent = "ours-tiny+admissible" if width == 40 else "teacher-tiny"
+    rows = [*board.rows, msgspec.structs.replace(board.rows[0], agent=agent)]
+    board = msgspec.structs.replace(board, rows=tuple(rows))
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(leaderboard.table(board, width))
+    lines = capture.get().splitlines()
+    assert "…" not in capture.get()
+    assert max(map(len, lines)) <= width
+    heads = [heading for heading, _ in leaderboard.columns(board)]
+    shown = next(line for line in lines if "success" in line and "errors" in line)
+    for row in board.rows:
+        values = dict(zip(heads, leaderboard.cells(board, row), strict=True))
+        wanted = [value for heading, value in values.items() if heading in shown]
+        if width > 40:
+            line = next(line for line in lines if f" {row.agent} " in line)
+            assert [cell.strip() for cell in line.strip("│").split("│")] == wanted
+    assert all(heading in shown for heading in ("success", "95 % interval", " n ", "errors"))
+    told = " ".join(capture.get().split())
+    hidden = [heading for heading in heads if heading not in shown]
+    assert (f"No room for {', '.join(hidden)}: a wider terminal" in told) is bool(hidden)
+    assert (width < 160) is bool(hidden)
+
+
 def test_a_name_on_the_leaderboard_is_escaped(played):
     board = leaderboard.boards(find_runs(played[0]))[0]
     rows = tuple(msgspec.structs.replace(r, agent=HOSTILE[1]) for r in board.rows)
