@@ -25,7 +25,8 @@ MARK = "†"
 class Row(msgspec.Struct, frozen=True):
     """One agent on one task set: its newest complete run. ``retention`` is its success as a share
     of the board's teacher's (None: there is no teacher, or it won nothing); ``overlap`` what of the
-    set its weights were trained on (None: it has none, or they do not tell)."""
+    set its weights were trained on (None: it has none, or they do not tell). ``runs`` counts the
+    agent's complete runs of the set; ``whole`` is the newest without errors, where this has some."""
 
     agent: str
     role: str
@@ -34,6 +35,8 @@ class Row(msgspec.Struct, frozen=True):
     summary: Summary
     retention: float | None = None
     overlap: Overlap | None = None
+    runs: int = 1
+    whole: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> Row:
@@ -75,21 +78,20 @@ def boards(
     metrics cannot be read is told to ``on_damage`` and passed over (None: the error is raised).
     A board's teacher is the agent named ``teacher``, else its only one with the role of a teacher.
     """
-    groups: dict[str, dict[str, Run]] = {}
+    groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         meta = run.meta
         if meta.status != "complete" or meta.kind not in kinds or meta.error_rate:
             continue
-        newest = groups.setdefault(meta.task_set_hash, {})
-        other = newest.get(meta.agent.name)
-        if other is None or other.meta.started <= meta.started:
-            newest[meta.agent.name] = run
+        played = groups.setdefault(meta.task_set_hash, {})
+        played.setdefault(meta.agent.name, []).append(run)
     found = []
-    for newest in groups.values():
+    for played in groups.values():
         rows = []
-        for run in newest.values():
+        for several in played.values():
+            several.sort(key=lambda run: run.meta.started)
             try:
-                rows.append(Row.of(run))
+                rows.append(_newest(several))
             except TraceError as error:
                 if on_damage is None:
                     raise
@@ -97,9 +99,25 @@ def boards(
         if not rows:
             continue
         rows.sort(key=lambda r: (-(r.summary.success or 0.0), -(r.summary.score or 0.0), r.agent))
-        meta = next(iter(newest.values())).meta
+        meta = next(iter(played.values()))[-1].meta
         found.append(board(meta, rows, teacher))
     return sorted(found, key=lambda b: (b.env, b.task_set))
+
+
+def _newest(runs: Sequence[Run]) -> Row:
+    """The row of an agent's newest run; ``runs`` are in order of age."""
+    row = msgspec.structs.replace(Row.of(runs[-1]), runs=len(runs))
+    if not row.summary.errors:
+        return row
+    whole = next((str(run.path) for run in reversed(runs[:-1]) if _has_no_errors(run)), None)
+    return msgspec.structs.replace(row, whole=whole)
+
+
+def _has_no_errors(run: Run) -> bool:
+    try:
+        return not run.summary.errors
+    except TraceError:
+        return False
 
 
 def board(meta: RunMeta, rows: Sequence[Row], teacher: str | None = None) -> Board:
@@ -215,9 +233,17 @@ def title(board: Board) -> str:
 
 
 def footnotes(board: Board) -> list[str]:
-    """What stands below a board: which agents were trained on some of its tasks."""
-    return [f"{MARK} {row.agent}: {row.overlap.told()}." for row in board.rows
-            if row.overlap is not None and row.overlap.flagged]  # fmt: skip
+    """What stands below a board: which agents were trained on some of its tasks, which have other
+    runs than the one shown."""
+    several = [f"{row.agent} of {row.runs}" for row in board.rows if row.runs > 1]
+    newest = f"Newest complete run: {', '.join(several)} (`harness list runs` shows all)."
+    return [
+        *(f"{MARK} {row.agent}: {row.overlap.told()}." for row in board.rows
+          if row.overlap is not None and row.overlap.flagged),
+        *([newest] if several else []),
+        *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
+          f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
+    ]  # fmt: skip
 
 
 def table(board: Board, width: int | None = None) -> Group:

@@ -175,6 +175,32 @@ def test_a_terminal_cuts_no_cell_of_the_leaderboard(played, width):
     assert (width < 160) is bool(hidden)
 
 
+def test_the_leaderboard_says_whose_run_is_the_newest_of_several(played, tmp_path):
+    run = played[1]["random"]
+    (board,) = leaderboard.boards([run])
+    assert not leaderboard.footnotes(board)
+    copies = []
+    for number in (1, 2, 3):
+        write_meta(tmp_path / str(number),
+                   msgspec.structs.replace(run.meta, started=f"2030-01-0{number}"))  # fmt: skip
+        rows = run.metrics
+        if number == 3:
+            broken = {"outcome": Outcome.ERROR, "success": None, "score": None}
+            rows = [msgspec.structs.replace(rows[0], **broken), *rows[1:]]
+        write_metrics(tmp_path / str(number), rows)
+        copies.append(Run(tmp_path / str(number)))
+    (board,) = leaderboard.boards([*reversed(copies), run])
+    (row,) = board.rows
+    assert (row.run, row.runs, row.whole) == (str(tmp_path / "3"), 4, str(tmp_path / "2"))
+    newest, hidden = leaderboard.footnotes(board)
+    assert "random of 4 (`harness list runs`" in newest
+    assert f"1 episodes of the newest run broke; the older {tmp_path / '2'} has none" in hidden
+    assert pages.escape(newest) in pages.leaderboard_page([board])
+    (copies[1].path / "metrics.jsonl").write_text("{")
+    (board,) = leaderboard.boards([Run(copy.path) for copy in copies])
+    assert board.rows[0].whole == str(tmp_path / "1")
+
+
 def test_a_name_on_the_leaderboard_is_escaped(played):
     board = leaderboard.boards(find_runs(played[0]))[0]
     rows = tuple(msgspec.structs.replace(r, agent=HOSTILE[1]) for r in board.rows)
