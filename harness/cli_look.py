@@ -68,12 +68,15 @@ def leaderboard(
         write_page(page, pages.leaderboard_page(found, notes=damaged))
         print(page)
     else:
+        from rich.text import Text
+
         terminal = stdout()
         for board in found:
             terminal.print(boards.table(board, terminal.width), "")
             types = boards.type_table(board) if by_type else None
             if types is not None:
                 terminal.print(types, "")
+        terminal.print(Text(boards.PER_STEP))
 
 
 def compare(
@@ -122,6 +125,7 @@ def compare(
     else:
         for one in found:
             stdout().print(comparison_text.table(one))
+            print(comparison_text.units(one))
             print("\n".join(comparison_text.sentences(one)), end="\n\n")
     if fail_if_worse and any(one.worse for one in found):
         raise typer.Exit(1)

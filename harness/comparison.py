@@ -162,8 +162,8 @@ _OTHERS: tuple[tuple[str, _Value, bool], ...] = (
     ("reasoning words an episode", lambda r: r.reasoning_words, False),
     ("reasoning tokens an episode", lambda r: r.reasoning_tokens, False),
 )
-#: Only where both sides were measured with one reference.
-_MATCH: tuple[tuple[str, _Value, bool], ...] = (
+#: CoT match: only where both sides were measured with one reference.
+MATCH: tuple[tuple[str, _Value, bool], ...] = (
     ("CoT overlap", lambda r: r.cot_overlap, False),
     ("CoT overlap by chance", lambda r: r.cot_floor, False),
     ("CoT precision", lambda r: r.cot_precision, False),
@@ -207,7 +207,7 @@ def compare(
     lost = _shares(pairs, draws) if len(pairs) > len(whole) else estimate
     gains = [_won(p.a) - _won(p.b) for p in whole]
     references = {run.meta.reference for run in (*left, *right)}
-    others = (*_OTHERS, *_MATCH) if len(references) == 1 else _OTHERS
+    others = (*_OTHERS, *MATCH) if len(references) == 1 else _OTHERS
     types = sorted({p.a.task_type for p in whole if p.a.task_type})
     tasks = len({p.a.task_id for p in whole})
     clusters = len({p.cluster for p in whole})

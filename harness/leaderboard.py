@@ -26,7 +26,7 @@ class Row(msgspec.Struct, frozen=True):
     """One agent on one task set: its newest complete run. ``retention`` is its success as a share
     of the board's teacher's (None: there is no teacher, or it won nothing); ``overlap`` what of the
     set its weights were trained on (None: it has none, or they do not tell). ``runs`` counts the
-    agent's complete runs of the set; ``whole`` is the newest without errors, where this has some."""
+    agent's complete runs of the set; ``whole`` is the newest without errors where this has some."""
 
     agent: str
     role: str
@@ -182,6 +182,11 @@ _MORE: tuple[tuple[str, str], ...] = (
 )
 
 
+#: What a step's numbers are here and in a comparison.
+PER_STEP = (
+    "Words and tokens a step: all reasoning of a run over all its steps, where `harness compare` "
+    "has the mean of each episode's own."
+)
 #: Columns that the narrowest terminal shows, whole.
 _ALWAYS = ("agent", "success", "95 % interval", "n", "errors")
 #: Columns of a table by task type.

@@ -125,6 +125,9 @@ def test_the_leaderboard_page_shows_every_row_with_its_interval(played):
         assert f"<td>100.0 % of {n}</td>" in page
     assert "100.0 %" in page
     assert 'class="whisker"' in page
+    assert page.count('<tr class="overlaps-above">') == 0
+    assert "which does not make them equal" in page
+    assert '"= "' not in page
     assert "No complete runs" in pages.leaderboard_page([])
 
 
