@@ -105,12 +105,12 @@ def compare(
 ) -> None:
     """Who is better on the same tasks, by how much, and how sure."""
     from harness import comparison, comparison_text
-    from harness.sides import find_side
+    from harness.sides import find_sides
 
     _at_most_one({"--markdown": markdown, "--json": json, "--page": page is not None})
     if len(sides) < 2:
         raise ConfigError("`harness compare` needs two agents or runs at least.")
-    runs = [find_side(side, out, env, tasks, warn) for side in sides]
+    runs = find_sides(sides, out, env, tasks, warn)
     found = comparison.compare_all(runs, margin=margin / 100)
     if json:
         print(comparison_text.to_json(found))
@@ -157,14 +157,14 @@ def view(
 ) -> None:
     """Look at episodes: on the terminal, as a page, or served to a browser."""
     from harness import view as viewing
-    from harness.sides import find_side
+    from harness.sides import find_sides
 
     wanted = viewing.Wanted(failed, invalid, errors, task_type, task, seed, attempt)
     if len(sides or ()) > 2 or not (sides or serve):
         raise ConfigError("`harness view` takes one run or agent, or two. See `harness list runs`.")
     runs = []
-    for side in sides or ():
-        found = find_side(side, out, env, tasks, warn)
+    all_found = find_sides(sides, out, env, tasks, warn, task=task) if sides else []
+    for side, found in zip(sides or (), all_found, strict=True):
         if len(found) > 1:
             raise ConfigError(f"`harness view` shows one run a side, not '{side}': name two sides.")
         runs += found
