@@ -34,9 +34,11 @@ Tasks = Annotated[
     typer.Option("--tasks", "-t", help="Task set, or part of one: 'builtin-valid[:20]'."),
 ]
 Data = Annotated[str | None, typer.Option("--data", help="'builtin', or a folder of real data.")]
-Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Episodes played at once.")]
-Seeds = Annotated[int, typer.Option("--seeds", help="Seeds 0 .. N-1, each over all tasks.")]
-Attempts = Annotated[int, typer.Option("--attempts", help="Episodes per task and seed.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-w", min=1, help="Episodes played at once.")
+]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 .. N-1, each over all tasks.")]
+Attempts = Annotated[int, typer.Option("--attempts", min=1, help="Episodes per task and seed.")]
 MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Step budget (another set!).")]
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", help="Tokens an episode may sample (another set!).")
@@ -65,6 +67,7 @@ Reference = Annotated[
 
 @app.command()
 def run(
+    context: typer.Context,
     env: Env = "",
     agent: Agent = "",
     tasks: Tasks = None,
@@ -93,8 +96,10 @@ def run(
 
     limits = Limits(step_seconds, episode_seconds)
     if resume is not None:
-        _resume(resume, limits, retry_errors)
+        _resume(context, resume, limits, retry_errors)
         return
+    if retry_errors:
+        raise ConfigError("--retry-errors goes with --resume RUN: it plays that run's again.")
     _play(
         "run", env, agent, tasks, data, out, option, limits, dry_run,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
@@ -105,6 +110,7 @@ def run(
 
 @app.command()
 def collect(
+    context: typer.Context,
     env: Env = "",
     agent: Agent = "",
     tasks: Tasks = None,
@@ -135,7 +141,7 @@ def collect(
 
     limits = Limits(step_seconds, episode_seconds)
     if resume is not None:
-        _resume(resume, limits, False)
+        _resume(context, resume, limits, False)
         return
     _play(
         "collect", env, agent, tasks, data, out, option, limits, dry_run,
@@ -234,7 +240,7 @@ def teacher_forced(
     if len(runs) > 1:
         raise ConfigError(f"`harness teacher-forced` takes one reference, not '{reference}'.")
     steps = Steps(f"{agent} at {runs[0].path}")
-    with _stoppable("the same command goes on"):
+    with _stoppable(lambda: "the same command goes on"):
         found = forced.ask(agent, runs[0], out, workers=workers, most=most, on_step=steps)
     if json:
         print(answers.to_json(found))
@@ -380,6 +386,7 @@ def _play(
     **settings: Any,
 ) -> None:
     from harness import api, registry
+    from harness.runs import utc_now
 
     for flag, value in (("--env", env), ("--agent", agent)):
         if not value:
@@ -405,7 +412,11 @@ def _play(
             "repeat tasks and add none."
         )
         return
-    with _stoppable(), Progress(f"{config.name} on {tasks or env}") as progress:
+    since = utc_now()
+    with (
+        _stoppable(lambda: _begun(out, since)),
+        Progress(f"{config.name} on {tasks or env}") as progress,
+    ):
         run = api.evaluate(
             config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
         )
@@ -434,24 +445,70 @@ def _estimate(meta: RunMeta, out: Path) -> str:
     return "No earlier run of this agent tells how long they take."
 
 
-def _resume(path: Path, limits: Any, retry_errors: bool) -> None:
-    from harness import api
+#: Options that go with --resume; the others are the run's own.
+_OF_RESUME = ("resume", "retry_errors", "step_seconds", "episode_seconds")
 
-    before = api.load(path)
+
+def _resume(context: typer.Context, path: Path, limits: Any, retry_errors: bool) -> None:
+    from harness import api
+    from harness.runs import only_run
+
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and parameter.name not in _OF_RESUME
+        and _is_given(context, parameter.name)
+    ]
+    if given:
+        raise ConfigError(
+            f"A run goes on as it began: {', '.join(given)} cannot go with --resume. Leave it out, "
+            "or play a new run without --resume."
+        )
+    before = only_run(path)
     done = sum(1 for _ in before.episodes())
     say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
-    with _stoppable(), Progress(before.meta.agent.name, done) as progress:
-        run = api.resume(path, limits=limits, on_episode=progress, retry_errors=retry_errors)
+    remedy = f"`harness run --resume {before.path}`"
+    with _stoppable(lambda: remedy), Progress(before.meta.agent.name, done) as progress:
+        run = api.resume(before.path, limits=limits, on_episode=progress, retry_errors=retry_errors)
     _report(run)
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 @contextmanager
-def _stoppable(remedy: str = "`harness run --resume RUN`") -> Iterator[None]:
+def _stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
+    """End at Ctrl-C with how to go on; None: nothing is recorded yet."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"harness: stopped; what was played is recorded ({remedy}).")
+        told = remedy()
+        say(
+            "harness: stopped before an episode was recorded."
+            if told is None
+            else f"harness: stopped; what was played is recorded ({told})."
+        )
         raise typer.Exit(130) from None
+
+
+def _begun(out: Path, since: str) -> str | None:
+    """How to go on with the run that this very command began: another process may have begun one
+    in the same second, but it still writes."""
+    from harness.recorder import is_left
+    from harness.runs import EPISODES, find_runs
+
+    ours = [
+        run
+        for run in find_runs(out, warn)
+        if run.meta.argv == tuple(sys.argv)
+        and run.meta.started >= since
+        and run.meta.kind != "reference"
+        and is_left(run.path / EPISODES)
+    ]
+    return f"`harness run --resume {ours[-1].path}`" if ours else None
 
 
 def _report(run: Run) -> None:

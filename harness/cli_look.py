@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.console import say, stdout, warn
-from harness.errors import ConfigError, unknown
+from harness.errors import ConfigError, TraceError, unknown
 
 if TYPE_CHECKING:
     from harness.leaderboard import Board
@@ -265,11 +266,26 @@ def _not_empty(found: Sequence[Board], out: Path, tasks: str | None = None) -> N
     if found:
         return
     if tasks is None:
-        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
+        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.{_stopped(out)}")
     raise ConfigError(
         f"No complete runs of '{tasks}' in {out}. Make one with `harness run --tasks '{tasks}'`; "
-        "see `harness list runs`."
+        f"see `harness list runs`.{_stopped(out)}"
     )
+
+
+def _stopped(out: Path) -> str:
+    """Runs that wait to go on, a line each; the first three."""
+    from harness.runs import find_runs
+
+    waiting = []
+    for run in find_runs(out, lambda error: None):
+        with suppress(TraceError):  # damage is told by `harness list runs`
+            if run.meta.kind == "run" and run.state(sum(1 for _ in run.episodes())) == "stopped":
+                waiting.append(run)
+    if not waiting:
+        return ""
+    few = "".join(f"\n  harness run --resume {run.path}" for run in waiting[:3])
+    return f"\n  {len(waiting)} stopped run{'' if len(waiting) == 1 else 's'}:{few}"
 
 
 def _lines(given: Sequence[str], agents: set[str]) -> dict[str, str]:

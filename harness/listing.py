@@ -188,14 +188,15 @@ def runs(out: Path, on_damage: OnDamage | None = None) -> Table:
     for run in find_runs(out, on_damage):
         meta = run.meta
         try:
-            done = str(sum(1 for _ in run.episodes()))
+            recorded = sum(1 for _ in run.episodes())
+            done, state = str(recorded), run.state(recorded)
         except TraceError as error:
             if on_damage is None:
                 raise
             on_damage(error)
-            done = "?"
+            done, state = "?", meta.status
         _add(
             table, str(run.path), meta.kind, meta.agent.name, meta.task_set.name,
-            f"{done}/{meta.n_episodes}", meta.status,
+            f"{done}/{meta.n_episodes}", state,
         )  # fmt: skip
     return table

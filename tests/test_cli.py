@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,16 @@ def test_a_person_can_play(tmp_path):
         ("run -a expert -e alfworld -t seen-140 --data nowhere", "nowhere"),
         ("run -a ours-760m -e alfworld", "harness distill ours-760m"),
         ("run --resume nowhere", "not a run folder"),
+        (
+            "run --resume nowhere -a random -w 2 --dry-run",
+            "--agent, --workers, --dry-run cannot go",
+        ),
+        ("collect --resume nowhere --error-rate 0.1", "--error-rate cannot go with --resume"),
+        ("run -a random -e alfworld --retry-errors", "--retry-errors goes with --resume"),
+        ("run -a random -e alfworld --workers 0", "--workers"),
+        ("run -a random -e alfworld --workers -2", "--workers"),
+        ("run -a random -e alfworld --step-seconds -1", "--step-seconds is a time above 0"),
+        ("run -a random -e alfworld --episode-seconds nan", "--episode-seconds is a time above 0"),
         ("run -a expert -e alfworld --tsks x", "No such option"),
         ("list agnts", "Did you mean 'agents'"),
         ("leaderboard --out nowhere", "harness run"),
@@ -289,6 +300,25 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
     )  # fmt: skip
     assert process.stderr is not None
     assert "starting" in process.stderr.readline()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("run.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (run,) = (file.parent.relative_to(tmp_path) for file in tmp_path.rglob("run.json"))
+    assert " running " in harness("list", "runs", cwd=tmp_path).stdout
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
-    assert (process.returncode, "--resume" in rest) == (130, True)
+    assert process.returncode == 130
+    assert f"`harness run --resume {run}`" in rest
+    assert " stopped " in harness("list", "runs", cwd=tmp_path).stdout
+    found = harness("leaderboard", cwd=tmp_path, fine=False)
+    assert f"1 stopped run:\n  harness run --resume {run}" in found.stderr
+
+
+def test_a_folder_of_several_runs_is_not_gone_on_with(folder):
+    before = sorted(folder.rglob("episodes.jsonl"))
+    found = harness("run", "--resume", "results", cwd=folder, fine=False)
+    assert (found.returncode, "holds several runs; name one" in found.stderr) == (2, True)
+    (run,) = folder.glob("results/alfworld/random/*/")
+    assert f"{run.relative_to(folder)} (complete)" in found.stderr
+    assert sorted(folder.rglob("episodes.jsonl")) == before
+    harness("run", "--resume", run.parent.relative_to(folder), cwd=folder)
