@@ -60,6 +60,10 @@ ProtocolName = Annotated[
 ]
 StepSeconds = Annotated[float, typer.Option("--step-seconds", help="Time limit of one step.")]
 EpisodeSeconds = Annotated[float, typer.Option("--episode-seconds", help="... of one episode.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")]
+PlanJson = Annotated[
+    bool, typer.Option("--json", help="With --dry-run: the resolved config as JSON to stdout.")
+]
 Reference = Annotated[
     str | None, typer.Option("--reference", help="Run or agent that CoT overlap is against.")
 ]
@@ -89,7 +93,8 @@ def run(
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="With --resume: play broken episodes again.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    dry_run: DryRun = False,
+    json: PlanJson = False,
 ) -> None:
     """Play an agent through a task set, record and measure it."""
     from harness.runner import Limits
@@ -101,7 +106,7 @@ def run(
     if retry_errors:
         raise ConfigError("--retry-errors goes with --resume RUN: it plays that run's again.")
     _play(
-        "run", env, agent, tasks, data, out, option, limits, dry_run,
+        "run", env, agent, tasks, data, out, option, limits, dry_run, json,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         reference=reference,
@@ -134,7 +139,8 @@ def collect(
     step_seconds: StepSeconds = 600.0,
     episode_seconds: EpisodeSeconds = 7200.0,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    dry_run: DryRun = False,
+    json: PlanJson = False,
 ) -> None:
     """Record traces to learn from: like run, with slips put in if asked (never taught)."""
     from harness.runner import Limits
@@ -144,7 +150,7 @@ def collect(
         _resume(context, resume, limits, False)
         return
     _play(
-        "collect", env, agent, tasks, data, out, option, limits, dry_run,
+        "collect", env, agent, tasks, data, out, option, limits, dry_run, json,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         error_rate=error_rate, errors_from=errors_from,
@@ -383,6 +389,7 @@ def _play(
     option: list[str] | None,
     limits: Any,
     dry_run: bool,
+    json: bool,
     **settings: Any,
 ) -> None:
     from harness import api, registry
@@ -396,13 +403,19 @@ def _play(
     if settings["workers"] is None:
         settings["workers"] = registry.default_workers(config)
     settings.update(kind=kind, env_options=_env_options(data, option))
+    if json and not dry_run:
+        raise ConfigError("--json goes with --dry-run; a run's config is in its run.json.")
     if dry_run:
         import msgspec
 
+        from harness import listing
         from harness.paired import detectable, planned_error
 
         meta = api.plan(config, env, tasks=tasks, **settings)
-        print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
+        if json:
+            print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
+        else:
+            stdout().print(listing.plan(meta))
         seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         n = len(meta.task_set.tasks)
         say(

@@ -50,8 +50,17 @@ def test_leaderboard_on_terminal_as_markdown_and_json(folder):
 
 
 def test_dry_run_plays_nothing_and_prints_the_config(folder, tmp_path):
-    found = harness("run", "-a", "expert", "-e", "alfworld", "--dry-run", cwd=tmp_path)
-    assert json.loads(found.stdout)["task_set"]["name"] == "alfworld/builtin-valid"
+    planned = ("run", "-a", "expert", "-e", "alfworld", "--dry-run")
+    found = harness(*planned, "--json", cwd=tmp_path)
+    resolved = json.loads(found.stdout)
+    assert resolved["task_set"]["name"] == "alfworld/builtin-valid"
+    short = harness(*planned, cwd=tmp_path).stdout
+    assert f"alfworld/builtin-valid, hash {resolved['task_set_hash']}" in short
+    assert "274: 274 tasks x 1 seeds x 1 attempts" in short
+    assert "ends at 3 replies without an action" in short
+    assert len(short.splitlines()) < 10
+    alone = harness(*planned[:-1], "--json", cwd=tmp_path, fine=False)
+    assert (alone.returncode, "--json goes with --dry-run" in alone.stderr) == (2, True)
     assert not list(tmp_path.iterdir())
     assert "No earlier run of this agent" in found.stderr
     words = ("run", "-a", "oracle", "-e", "alfworld", "-t", "builtin-dev[:9]", "--dry-run")
