@@ -69,6 +69,23 @@ Reference = Annotated[
 ]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"distill-harness {version('distill-harness')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say the version.")
+    ] = False,
+) -> None:
+    """Evaluate language agents, compare them, and distil small students from their traces."""
+
+
 @app.command()
 def run(
     context: typer.Context,
@@ -510,8 +527,8 @@ def _stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
 def _begun(out: Path, since: str) -> str | None:
     """How to go on with the run that this very command began: another process may have begun one
     in the same second, but it still writes."""
-    from harness.recorder import is_left
-    from harness.runs import EPISODES, find_runs
+    from harness.recorder import EPISODES, is_left
+    from harness.runs import find_runs
 
     ours = [
         run

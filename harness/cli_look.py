@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -249,12 +250,16 @@ def _boards(
     on_damage: Callable[[Exception], None],
 ) -> list[Board]:
     """The boards asked for. Raises ConfigError for a teacher that is on none of them."""
-    from harness import leaderboard
+    from harness import leaderboard, registry
     from harness.runs import find_runs
     from harness.sides import chooser
 
     fits = chooser(env, tasks)
-    runs = [run for run in find_runs(out, on_damage) if fits(run)]
+    recorded = find_runs(out, on_damage)
+    envs = {run.meta.task_set.env for run in recorded}
+    if env is not None and env not in envs | set(registry.names("envs")):
+        raise ConfigError(unknown("environment", env, envs | set(registry.names("envs"))))
+    runs = [run for run in recorded if fits(run)]
     found = leaderboard.boards(runs, teacher=teacher, on_damage=on_damage)
     agents = {row.agent for board in found for row in board.rows}
     if teacher is not None and teacher not in agents:
@@ -267,9 +272,14 @@ def _not_empty(found: Sequence[Board], out: Path, tasks: str | None = None) -> N
         return
     if tasks is None:
         raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.{_stopped(out)}")
+    from harness.runs import find_runs
+
+    sets = {run.meta.task_set.name for run in find_runs(out, lambda error: None)}
+    near = difflib.get_close_matches(tasks, sets | {name.partition("/")[2] for name in sets})
+    meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ConfigError(
-        f"No complete runs of '{tasks}' in {out}. Make one with `harness run --tasks '{tasks}'`; "
-        f"see `harness list runs`.{_stopped(out)}"
+        f"No complete runs of '{tasks}' in {out}.{meant} Make one with `harness run --tasks "
+        f"'{tasks}'`; see `harness list runs`.{_stopped(out)}"
     )
 
 

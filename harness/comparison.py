@@ -179,13 +179,19 @@ def compare(
 
     A side of several runs holds replicates (one a training seed), paired in order with the other
     side's; a side of one run meets each of the other's. Raises ConfigError for different task
-    sets, for runs with slips, and where the sides share no episode.
+    sets, for runs with slips, and where the sides share no episode, or a run.
     """
     if not (math.isfinite(margin) and 0 < margin <= 1):
         raise ConfigError(
             f"A margin of equivalence lies between 0 and 100 points, not {100 * margin:g}."
         )
     left, right = _side(a), _side(b)
+    for run in left:
+        if run.path.resolve() in {other.path.resolve() for other in right}:
+            raise ConfigError(
+                f"{run.path} is on both sides: a run says nothing against itself. Name another run "
+                "by its folder; see `harness list runs`."
+            )
     name_a, name_b = _names(left, right)
     runs_a, runs_b = len(left), len(right)
     if 1 not in (runs_a, runs_b) and runs_a != runs_b:

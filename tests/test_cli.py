@@ -151,6 +151,9 @@ def test_a_person_can_play(tmp_path):
         ("run -a expert -e alfwrld", "Did you mean 'alfworld'"),
         ("run -a expert -e alfworld -t builtin-vlid", "builtin-valid"),
         ("run -a expert -e alfworld -t builtin-valid[900:]", "holds no tasks"),
+        ("run -a expert -e alfworld -t builtin-valid[-5:]", "[:20], [20:] or [20:40]"),
+        ("run -a expert -e alfworld -t builtin-valid[::50]", "no negative numbers, no steps"),
+        ("list tasks builtin-valid[5]", "[:20], [20:] or [20:40]"),
         ("run -a expert -e alfworld --option engine", "KEY=VALUE"),
         ("run -a expert -e alfworld --option engine=warp", "textworld"),
         ("run -a expert -e alfworld --option colour=red", "Unknown option of environment"),
@@ -197,6 +200,10 @@ def test_a_damaged_record_is_named(folder, tmp_path):
     assert (found.returncode, "episodes.jsonl:2" in found.stderr) == (2, True)
 
 
+def test_the_version(tmp_path):
+    assert harness("--version", cwd=tmp_path).stdout.startswith("distill-harness 0.")
+
+
 def test_help_names_every_command(tmp_path):
     text = harness("--help", cwd=tmp_path).stdout
     for command in ("run", "collect", "distill", "leaderboard", "list", "fetch", "check", "play"):
@@ -206,6 +213,10 @@ def test_help_names_every_command(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        ("leaderboard -e alfwrld", "Did you mean 'alfworld'"),
+        ("leaderboard -t builtin-dve[0:5]", "Did you mean 'builtin-dev[0:5]'"),
+        ("leaderboard -t builtin-dev[-5:]", "builtin-dev[:20], [20:] or [20:40]"),
+        ("compare oracle oracle -t builtin-dev[:5]", "is on both sides"),
         ("view random --page .", "name of a file"),
         ("view random --page /proc/nowhere/x.html", "/proc/nowhere"),
         ("leaderboard --page /proc/x.html", "/proc"),
