@@ -35,9 +35,11 @@ Tasks = Annotated[
     typer.Option("--tasks", "-t", help="Task set, or part of one: 'builtin-valid[:20]'."),
 ]
 Data = Annotated[str | None, typer.Option("--data", help="'builtin', or a folder of real data.")]
-Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Episodes played at once.")]
-Seeds = Annotated[int, typer.Option("--seeds", help="Seeds 0 .. N-1, each over all tasks.")]
-Attempts = Annotated[int, typer.Option("--attempts", help="Episodes per task and seed.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-w", min=1, help="Episodes played at once.")
+]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 .. N-1, each over all tasks.")]
+Attempts = Annotated[int, typer.Option("--attempts", min=1, help="Episodes per task and seed.")]
 MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Step budget (another set!).")]
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", help="Tokens an episode may sample (another set!).")
@@ -59,13 +61,35 @@ ProtocolName = Annotated[
 ]
 StepSeconds = Annotated[float, typer.Option("--step-seconds", help="Time limit of one step.")]
 EpisodeSeconds = Annotated[float, typer.Option("--episode-seconds", help="... of one episode.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")]
+PlanJson = Annotated[
+    bool, typer.Option("--json", help="With --dry-run: the resolved config as JSON to stdout.")
+]
 Reference = Annotated[
     str | None, typer.Option("--reference", help="Run or agent that CoT overlap is against.")
 ]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"distill-harness {version('distill-harness')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say the version.")
+    ] = False,
+) -> None:
+    """Evaluate language agents, compare them, and distil small students from their traces."""
+
+
 @app.command()
 def run(
+    context: typer.Context,
     env: Env = "",
     agent: Agent = "",
     tasks: Tasks = None,
@@ -87,17 +111,20 @@ def run(
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="With --resume: play broken episodes again.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    dry_run: DryRun = False,
+    json: PlanJson = False,
 ) -> None:
     """Play an agent through a task set, record and measure it."""
     from harness.runner import Limits
 
     limits = Limits(step_seconds, episode_seconds)
     if resume is not None:
-        _resume(resume, limits, retry_errors)
+        _resume(context, resume, limits, retry_errors)
         return
+    if retry_errors:
+        raise ConfigError("--retry-errors goes with --resume RUN: it plays that run's again.")
     _play(
-        "run", env, agent, tasks, data, out, option, limits, dry_run,
+        "run", env, agent, tasks, data, out, option, limits, dry_run, json,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         reference=reference,
@@ -106,6 +133,7 @@ def run(
 
 @app.command()
 def collect(
+    context: typer.Context,
     env: Env = "",
     agent: Agent = "",
     tasks: Tasks = None,
@@ -129,17 +157,18 @@ def collect(
     step_seconds: StepSeconds = 600.0,
     episode_seconds: EpisodeSeconds = 7200.0,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    dry_run: DryRun = False,
+    json: PlanJson = False,
 ) -> None:
     """Record traces to learn from: like run, with slips put in if asked (never taught)."""
     from harness.runner import Limits
 
     limits = Limits(step_seconds, episode_seconds)
     if resume is not None:
-        _resume(resume, limits, False)
+        _resume(context, resume, limits, False)
         return
     _play(
-        "collect", env, agent, tasks, data, out, option, limits, dry_run,
+        "collect", env, agent, tasks, data, out, option, limits, dry_run, json,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
         error_rate=error_rate, errors_from=errors_from,
@@ -243,7 +272,7 @@ def teacher_forced(
     if len(runs) > 1:
         raise ConfigError(f"`harness teacher-forced` takes one reference, not '{reference}'.")
     steps = Steps(f"{agent} at {runs[0].path}")
-    with _stoppable("the same command goes on"):
+    with _stoppable(lambda: "the same command goes on"):
         found = forced.ask(agent, runs[0], out, workers=workers, most=most, on_step=steps)
     if json:
         print(answers.to_json(found))
@@ -405,9 +434,11 @@ def _play(
     option: list[str] | None,
     limits: Any,
     dry_run: bool,
+    json: bool,
     **settings: Any,
 ) -> None:
     from harness import api, registry
+    from harness.runs import utc_now
 
     for flag, value in (("--env", env), ("--agent", agent)):
         if not value:
@@ -417,13 +448,19 @@ def _play(
     if settings["workers"] is None:
         settings["workers"] = registry.default_workers(config)
     settings.update(kind=kind, env_options=_env_options(data, option))
+    if json and not dry_run:
+        raise ConfigError("--json goes with --dry-run; a run's config is in its run.json.")
     if dry_run:
         import msgspec
 
+        from harness import listing
         from harness.paired import detectable, planned_error
 
         meta = api.plan(config, env, tasks=tasks, **settings)
-        print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
+        if json:
+            print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
+        else:
+            stdout().print(listing.plan(meta))
         seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         n = len(meta.task_set.tasks)
         say(
@@ -433,7 +470,11 @@ def _play(
             "repeat tasks and add none."
         )
         return
-    with _stoppable(), Progress(f"{config.name} on {tasks or env}") as progress:
+    since = utc_now()
+    with (
+        _stoppable(lambda: _begun(out, since)),
+        Progress(f"{config.name} on {tasks or env}") as progress,
+    ):
         run = api.evaluate(
             config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
         )
@@ -462,24 +503,70 @@ def _estimate(meta: RunMeta, out: Path) -> str:
     return "No earlier run of this agent tells how long they take."
 
 
-def _resume(path: Path, limits: Any, retry_errors: bool) -> None:
-    from harness import api
+#: Options that go with --resume; the others are the run's own.
+_OF_RESUME = ("resume", "retry_errors", "step_seconds", "episode_seconds")
 
-    before = api.load(path)
+
+def _resume(context: typer.Context, path: Path, limits: Any, retry_errors: bool) -> None:
+    from harness import api
+    from harness.runs import only_run
+
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and parameter.name not in _OF_RESUME
+        and _is_given(context, parameter.name)
+    ]
+    if given:
+        raise ConfigError(
+            f"A run goes on as it began: {', '.join(given)} cannot go with --resume. Leave it out, "
+            "or play a new run without --resume."
+        )
+    before = only_run(path)
     done = sum(1 for _ in before.episodes())
     say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
-    with _stoppable(), Progress(before.meta.agent.name, done) as progress:
-        run = api.resume(path, limits=limits, on_episode=progress, retry_errors=retry_errors)
+    remedy = f"`harness run --resume {before.path}`"
+    with _stoppable(lambda: remedy), Progress(before.meta.agent.name, done) as progress:
+        run = api.resume(before.path, limits=limits, on_episode=progress, retry_errors=retry_errors)
     _report(run)
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 @contextmanager
-def _stoppable(remedy: str = "`harness run --resume RUN`") -> Iterator[None]:
+def _stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
+    """End at Ctrl-C with how to go on; None: nothing is recorded yet."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"harness: stopped; what was played is recorded ({remedy}).")
+        told = remedy()
+        say(
+            "harness: stopped before an episode was recorded."
+            if told is None
+            else f"harness: stopped; what was played is recorded ({told})."
+        )
         raise typer.Exit(130) from None
+
+
+def _begun(out: Path, since: str) -> str | None:
+    """How to go on with the run that this very command began: another process may have begun one
+    in the same second, but it still writes."""
+    from harness.recorder import EPISODES, is_left
+    from harness.runs import find_runs
+
+    ours = [
+        run
+        for run in find_runs(out, warn)
+        if run.meta.argv == tuple(sys.argv)
+        and run.meta.started >= since
+        and run.meta.kind != "reference"
+        and is_left(run.path / EPISODES)
+    ]
+    return f"`harness run --resume {ours[-1].path}`" if ours else None
 
 
 def _report(run: Run) -> None:
@@ -488,10 +575,11 @@ def _report(run: Run) -> None:
 
     meta = run.meta
     board = boards.board(meta, [boards.Row.of(run)])
-    stdout().print(boards.table(board))
+    page = stdout()
+    page.print(boards.table(board, page.width))
     types = boards.type_table(board)
     if types is not None:
-        stdout().print(types)
+        page.print(types)
     print("\n".join(boards.notes(run.summary)))
     if meta.cost is not None:
         say(told(meta.cost))

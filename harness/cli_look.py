@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.console import say, stdout, warn
-from harness.errors import ConfigError, unknown
+from harness.errors import ConfigError, TraceError, unknown
 
 if TYPE_CHECKING:
     from harness.leaderboard import Board
@@ -68,11 +70,15 @@ def leaderboard(
         write_page(page, pages.leaderboard_page(found, notes=damaged))
         print(page)
     else:
+        from rich.text import Text
+
+        terminal = stdout()
         for board in found:
-            stdout().print(boards.table(board), "")
+            terminal.print(boards.table(board, terminal.width), "")
             types = boards.type_table(board) if by_type else None
             if types is not None:
-                stdout().print(types, "")
+                terminal.print(types, "")
+        terminal.print(Text(boards.PER_STEP))
 
 
 def compare(
@@ -101,12 +107,12 @@ def compare(
 ) -> None:
     """Who is better on the same tasks, by how much, and how sure."""
     from harness import comparison, comparison_text
-    from harness.sides import find_side
+    from harness.sides import find_sides
 
     _at_most_one({"--markdown": markdown, "--json": json, "--page": page is not None})
     if len(sides) < 2:
         raise ConfigError("`harness compare` needs two agents or runs at least.")
-    runs = [find_side(side, out, env, tasks, warn) for side in sides]
+    runs = find_sides(sides, out, env, tasks, warn)
     found = comparison.compare_all(runs, margin=margin / 100)
     if json:
         print(comparison_text.to_json(found))
@@ -121,6 +127,7 @@ def compare(
     else:
         for one in found:
             stdout().print(comparison_text.table(one))
+            print(comparison_text.units(one))
             print("\n".join(comparison_text.sentences(one)), end="\n\n")
     if fail_if_worse and any(one.worse for one in found):
         raise typer.Exit(1)
@@ -152,14 +159,14 @@ def view(
 ) -> None:
     """Look at episodes: on the terminal, as a page, or served to a browser."""
     from harness import view as viewing
-    from harness.sides import find_side
+    from harness.sides import find_sides
 
     wanted = viewing.Wanted(failed, invalid, errors, task_type, task, seed, attempt)
     if len(sides or ()) > 2 or not (sides or serve):
         raise ConfigError("`harness view` takes one run or agent, or two. See `harness list runs`.")
     runs = []
-    for side in sides or ():
-        found = find_side(side, out, env, tasks, warn)
+    all_found = find_sides(sides, out, env, tasks, warn, task=task) if sides else []
+    for side, found in zip(sides or (), all_found, strict=True):
         if len(found) > 1:
             raise ConfigError(f"`harness view` shows one run a side, not '{side}': name two sides.")
         runs += found
@@ -243,12 +250,16 @@ def _boards(
     on_damage: Callable[[Exception], None],
 ) -> list[Board]:
     """The boards asked for. Raises ConfigError for a teacher that is on none of them."""
-    from harness import leaderboard
+    from harness import leaderboard, registry
     from harness.runs import find_runs
     from harness.sides import chooser
 
     fits = chooser(env, tasks)
-    runs = [run for run in find_runs(out, on_damage) if fits(run)]
+    recorded = find_runs(out, on_damage)
+    envs = {run.meta.task_set.env for run in recorded}
+    if env is not None and env not in envs | set(registry.names("envs")):
+        raise ConfigError(unknown("environment", env, envs | set(registry.names("envs"))))
+    runs = [run for run in recorded if fits(run)]
     found = leaderboard.boards(runs, teacher=teacher, on_damage=on_damage)
     agents = {row.agent for board in found for row in board.rows}
     if teacher is not None and teacher not in agents:
@@ -260,11 +271,31 @@ def _not_empty(found: Sequence[Board], out: Path, tasks: str | None = None) -> N
     if found:
         return
     if tasks is None:
-        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.")
+        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.{_stopped(out)}")
+    from harness.runs import find_runs
+
+    sets = {run.meta.task_set.name for run in find_runs(out, lambda error: None)}
+    near = difflib.get_close_matches(tasks, sets | {name.partition("/")[2] for name in sets})
+    meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ConfigError(
-        f"No complete runs of '{tasks}' in {out}. Make one with `harness run --tasks '{tasks}'`; "
-        "see `harness list runs`."
+        f"No complete runs of '{tasks}' in {out}.{meant} Make one with `harness run --tasks "
+        f"'{tasks}'`; see `harness list runs`.{_stopped(out)}"
     )
+
+
+def _stopped(out: Path) -> str:
+    """Runs that wait to go on, a line each; the first three."""
+    from harness.runs import find_runs
+
+    waiting = []
+    for run in find_runs(out, lambda error: None):
+        with suppress(TraceError):  # damage is told by `harness list runs`
+            if run.meta.kind == "run" and run.state(sum(1 for _ in run.episodes())) == "stopped":
+                waiting.append(run)
+    if not waiting:
+        return ""
+    few = "".join(f"\n  harness run --resume {run.path}" for run in waiting[:3])
+    return f"\n  {len(waiting)} stopped run{'' if len(waiting) == 1 else 's'}:{few}"
 
 
 def _lines(given: Sequence[str], agents: set[str]) -> dict[str, str]:

@@ -162,8 +162,8 @@ _OTHERS: tuple[tuple[str, _Value, bool], ...] = (
     ("reasoning words an episode", lambda r: r.reasoning_words, False),
     ("reasoning tokens an episode", lambda r: r.reasoning_tokens, False),
 )
-#: Only where both sides were measured with one reference.
-_MATCH: tuple[tuple[str, _Value, bool], ...] = (
+#: CoT match: only where both sides were measured with one reference.
+MATCH: tuple[tuple[str, _Value, bool], ...] = (
     ("CoT overlap", lambda r: r.cot_overlap, False),
     ("CoT overlap by chance", lambda r: r.cot_floor, False),
     ("CoT precision", lambda r: r.cot_precision, False),
@@ -179,13 +179,19 @@ def compare(
 
     A side of several runs holds replicates (one a training seed), paired in order with the other
     side's; a side of one run meets each of the other's. Raises ConfigError for different task
-    sets, for runs with slips, and where the sides share no episode.
+    sets, for runs with slips, and where the sides share no episode, or a run.
     """
     if not (math.isfinite(margin) and 0 < margin <= 1):
         raise ConfigError(
             f"A margin of equivalence lies between 0 and 100 points, not {100 * margin:g}."
         )
     left, right = _side(a), _side(b)
+    for run in left:
+        if run.path.resolve() in {other.path.resolve() for other in right}:
+            raise ConfigError(
+                f"{run.path} is on both sides: a run says nothing against itself. Name another run "
+                "by its folder; see `harness list runs`."
+            )
     name_a, name_b = _names(left, right)
     runs_a, runs_b = len(left), len(right)
     if 1 not in (runs_a, runs_b) and runs_a != runs_b:
@@ -207,7 +213,7 @@ def compare(
     lost = _shares(pairs, draws) if len(pairs) > len(whole) else estimate
     gains = [_won(p.a) - _won(p.b) for p in whole]
     references = {run.meta.reference for run in (*left, *right)}
-    others = (*_OTHERS, *_MATCH) if len(references) == 1 else _OTHERS
+    others = (*_OTHERS, *MATCH) if len(references) == 1 else _OTHERS
     types = sorted({p.a.task_type for p in whole if p.a.task_type})
     tasks = len({p.a.task_id for p in whole})
     clusters = len({p.cluster for p in whole})

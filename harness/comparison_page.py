@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.comparison import Comparison, Part
-from harness.comparison_text import NAMED, head, rows, sentences, verdict
+from harness.comparison_text import NAMED, head, rows, sentences, units, verdict
 from harness.pages import document, escape
 from harness.plain import plain
 
@@ -25,7 +25,7 @@ def comparison_page(found: Sequence[Comparison]) -> str:
         parts += [
             f"<h2>{escape(c.a)} against {escape(c.b)}</h2>",
             f'<p class="verdict"><strong>{escape(told)}</strong></p><ul>{others}</ul>',
-            _forest(c), _table(c), _differing(c),
+            _forest(c), _table(c), f'<p class="quiet small">{escape(units(c))}</p>', _differing(c),
         ]  # fmt: skip
     parts.append(
         '<p class="quiet small">Bars: 95 % intervals of the difference in success, in points; the '

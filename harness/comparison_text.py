@@ -8,7 +8,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from harness.comparison import Comparison, Part, Retained
+from harness.comparison import MATCH, Comparison, Part, Retained
 from harness.plain import plain
 
 #: Most differing tasks that are named, and how their sentence begins.
@@ -92,6 +92,15 @@ def verdict(c: Comparison) -> str:
     return f"Tied: not told apart, which is not the same as equal. {seen}"
 
 
+def units(c: Comparison) -> str:
+    """What the numbers of the table are."""
+    match = "; CoT match in percent" if any(_is_match(p) for p in c.others) else ""
+    return (
+        f"Success in percent, differences of it in points{match}. Words and tokens a step: the "
+        "mean of each episode's own, where the leaderboard divides all of a run's by all its steps."
+    )
+
+
 def table(c: Comparison) -> Table:
     """Success, by task type, and the other quantities."""
     title = Text(plain(f"{c.a} against {c.b}"))
@@ -109,7 +118,7 @@ def markdown(found: Sequence[Comparison]) -> str:
     for c in found:
         lines = [head(c), [":---", *["---:"] * 6], *rows(c)]
         text = "\n".join("| " + " | ".join(_escape(x) for x in line) + " |" for line in lines)
-        parts.append("\n".join(sentences(c)) + "\n\n" + text + "\n")
+        parts.append("\n".join(sentences(c)) + f"\n\n{text}\n\n{units(c)}\n")
     return "\n".join(parts)
 
 
@@ -129,8 +138,13 @@ def rows(c: Comparison) -> list[list[str]]:
     shares = [("success", c.success), *((f"  {p.name}", p) for p in c.by_type)]
     return [
         *(_cells(name, part, 100.0, 1) for name, part in shares),
-        *(_cells(part.name, part, 1.0, 2) for part in c.others if part.n),
-    ]
+        *(_cells(part.name, part, *((100.0, 1) if _is_match(part) else (1.0, 2)))
+          for part in c.others if part.n),
+    ]  # fmt: skip
+
+
+def _is_match(part: Part) -> bool:
+    return part.name in {name for name, *_ in MATCH}
 
 
 def _cells(name: str, part: Part, scale: float, digits: int) -> list[str]:

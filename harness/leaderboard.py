@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +25,8 @@ MARK = "†"
 class Row(msgspec.Struct, frozen=True):
     """One agent on one task set: its newest complete run. ``retention`` is its success as a share
     of the board's teacher's (None: there is no teacher, or it won nothing); ``overlap`` what of the
-    set its weights were trained on (None: it has none, or they do not tell)."""
+    set its weights were trained on (None: it has none, or they do not tell). ``runs`` counts the
+    agent's complete runs of the set; ``whole`` is the newest without errors where this has some."""
 
     agent: str
     role: str
@@ -31,6 +35,8 @@ class Row(msgspec.Struct, frozen=True):
     summary: Summary
     retention: float | None = None
     overlap: Overlap | None = None
+    runs: int = 1
+    whole: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> Row:
@@ -72,21 +78,20 @@ def boards(
     metrics cannot be read is told to ``on_damage`` and passed over (None: the error is raised).
     A board's teacher is the agent named ``teacher``, else its only one with the role of a teacher.
     """
-    groups: dict[str, dict[str, Run]] = {}
+    groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         meta = run.meta
         if meta.status != "complete" or meta.kind not in kinds or meta.error_rate:
             continue
-        newest = groups.setdefault(meta.task_set_hash, {})
-        other = newest.get(meta.agent.name)
-        if other is None or other.meta.started <= meta.started:
-            newest[meta.agent.name] = run
+        played = groups.setdefault(meta.task_set_hash, {})
+        played.setdefault(meta.agent.name, []).append(run)
     found = []
-    for newest in groups.values():
+    for played in groups.values():
         rows = []
-        for run in newest.values():
+        for several in played.values():
+            several.sort(key=lambda run: run.meta.started)
             try:
-                rows.append(Row.of(run))
+                rows.append(_newest(several))
             except TraceError as error:
                 if on_damage is None:
                     raise
@@ -94,9 +99,25 @@ def boards(
         if not rows:
             continue
         rows.sort(key=lambda r: (-(r.summary.success or 0.0), -(r.summary.score or 0.0), r.agent))
-        meta = next(iter(newest.values())).meta
+        meta = next(iter(played.values()))[-1].meta
         found.append(board(meta, rows, teacher))
     return sorted(found, key=lambda b: (b.env, b.task_set))
+
+
+def _newest(runs: Sequence[Run]) -> Row:
+    """The row of an agent's newest run; ``runs`` are in order of age."""
+    row = msgspec.structs.replace(Row.of(runs[-1]), runs=len(runs))
+    if not row.summary.errors:
+        return row
+    whole = next((str(run.path) for run in reversed(runs[:-1]) if _has_no_errors(run)), None)
+    return msgspec.structs.replace(row, whole=whole)
+
+
+def _has_no_errors(run: Run) -> bool:
+    try:
+        return not run.summary.errors
+    except TraceError:
+        return False
 
 
 def board(meta: RunMeta, rows: Sequence[Row], teacher: str | None = None) -> Board:
@@ -161,6 +182,13 @@ _MORE: tuple[tuple[str, str], ...] = (
 )
 
 
+#: What a step's numbers are here and in a comparison.
+PER_STEP = (
+    "Words and tokens a step: all reasoning of a run over all its steps, where `harness compare` "
+    "has the mean of each episode's own."
+)
+#: Columns that the narrowest terminal shows, whole.
+_ALWAYS = ("agent", "success", "95 % interval", "n", "errors")
 #: Columns of a table by task type.
 _TYPE_COLUMNS = (("task type", "left"), ("agent", "left"), *_COLUMNS[1:3], ("n", "right"))
 
@@ -210,20 +238,67 @@ def title(board: Board) -> str:
 
 
 def footnotes(board: Board) -> list[str]:
-    """What stands below a board: which agents were trained on some of its tasks."""
-    return [f"{MARK} {row.agent}: {row.overlap.told()}." for row in board.rows
-            if row.overlap is not None and row.overlap.flagged]  # fmt: skip
+    """What stands below a board: which agents were trained on some of its tasks, which have other
+    runs than the one shown."""
+    several = [f"{row.agent} of {row.runs}" for row in board.rows if row.runs > 1]
+    newest = f"Newest complete run: {', '.join(several)} (`harness list runs` shows all)."
+    return [
+        *(f"{MARK} {row.agent}: {row.overlap.told()}." for row in board.rows
+          if row.overlap is not None and row.overlap.flagged),
+        *([newest] if several else []),
+        *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
+          f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
+    ]  # fmt: skip
 
 
-def table(board: Board) -> Table:
-    """A board for the terminal."""
-    below = Text(plain("\n".join(footnotes(board)))) if footnotes(board) else None
-    grid = Table(title=Text(plain(title(board))), title_justify="left", header_style="bold",
-                 caption=below, caption_justify="left")  # fmt: skip
-    for heading, justify in columns(board):
-        grid.add_column(heading, justify=justify, no_wrap=heading == "agent")  # type: ignore[arg-type]
-    for row in board.rows:
-        grid.add_row(*(Text(plain(cell)) for cell in cells(board, row)))
+def table(board: Board, width: int | None = None) -> Group:
+    """A board for a terminal of ``width`` columns (None: of any): what is not ``_ALWAYS`` shown is
+    left out, and said to be, where there is no room for it."""
+    heads = columns(board)
+    lines = [[plain(cell) for cell in cells(board, row)] for row in board.rows]
+    shown = _fitting([heading for heading, _ in heads], lines, width)
+    grid = _grid(title(board), [heads[i] for i in shown], ("agent",))
+    if width is not None and _needs([heads[i][0] for i in shown], lines, shown) > width:
+        # Not even what is always shown fits between rules.
+        grid.box, grid.padding, grid.show_edge = box.SIMPLE_HEAD, (0, 0), False
+    for line in lines:
+        grid.add_row(*(Text(line[i]) for i in shown))
+    below = footnotes(board)
+    if left_out := [heading for i, (heading, _) in enumerate(heads) if i not in shown]:
+        below.append(
+            f"No room for {', '.join(left_out)}: a wider terminal, `harness leaderboard "
+            "--markdown` or --page shows all."
+        )
+    return Group(grid, *(Text(plain(note)) for note in below))
+
+
+def _fitting(heads: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> list[int]:
+    """Numbers of the columns that a terminal has room for, cells whole."""
+    if width is None:
+        return list(range(len(heads)))
+    kept = [i for i, heading in enumerate(heads) if heading in _ALWAYS]
+    for i in range(len(heads)):
+        more = sorted({*kept, i})
+        if _needs([heads[j] for j in more], lines, more) <= width:
+            kept = more
+    return kept
+
+
+def _needs(heads: Sequence[str], lines: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
+    """Columns of a terminal that a table takes: its cells, a blank on both sides, rules between."""
+    widest = [
+        max(cell_len(text) for text in (heading, *(line[i] for line in lines)))
+        for heading, i in zip(heads, shown, strict=True)
+    ]
+    return sum(widest) + 3 * len(widest) + 1
+
+
+def _grid(title: str, heads: Sequence[tuple[str, str]], names: Sequence[str]) -> Table:
+    """An empty table. Only its ``names`` are broken where it is too wide, and never cut."""
+    grid = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
+    for heading, justify in heads:
+        grid.add_column(heading, justify=justify, overflow="fold",  # type: ignore[arg-type]
+                        no_wrap=heading not in names)  # fmt: skip
     return grid
 
 
@@ -232,10 +307,7 @@ def type_table(board: Board) -> Table | None:
     types = sorted({name for row in board.rows for name in row.summary.types})
     if len(types) < 2:
         return None
-    grid = Table(title=Text(plain(f"{board.task_set} by task type")), title_justify="left",
-                 header_style="bold")  # fmt: skip
-    for heading, justify in _TYPE_COLUMNS:
-        grid.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    grid = _grid(f"{board.task_set} by task type", _TYPE_COLUMNS, ("task type", "agent"))
     ends = board.rows[-1] if len(board.rows) > 1 else None
     for name in types:
         for i, row in enumerate(board.rows):

@@ -12,7 +12,7 @@ from harness import registry
 from harness.errors import ConfigError, TraceError, unknown
 from harness.plain import plain
 from harness.protocol import Protocol
-from harness.runs import OnDamage, find_runs
+from harness.runs import OnDamage, RunMeta, find_runs
 from harness.tasksets import Frozen, differences
 from harness.types import Task
 
@@ -182,20 +182,44 @@ def rules(protocol: Protocol) -> list[str]:
     return told + [f"option {k}={v}" for k, v in protocol.options.items()]
 
 
+def plan(meta: RunMeta) -> Table:
+    """What a run would play."""
+    s = meta.task_set
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    facts = {
+        "agent": f"{meta.agent.name} ({meta.agent.role}; policy {meta.agent.policy})",
+        "task set": f"{s.name}, hash {meta.task_set_hash}, version {meta.env_version} of {s.env}",
+        "episodes": f"{meta.n_episodes}: {len(s.tasks)} tasks x {len(meta.seeds)} seeds x "
+        f"{meta.attempts} attempts, {meta.workers} at once",
+        "budget": f"{s.protocol.max_steps} steps an episode",
+        "protocol": "\n".join(rules(s.protocol)),
+        "options": "\n".join(f"{k}={v}" for k, v in {**s.options, **meta.env_options}.items()),
+        "slips": f"{100 * meta.error_rate:g} % of steps" if meta.error_rate else "",
+        "CoT reference": meta.reference or "",
+    }
+    for fact, text in facts.items():
+        if text:
+            _add(table, fact, text)
+    return table
+
+
 def runs(out: Path, on_damage: OnDamage | None = None) -> Table:
     """Recorded runs, oldest first; what cannot be read is told to ``on_damage`` (None: raised)."""
     table = _grid("run", "kind", "agent", "task set", "episodes", "status")
     for run in find_runs(out, on_damage):
         meta = run.meta
         try:
-            done = str(sum(1 for _ in run.episodes()))
+            recorded = sum(1 for _ in run.episodes())
+            done, state = str(recorded), run.state(recorded)
         except TraceError as error:
             if on_damage is None:
                 raise
             on_damage(error)
-            done = "?"
+            done, state = "?", meta.status
         _add(
             table, str(run.path), meta.kind, meta.agent.name, meta.task_set.name,
-            f"{done}/{meta.n_episodes}", meta.status,
+            f"{done}/{meta.n_episodes}", state,
         )  # fmt: skip
     return table

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import ConfigError
-from harness.leaderboard import Board, Row, footnotes, front, title
+from harness.leaderboard import PER_STEP, Board, Row, footnotes, front, title
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Step
@@ -91,8 +91,9 @@ def leaderboard_page(boards: Sequence[Board], *, notes: Sequence[str] = (), belo
         parts.append('<p class="quiet">No complete runs.</p>')
     parts += [f'<p class="note">Passed over: {escape(note)}</p>' for note in notes]
     parts.append(
-        '<p class="quiet small">Bars: 95 % Wilson intervals. "=": the interval reaches into that '
-        "of the agent above; <code>harness compare</code> tells pairs apart. Episodes that broke "
+        '<p class="quiet small">Bars: 95 % Wilson intervals. "~": the interval overlaps that of '
+        "the agent above, which does not make them equal: <code>harness compare</code> tells them "
+        f"apart on the same tasks. {escape(PER_STEP)} Episodes that broke "
         "(errors) enter no share; repeats of a task count as what they are worth. The dashed line "
         "leads through agents that none beats with as few words.</p>"
     )
@@ -196,7 +197,7 @@ def _table(board: Board) -> str:
     above: Row | None = None
     for row in board.rows:
         s = row.summary
-        tied = above is not None and s.n > 0 and s.success_high >= above.summary.success_low
+        overlaps = above is not None and s.n > 0 and s.success_high >= above.summary.success_low
         cells = [
             escape(row.marked), _share(s.success),
             f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
@@ -209,7 +210,7 @@ def _table(board: Board) -> str:
             _two(_share(s.cot_floor_f1), _share(s.cot_ceiling_f1)),
             *((_share(row.retention),) if board.teacher is not None else ()),
         ]  # fmt: skip
-        mark = ' class="tied-above"' if tied else ""
+        mark = ' class="overlaps-above"' if overlaps else ""
         lines.append(f"<tr{mark}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
         above = row
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)

@@ -42,7 +42,7 @@ class Recorder:
         except OSError as error:
             raise ConfigError(
                 f"{self.path}: cannot append: {error.strerror}. "
-                "Free some space and continue with `harness run --resume`."
+                f"Free some space and continue with `harness run --resume {self.path.parent}`."
             ) from error
         self.keys.add(episode.key)
 
@@ -77,6 +77,16 @@ def open_to_append(path: Path) -> BufferedWriter:
         ) from None
     _cut_torn_line(path)
     return file
+
+
+def is_left(path: Path) -> bool:
+    """Whether no process holds the file open to append; False also where that cannot be told."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
 
 
 def read_episodes(path: Path) -> Iterator[Episode]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from harness.env import Environment
-from harness.errors import EnvError, boundary
+from harness.errors import ConfigError, EnvError, boundary
 from harness.loop import Clock, finish, play_episode
 from harness.policy import Policy
 from harness.protocol import Protocol
@@ -32,10 +32,16 @@ class Job(NamedTuple):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Wall-clock limits in seconds: faults when exceeded, so that speed never decides a score."""
+    """Wall-clock limits in seconds: faults when exceeded, so that speed never decides a score.
+    Raises ConfigError for one that is not above 0."""
 
     step: float = 600.0
     episode: float = 7200.0
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("step", self.step), ("episode", self.episode)):
+            if not seconds > 0:
+                raise ConfigError(f"--{name}-seconds is a time above 0, not {seconds:g}.")
 
 
 class _Slot:

@@ -22,7 +22,7 @@ from harness.cost import Cost
 from harness.errors import ConfigError, HarnessError, TraceError
 from harness.metrics import EpisodeMetrics, Summary, Tally, summarise
 from harness.overlap import Overlap
-from harness.recorder import EPISODES, read_episodes
+from harness.recorder import EPISODES, is_left, read_episodes
 from harness.tasksets import TaskSet
 from harness.types import SCHEMA, Episode
 
@@ -183,6 +183,12 @@ class Run:
     def _remedy(self) -> str:
         return f"Score the run again with `harness score {self.path}`."
 
+    def state(self, recorded: int) -> str:
+        """Its status, of a run with so many episodes; ``stopped`` where some are missing and no
+        process writes them."""
+        dead = self.meta.status == "running" and recorded < self.meta.n_episodes
+        return "stopped" if dead and is_left(self.path / EPISODES) else self.meta.status
+
     def __repr__(self) -> str:
         return f"Run({self.meta.agent.name!r} on {self.meta.task_set.name!r}, {str(self.path)!r})"
 
@@ -321,6 +327,23 @@ def open_run(path: str | Path) -> Run:
     if inner:
         return max(inner, key=lambda run: (run.meta.kind != "reference", _age(run)))
     raise ConfigError(f"'{path}' is not a run folder and holds none. See `harness list runs`.")
+
+
+def only_run(path: str | Path) -> Run:
+    """A run by its folder, or by a folder that holds no other. Raises ConfigError for one that
+    holds several, references apart."""
+    folder = Path(path)
+    if not (folder / META).exists():
+        runs = [Run(file.parent) for file in sorted(folder.glob(f"**/{META}"))]
+        runs = [run for run in runs if run.meta.kind != "reference"] or runs
+        if len(runs) > 1:
+            most = 10
+            shown = "".join(f"\n  {run.path} ({run.meta.status})" for run in runs[:most])
+            more = f"\n  and {len(runs) - most} more" if len(runs) > most else ""
+            raise ConfigError(f"'{path}' holds several runs; name one:{shown}{more}")
+        if runs:
+            return runs[0]
+    return open_run(folder)
 
 
 def _age(run: Run) -> tuple[str, str]:

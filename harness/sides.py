@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness import registry
@@ -18,52 +18,91 @@ def find_side(
     tasks: str | None = None,
     on_damage: OnDamage | None = None,
 ) -> list[Run]:
-    """Runs that an argument names: folders, or an agent whose newest complete run (of ``tasks``)
-    counts; several joined by commas are replicates.
+    """``find_sides`` of one argument."""
+    return find_sides([text], out, env, tasks, on_damage)[0]
+
+
+def find_sides(
+    texts: Sequence[str],
+    out: Path,
+    env: str | None = None,
+    tasks: str | None = None,
+    on_damage: OnDamage | None = None,
+    *,
+    task: str | None = None,
+) -> list[list[Run]]:
+    """Runs that each argument names: folders, or an agent whose newest complete run (of ``tasks``)
+    counts; several joined by commas are replicates. Where agents have runs of several task sets,
+    the one set counts that all arguments have runs of (and that holds ``task``).
 
     Damaged runs beside an agent's are told to ``on_damage`` and passed over (None: raised).
+    Raises ConfigError where no set, or more than one, is shared.
     """
     fits = chooser(env, tasks)
     asked = tasks if tasks is not None else env
-    found = [_find(p.strip(), out, fits, asked, on_damage) for p in text.split(",") if p.strip()]
-    if not found:
-        raise ConfigError(f"'{text}' names no run: give a run folder or an agent.")
-    return found
+    recorded: list[Run] = []
+    sides = [[name.strip() for name in text.split(",") if name.strip()] for text in texts]
+    for text, names in zip(texts, sides, strict=True):
+        if not names:
+            raise ConfigError(f"'{text}' names no run: give a run folder or an agent.")
+    if not all(Path(name).is_dir() for names in sides for name in names):
+        recorded = [run for run in find_runs(out, on_damage) if fits(run)]
+    found = {n: _by_set(n, out, recorded, fits, asked) for names in sides for n in names}
+    if all(len(runs) == 1 for runs in found.values()):
+        return [[next(iter(found[name].values())) for name in names] for names in sides]
+    shared = set.intersection(*(set(runs) for runs in found.values()))
+    if task is not None:
+        holding = {key for key in shared if task in next(iter(found.values()))[key].tasks}
+        shared = holding or shared
+    if len(shared) != 1:
+        raise ConfigError(_which(found, shared))
+    (only,) = shared
+    return [[found[name][only] for name in names] for names in sides]
 
 
-def _find(
+def _which(found: Mapping[str, Mapping[str, Run]], shared: set[str]) -> str:
+    """Why it is not clear which runs are meant, and what would make it so."""
+
+    def sets(runs: Mapping[str, Run], keys: Iterable[str]) -> str:
+        return ", ".join(sorted(f"{runs[key].meta.task_set.name} ({key})" for key in keys))
+
+    if not shared:
+        told = "; ".join(f"'{name}' of {sets(runs, runs)}" for name, runs in found.items())
+        return f"No task set is shared by complete runs: {told}. Run both on one task set."
+    names = " and ".join(f"'{name}'" for name in found)
+    have = "have" if len(found) > 1 else "has"
+    return (
+        f"{names} {have} runs of several task sets: {sets(next(iter(found.values())), shared)}. "
+        "Say which with --tasks or --env, or name the run's folder."
+    )
+
+
+def _by_set(
     name: str,
     out: Path,
+    recorded: Sequence[Run],
     fits: Callable[[Run], bool],
     asked: str | None,
-    on_damage: OnDamage | None,
-) -> Run:
+) -> dict[str, Run]:
+    """The run of a folder, or an agent's newest complete run of each task set, by the set's hash;
+    ``recorded`` are in order of age."""
     if Path(name).is_dir():
         run = open_run(name)
         if not fits(run):
             raise ConfigError(f"{run.path} is a run on '{run.meta.task_set.name}', not '{asked}'.")
-        return run
-    fitting = [
-        run
-        for run in find_runs(out, on_damage)
-        if run.meta.agent.name == name
-        and run.meta.kind == "run"
-        and run.meta.status == "complete"
-        and fits(run)
-    ]
-    if not fitting:
+        return {run.meta.task_set_hash: run}
+    found = {
+        run.meta.task_set_hash: run
+        for run in recorded
+        if run.meta.agent.name == name and run.meta.kind == "run" and run.meta.status == "complete"
+    }
+    if not found:
         where = f" of '{asked}'" if asked else ""
         raise ConfigError(
             f"No complete run of agent '{name}'{where} in {out}, and no folder of that name. "
             f"Make one with `harness run --agent {name} --env ENV`; see `harness list runs`."
         )
-    sets = {(run.meta.task_set.name, run.meta.task_set_hash) for run in fitting}
-    if len(sets) > 1:
-        raise ConfigError(
-            f"'{name}' has runs of several task sets ({', '.join(sorted(n for n, _ in sets))}): "
-            "say which with --tasks, or name the run's folder."
-        )
-    return max(fitting, key=lambda run: run.meta.started)
+    return found
 
 
 def chooser(env: str | None, tasks: str | None) -> Callable[[Run], bool]:

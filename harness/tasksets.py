@@ -209,9 +209,18 @@ def _rules(frozen: Frozen) -> dict[str, str]:
 
 
 def split_slice(name: str) -> tuple[str, slice | None]:
-    """``"alfworld/valid[:20]"`` -> (``"alfworld/valid"``, ``slice(None, 20)``)."""
+    """``"alfworld/valid[:20]"`` -> (``"alfworld/valid"``, ``slice(None, 20)``).
+
+    Raises ConfigError for a part of another form.
+    """
     match = _SLICE.match(name)
     if match is None:
+        base, bracket, _ = name.rpartition("[")
+        if bracket and name.endswith("]"):
+            raise ConfigError(
+                f"'{name}': a part of a task set is {base}[:20], [20:] or [20:40], counted from "
+                "the first task; no negative numbers, no steps."
+            )
         return name, None
     bounds = [int(match[g]) if match[g] else None for g in ("start", "stop")]
     return match["name"], slice(*bounds)

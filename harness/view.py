@@ -79,7 +79,8 @@ def listing(rows: Sequence[Beside], names: Sequence[str]) -> Table:
     else:
         heads += ["outcome", "success", "steps", "invalid"]
     grid = Table(header_style="bold")
-    for head in [*heads, "instruction"]:
+    broke = ["error"] * any(e and e.error for row in rows for e in row)
+    for head in [*heads, *broke, "instruction"]:
         grid.add_column(Text(plain(head)), overflow="fold", justify="left")
     for first, row in zip(one, rows, strict=True):
         cells = [first.task.id, *[str(first.task.seed)] * seeds, *[str(first.attempt)] * attempts]
@@ -90,6 +91,7 @@ def listing(rows: Sequence[Beside], names: Sequence[str]) -> Table:
         else:
             cells += [first.outcome.value, _won(first), str(len(first.steps))]
             cells.append(str(sum(s.invalid for s in first.steps)))
+        cells += ["\n".join(e.error.message[:200] for e in row if e and e.error)] * len(broke)
         cells.append(first.instruction[:80])
         grid.add_row(*(Text(plain(cell)) for cell in cells))
     return grid

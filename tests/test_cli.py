@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,17 @@ def test_leaderboard_on_terminal_as_markdown_and_json(folder):
 
 
 def test_dry_run_plays_nothing_and_prints_the_config(folder, tmp_path):
-    found = harness("run", "-a", "expert", "-e", "alfworld", "--dry-run", cwd=tmp_path)
-    assert json.loads(found.stdout)["task_set"]["name"] == "alfworld/builtin-valid"
+    planned = ("run", "-a", "expert", "-e", "alfworld", "--dry-run")
+    found = harness(*planned, "--json", cwd=tmp_path)
+    resolved = json.loads(found.stdout)
+    assert resolved["task_set"]["name"] == "alfworld/builtin-valid"
+    short = harness(*planned, cwd=tmp_path).stdout
+    assert f"alfworld/builtin-valid, hash {resolved['task_set_hash']}" in short
+    assert "274: 274 tasks x 1 seeds x 1 attempts" in short
+    assert "ends at 3 replies without an action" in short
+    assert len(short.splitlines()) < 10
+    alone = harness(*planned[:-1], "--json", cwd=tmp_path, fine=False)
+    assert (alone.returncode, "--json goes with --dry-run" in alone.stderr) == (2, True)
     assert not list(tmp_path.iterdir())
     assert "No earlier run of this agent" in found.stderr
     words = ("run", "-a", "oracle", "-e", "alfworld", "-t", "builtin-dev[:9]", "--dry-run")
@@ -141,6 +151,9 @@ def test_a_person_can_play(tmp_path):
         ("run -a expert -e alfwrld", "Did you mean 'alfworld'"),
         ("run -a expert -e alfworld -t builtin-vlid", "builtin-valid"),
         ("run -a expert -e alfworld -t builtin-valid[900:]", "holds no tasks"),
+        ("run -a expert -e alfworld -t builtin-valid[-5:]", "[:20], [20:] or [20:40]"),
+        ("run -a expert -e alfworld -t builtin-valid[::50]", "no negative numbers, no steps"),
+        ("list tasks builtin-valid[5]", "[:20], [20:] or [20:40]"),
         ("run -a expert -e alfworld --option engine", "KEY=VALUE"),
         ("run -a expert -e alfworld --option engine=warp", "textworld"),
         ("run -a expert -e alfworld --option colour=red", "Unknown option of environment"),
@@ -148,6 +161,16 @@ def test_a_person_can_play(tmp_path):
         ("run -a expert -e alfworld -t seen-140 --data nowhere", "nowhere"),
         ("run -a ours-760m -e alfworld", "harness distill ours-760m"),
         ("run --resume nowhere", "not a run folder"),
+        (
+            "run --resume nowhere -a random -w 2 --dry-run",
+            "--agent, --workers, --dry-run cannot go",
+        ),
+        ("collect --resume nowhere --error-rate 0.1", "--error-rate cannot go with --resume"),
+        ("run -a random -e alfworld --retry-errors", "--retry-errors goes with --resume"),
+        ("run -a random -e alfworld --workers 0", "--workers"),
+        ("run -a random -e alfworld --workers -2", "--workers"),
+        ("run -a random -e alfworld --step-seconds -1", "--step-seconds is a time above 0"),
+        ("run -a random -e alfworld --episode-seconds nan", "--episode-seconds is a time above 0"),
         ("run -a expert -e alfworld --tsks x", "No such option"),
         ("list agnts", "Did you mean 'agents'"),
         ("leaderboard --out nowhere", "harness run"),
@@ -177,6 +200,10 @@ def test_a_damaged_record_is_named(folder, tmp_path):
     assert (found.returncode, "episodes.jsonl:2" in found.stderr) == (2, True)
 
 
+def test_the_version(tmp_path):
+    assert harness("--version", cwd=tmp_path).stdout.startswith("distill-harness 0.")
+
+
 def test_help_names_every_command(tmp_path):
     text = harness("--help", cwd=tmp_path).stdout
     for command in ("run", "collect", "distill", "leaderboard", "list", "fetch", "check", "play"):
@@ -186,6 +213,10 @@ def test_help_names_every_command(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        ("leaderboard -e alfwrld", "Did you mean 'alfworld'"),
+        ("leaderboard -t builtin-dve[0:5]", "Did you mean 'builtin-dev[0:5]'"),
+        ("leaderboard -t builtin-dev[-5:]", "builtin-dev[:20], [20:] or [20:40]"),
+        ("compare oracle oracle -t builtin-dev[:5]", "is on both sides"),
         ("view random --page .", "name of a file"),
         ("view random --page /proc/nowhere/x.html", "/proc/nowhere"),
         ("leaderboard --page /proc/x.html", "/proc"),
@@ -311,6 +342,25 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
     )  # fmt: skip
     assert process.stderr is not None
     assert "starting" in process.stderr.readline()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("run.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (run,) = (file.parent.relative_to(tmp_path) for file in tmp_path.rglob("run.json"))
+    assert " running " in harness("list", "runs", cwd=tmp_path).stdout
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
-    assert (process.returncode, "--resume" in rest) == (130, True)
+    assert process.returncode == 130
+    assert f"`harness run --resume {run}`" in rest
+    assert " stopped " in harness("list", "runs", cwd=tmp_path).stdout
+    found = harness("leaderboard", cwd=tmp_path, fine=False)
+    assert f"1 stopped run:\n  harness run --resume {run}" in found.stderr
+
+
+def test_a_folder_of_several_runs_is_not_gone_on_with(folder):
+    before = sorted(folder.rglob("episodes.jsonl"))
+    found = harness("run", "--resume", "results", cwd=folder, fine=False)
+    assert (found.returncode, "holds several runs; name one" in found.stderr) == (2, True)
+    (run,) = folder.glob("results/alfworld/random/*/")
+    assert f"{run.relative_to(folder)} (complete)" in found.stderr
+    assert sorted(folder.rglob("episodes.jsonl")) == before
+    harness("run", "--resume", run.parent.relative_to(folder), cwd=folder)

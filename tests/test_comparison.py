@@ -13,7 +13,7 @@ import harness
 from harness import paired
 from harness.cli import app
 from harness.comparison import compare_all
-from harness.comparison_text import markdown, rows, sentences
+from harness.comparison_text import markdown, rows, sentences, units
 from harness.errors import ConfigError, TraceError
 from harness.retention import retention
 from harness.runs import Run, read_metrics, write_meta, write_metrics
@@ -229,6 +229,22 @@ def test_overlap_with_different_references_is_not_compared(played, tmp_path):
     assert "CoT overlap" in names
     names = [p.name for p in harness.compare(runs["random"], other, draws=200).others]
     assert "CoT overlap" not in names
+
+
+def test_cot_match_is_told_in_percent_and_steps_for_what_they_are(played, tmp_path):
+    _, runs = played
+    found = harness.compare(runs["expert"], runs["random"], draws=200)
+    part = next(p for p in found.others if p.name == "CoT overlap")
+    cells = next(row for row in rows(found) if row[0] == "CoT overlap")
+    assert (part.a, cells[3]) == (1.0, "100.0")
+    assert "CoT match in percent" in units(found)
+    other = edited(runs["expert"], tmp_path / "r", lambda _, row: row, reference="oracle")
+    assert "CoT" not in units(harness.compare(runs["random"], other, draws=200))
+    words = next(p for p in found.others if p.name == "reasoning words a step")
+    own = [r.reasoning_words / r.n_steps for r in runs["expert"].metrics]
+    assert words.a == pytest.approx(np.mean(own))
+    assert "mean of each episode's own" in units(found)
+    assert units(found) in markdown([found])
 
 
 def test_what_rows_cannot_tell_is_a_dash(played):

@@ -125,6 +125,9 @@ def test_the_leaderboard_page_shows_every_row_with_its_interval(played):
         assert f"<td>100.0 % of {n}</td>" in page
     assert "100.0 %" in page
     assert 'class="whisker"' in page
+    assert page.count('<tr class="overlaps-above">') == 0
+    assert "which does not make them equal" in page
+    assert '"= "' not in page
     assert "No complete runs" in pages.leaderboard_page([])
 
 
@@ -146,6 +149,59 @@ def test_the_page_of_a_comparison_says_what_the_text_says(played, tmp_path):
     named = msgspec.structs.replace(found, a=HOSTILE[1], b=HOSTILE[0])
     assert "<img" not in comparison_page([named])
     assert "<script" not in comparison_page([named])
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_a_terminal_cuts_no_cell_of_the_leaderboard(played, width):
+    board = leaderboard.boards(find_runs(played[0]))[0]
+    agent = "ours-tiny+admissible" if width == 40 else "teacher-tiny"
+    rows = [*board.rows, msgspec.structs.replace(board.rows[0], agent=agent)]
+    board = msgspec.structs.replace(board, rows=tuple(rows))
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(leaderboard.table(board, width))
+    lines = capture.get().splitlines()
+    assert "…" not in capture.get()
+    assert max(map(len, lines)) <= width
+    heads = [heading for heading, _ in leaderboard.columns(board)]
+    shown = next(line for line in lines if "success" in line and "errors" in line)
+    for row in board.rows:
+        values = dict(zip(heads, leaderboard.cells(board, row), strict=True))
+        wanted = [value for heading, value in values.items() if heading in shown]
+        if width > 40:
+            line = next(line for line in lines if f" {row.agent} " in line)
+            assert [cell.strip() for cell in line.strip("│").split("│")] == wanted
+    assert all(heading in shown for heading in ("success", "95 % interval", " n ", "errors"))
+    told = " ".join(capture.get().split())
+    hidden = [heading for heading in heads if heading not in shown]
+    assert (f"No room for {', '.join(hidden)}: a wider terminal" in told) is bool(hidden)
+    assert (width < 160) is bool(hidden)
+
+
+def test_the_leaderboard_says_whose_run_is_the_newest_of_several(played, tmp_path):
+    run = played[1]["random"]
+    (board,) = leaderboard.boards([run])
+    assert not leaderboard.footnotes(board)
+    copies = []
+    for number in (1, 2, 3):
+        write_meta(tmp_path / str(number),
+                   msgspec.structs.replace(run.meta, started=f"2030-01-0{number}"))  # fmt: skip
+        rows = run.metrics
+        if number == 3:
+            broken = {"outcome": Outcome.ERROR, "success": None, "score": None}
+            rows = [msgspec.structs.replace(rows[0], **broken), *rows[1:]]
+        write_metrics(tmp_path / str(number), rows)
+        copies.append(Run(tmp_path / str(number)))
+    (board,) = leaderboard.boards([*reversed(copies), run])
+    (row,) = board.rows
+    assert (row.run, row.runs, row.whole) == (str(tmp_path / "3"), 4, str(tmp_path / "2"))
+    newest, hidden = leaderboard.footnotes(board)
+    assert "random of 4 (`harness list runs`" in newest
+    assert f"1 episodes of the newest run broke; the older {tmp_path / '2'} has none" in hidden
+    assert pages.escape(newest) in pages.leaderboard_page([board])
+    (copies[1].path / "metrics.jsonl").write_text("{")
+    (board,) = leaderboard.boards([Run(copy.path) for copy in copies])
+    assert board.rows[0].whole == str(tmp_path / "1")
 
 
 def test_a_name_on_the_leaderboard_is_escaped(played):

@@ -213,7 +213,7 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "score": ("ok", "6 episodes broke and are not in the score"),
         "compare": ("ConfigError", "no episode of the same task"),
         "leaderboard": ("ok", "| odd | - | - | - | 0 | 6 |"),
-        "view": ("ok", " error "),
+        "view": ("ok", "the game went away"),
         "verify": ("ok", "6 episodes broke"),
         "plot": ("ok", "expert 100.0; left out odd"),
     },

@@ -13,7 +13,7 @@ from harness.leaderboard import boards
 from harness.metrics import summarise
 from harness.protocol import Protocol
 from harness.runs import Run, write_meta
-from harness.sides import find_side, labels
+from harness.sides import find_side, find_sides, labels
 from harness.tasksets import TaskSet, named
 from harness.types import Task
 
@@ -72,6 +72,35 @@ def test_agents_and_folders(out):
         name, *rest = words
         with pytest.raises(ConfigError):
             find_side(name, out, *rest)
+
+
+def test_of_several_task_sets_the_shared_one_counts(out, tmp_path):
+    """The first session of the README: one agent played two environments, another one of them."""
+    (three,) = find_side("expert", out, None, "builtin-dev[:3]")
+    (two,) = find_side("expert", out, None, "builtin-dev[:2]")
+
+    def recorded(agent, *runs):
+        named = msgspec.structs.replace(three.meta.agent, name=agent)
+        for run in runs:
+            meta = msgspec.structs.replace(run.meta, agent=named)
+            write_meta(tmp_path / "alfworld" / agent / run.path.name, meta)
+
+    recorded("teacher", two)
+    recorded("student", two, three)
+    found = find_sides(["teacher", "student"], tmp_path)
+    assert {run.meta.task_set_hash for (run,) in found} == {two.meta.task_set_hash}
+    found = find_sides([str(three.path), "student"], tmp_path)
+    assert found[1][0].meta.task_set_hash == three.meta.task_set_hash
+    only = next(iter(three.tasks - two.tasks))
+    assert find_sides(["student"], tmp_path, task=only)[0][0].meta.n_episodes == 3
+    with pytest.raises(ConfigError, match=r"'student' has runs of several .*--tasks"):
+        find_sides(["student"], tmp_path, task=next(iter(two.tasks)))
+    recorded("teacher", three)
+    with pytest.raises(ConfigError, match=r"'teacher' and 'student' have runs of several") as error:
+        find_sides(["teacher", "student"], tmp_path)
+    assert f"alfworld/builtin-dev[0:3] ({three.meta.task_set_hash})" in str(error.value)
+    with pytest.raises(ConfigError, match="No task set is shared"):
+        find_sides([str(two.path), str(three.path), "student"], tmp_path)
 
 
 def test_damage_beside_an_agents_run_is_told_and_damage_of_the_named_run_raised(out, tmp_path):
