@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -172,6 +173,18 @@ def test_on_policy_training_goes_on_exactly_where_it_stopped(tmp_path, teacher):
     assert [len(r.meta.task_set.tasks) for r in runs] == [2, 2]
     sides = runs[1].meta.policy
     assert sides["student"]["weights_sha256"] != sides["teacher"]["weights_sha256"]
+
+
+def test_another_recipe_is_refused_before_anything_is_written(tmp_path, teacher):
+    """By a checkpoint, and by the start of a training that has none yet."""
+    training = gkd(tmp_path, teacher, "--max-minutes", "0") / "training"
+    before = (training / "recipe.json").read_bytes()
+    with pytest.raises(DataError, match="step-0000001 was trained with another recipe"):
+        gkd(tmp_path, teacher, "--seed", "5")
+    shutil.rmtree(training / "checkpoints")
+    with pytest.raises(DataError, match="start was trained with another recipe"):
+        gkd(tmp_path, teacher, "--seed", "5")
+    assert (training / "recipe.json").read_bytes() == before
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, teacher):
