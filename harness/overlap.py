@@ -50,6 +50,13 @@ class TrainedOn(msgspec.Struct, frozen=True):
         text = self.keys.get(env, "")
         return frozenset(text[i : i + _DIGITS] for i in range(0, len(text), _DIGITS))
 
+    def met(self, env: str, task_ids: Iterable[str]) -> list[str]:
+        """Those of an environment's tasks that share a key with what was learned from."""
+        hashes = self.hashes(env)
+        if not hashes:
+            return []
+        return [i for i in task_ids if not hashes.isdisjoint(map(_hash, keys(env, i)))]
+
     def after(self, start: TrainedOn | None) -> TrainedOn:
         """With what the weights had learned that these go on from (None: they do not tell)."""
         if start is None:
@@ -83,13 +90,8 @@ class Overlap(msgspec.Struct, frozen=True):
 
 def overlap(learned: TrainedOn, env: str, tasks: Sequence[Task]) -> Overlap:
     """How much of a set's tasks was learned from."""
-    hashes = learned.hashes(env)
     groups = {group(env, task.id) for task in tasks}
-    met = {
-        group(env, task.id)
-        for task in tasks
-        if hashes and not hashes.isdisjoint(map(_hash, keys(env, task.id)))
-    }
+    met = {group(env, i) for i in learned.met(env, [task.id for task in tasks])}
     return Overlap(len(met), len(groups), env in learned.unknown, learned.whole)
 
 

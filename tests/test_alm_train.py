@@ -122,15 +122,16 @@ def test_stopped_ones_go_on_exactly(tmp_path, run, teacher):
 
 def test_another_teacher_is_refused(tmp_path, run, teacher):
     """Likelihoods of other weights, and of other words of the teacher's tokenizer."""
-    out = train(tmp_path, run, of(teacher), vocab=300, steps=1)
-    second = tmp_path / "second"
-    model = models.load(teacher)
+    model, tok = models.load(teacher), tokenizer.load(teacher)
+    mine = tmp_path / "teacher"
+    checkpoint.write_model(mine, model, tok, {})
+    out = train(tmp_path, run, of(mine), vocab=300, steps=1)
     with torch.no_grad():
         next(model.parameters()).add_(0.01)
-    checkpoint.write_model(second, model, tokenizer.load(teacher), {})
+    checkpoint.write_model(mine, model, tok, {})
     args = [str(tmp_path / "tiny.toml"), "--data", str(run), "--out", str(out), "--quiet"]
     with pytest.raises(shards.CacheMismatch, match="another teacher"):
-        cli.main([*args, "--teacher", str(second)])
+        cli.main(args)
 
 
 def test_other_divergences_name_what_can_be_done(tmp_path, run, teacher):

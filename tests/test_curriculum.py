@@ -72,10 +72,11 @@ def teacher(tmp_path_factory, run) -> Path:
 def trained(
     folder: Path, run: Path, teacher: Path, signal: str, gamma: float, *more: str
 ) -> list[dict]:
-    """The log of `sad` in the paper's order, weighed by entropy alone."""
+    """The log of `sad` in the paper's order, weighed by entropy alone, or where ``gamma`` is 0 by
+    the length of reasoning."""
     text = (
-        f"[objective]\nname = 'sad'\ncurriculum = 'sorted'\nalpha = 0.0\nbeta = 0.0\n"
-        f"gamma = {gamma}\n[teacher]\ncheckpoint = '{teacher}'\nsignal = '{signal}'\n"
+        f"[objective]\nname = 'sad'\ncurriculum = 'sorted'\nalpha = {float(gamma == 0)}\n"
+        f"beta = 0.0\ngamma = {gamma}\n[teacher]\ncheckpoint = '{teacher}'\nsignal = '{signal}'\n"
         "min_mass = 0.3\ntop_k = 400\n"
     )
     path = recipe(folder, text, steps=4)
@@ -123,3 +124,16 @@ tasks = "builtin-dev"
     with pytest.raises(ConfigError, match="no entropies to order them by: gamma = 0"):
         recipes.load(str(recipe(tmp_path, text.format(""))))
     recipes.load(str(recipe(tmp_path, text.format("gamma = 0.0"))))
+
+
+@pytest.mark.parametrize("schedule", ["sorted", "reverse", "pacing"])
+def test_an_order_by_nothing_is_refused(tmp_path, schedule):
+    """All weights 0, or only that of an entropy that cross-entropy with the text has not."""
+    text = "[objective]\nname = '{}'\ncurriculum = '{}'\nalpha = 0.0\nbeta = 0.0\ngamma = {}\n"
+    teacher = "[teacher]\ncheckpoint = 'models/t'\n"
+    for name, gamma in (("sad", 0.0), ("sft", 1.0)):
+        path = recipe(tmp_path, text.format(name, schedule, gamma) + teacher)
+        with pytest.raises(ConfigError, match=f'"{schedule}" has nothing to order by'):
+            recipes.load(str(path))
+    recipes.load(str(recipe(tmp_path, text.format("sad", schedule, 1.0) + teacher)))
+    recipes.load(str(recipe(tmp_path, text.format("sad", "random", 0.0) + teacher)))

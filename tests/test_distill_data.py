@@ -93,6 +93,12 @@ def test_bad_traces_are_named(tmp_path):
     path.write_bytes(b'{"task": 3}\n' + msgspec.json.encode(episode(1)) + b"\n")
     with pytest.raises(TraceError, match=r"episodes.jsonl:1"):
         traces.load([str(path)])
+    foreign = msgspec.structs.replace(episode(1).task, env="alfwold")
+    lines = [episode(2), msgspec.structs.replace(episode(1), task=foreign)]
+    path.write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in lines))
+    told = rf"{path}, task {foreign.id}: .*'alfwold'.* 'alfworld'"
+    with pytest.raises(DataError, match=told):
+        traces.load([str(path)])
 
 
 def test_leak_guard_works_by_group():
@@ -391,6 +397,13 @@ def test_random_spans_leave_a_format_of_its_own_in_place(samples, prompts):
     assert np.array_equal(before == tokenizer.FORMAT, after == tokenizer.FORMAT)
     assert np.bincount(before, minlength=4).tolist() == np.bincount(after, minlength=4).tolist()
     assert not np.array_equal(before, after)
+    # As many spans of the same lengths, where the format's tokens inside of them are passed over.
+    pieces = 0
+    for s in chosen:
+        one, other = (labels[samples.part(s)] for labels in (before, after))
+        assert sorted(spans_of(one)) == sorted(spans_of(other[other != tokenizer.FORMAT]))
+        pieces += len(spans_of(other)) - len(spans_of(one))
+    assert pieces > 0
 
 
 @pytest.mark.parametrize("format", ["span", "shared", "none"])

@@ -28,6 +28,7 @@ from harness_distillation.locks import alone, owned
 from harness_distillation.train import Corpus, Diverged, train
 
 from harness.errors import ConfigError, DataError
+from harness.rows import draw, group
 from harness.types import Episode
 
 pytestmark = pytest.mark.models
@@ -267,6 +268,199 @@ def test_a_mean_over_a_class_that_the_traces_lack_is_refused(tmp_path):
     assert [line["loss"] for line in one] == [line["act"] for line in one]
     assert [line["act"] for line in two] == pytest.approx([line["act"] for line in one], rel=1e-5)
     assert not any("n_reason" in line for line in (*one, *two))
+
+
+def test_a_window_that_only_held_out_episodes_fit_is_refused(tmp_path):
+    """Nothing would be left to train on."""
+
+    def told(i: int) -> Episode:
+        e = episode(i)
+        if draw(group(e.task.env, e.task.id), 0) < 0.1:  # held out
+            return e
+        long = [msgspec.structs.replace(s, observation="a mug, " * 400) for s in e.steps]
+        return msgspec.structs.replace(e, steps=tuple(long))
+
+    every = [told(i) for i in range(60)]
+    data = tmp_path / "episodes.jsonl"
+    data.write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in every))
+    training = [e for e in every if "a mug, a mug" in e.steps[0].observation]
+    assert 0 < len(training) < 60
+    decisions = sum(len(e.steps) for e in training)
+    with pytest.raises(DataError) as error:
+        Training(tmp_path / "a", data, steps=2).go("--stage", "prepare")
+    assert str(error.value).startswith(
+        f"No decision of the {len(training)} episodes that train fits a window of 512 tokens; of "
+        f"all, {decisions} come after an observation that overflows it and 0 are too long for it."
+    )
+
+
+def test_decisions_that_a_window_leaves_out_are_told(tmp_path, capfd):
+    """Those of episodes that stay, beside the episodes that do not."""
+    e = episode(100, steps=5)
+    steps = list(e.steps)
+    steps[4] = msgspec.structs.replace(steps[4], observation="a mug, " * 400)
+    said = msgspec.structs.replace(steps[3].decision, reasoning="I look. " * 400, injected=False)
+    steps[3] = msgspec.structs.replace(steps[3], decision=said)
+    lost = msgspec.structs.replace(episode(101), success=False)
+    every = [*map(episode, range(30)), msgspec.structs.replace(e, steps=tuple(steps)), lost]
+    data = tmp_path / "episodes.jsonl"
+    data.write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in every))
+    training = Training(tmp_path / "a", data, steps=1)
+    assert cli.main([*training.args, "--stage", "prepare"]) == 0
+    told = capfd.readouterr().err
+    assert "left out 1 lost, 1 decisions after an observation that overflows the window, " in told
+    assert "1 decisions too long for it\n" in told
+
+
+# What is refused leaves what was there -------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["prepare", "cache", "train"])
+@pytest.mark.parametrize("kept", ["all", "no checkpoints", "a step"])
+def test_another_recipe_is_refused_before_anything_is_written(tmp_path, run, stage, kept):
+    training = Training(tmp_path, run, steps=2)
+    _ = training.step() if kept == "a step" else training.go()
+    if kept == "no checkpoints":
+        shutil.rmtree(training.out / "training" / "checkpoints")
+    before = files(training.out)
+    text = Path(training.args[0]).read_text()
+    other = tmp_path / "other.toml"
+    other.write_text(text.replace("lr = 5e-3", "lr = 1e-3").replace("vocab = 400", "vocab = 300"))
+    asked = [str(other), *training.args[1:], "--quiet"]
+    with pytest.raises(DataError, match="was trained with another recipe"):
+        cli.main([*asked, "--stage", stage])
+    assert files(training.out) == before
+    training.go()
+    assert cli.main([*asked, "--fresh"]) == 0
+    assert len(log(training.out)) == 2
+
+
+def test_other_traces_are_refused_before_anything_is_written(tmp_path, run):
+    training = Training(tmp_path, run, steps=2)
+    before = files(training.go())
+    other = record(tmp_path / "other" / "episodes.jsonl", 40, first=300)
+    for stage in ("prepare", "train"):
+        with pytest.raises(DataError, match="was trained with another set of samples"):
+            training.go("--data", str(other), "--stage", stage)
+        assert files(training.out) == before
+
+
+# Prepared samples that are damaged -----------------------------------------------------------
+
+
+def edited(path: Path) -> None:
+    """Other tokens in a file that loads."""
+    samples = Samples.load(path)
+    samples.ids[:50] = samples.ids[50:100]
+    samples.save(path)
+
+
+def moved(path: Path) -> None:
+    """The same sequences said to be of other episodes: another hash of the file alone."""
+    samples = Samples.load(path)
+    samples._replace(episode=samples.episode[::-1].copy()).save(path)
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE = {
+    "empty": ("samples.npz", lambda path: path.write_bytes(b"")),
+    "torn": ("samples.npz", torn),
+    "text": ("samples.npz", lambda path: path.write_text("no samples")),
+    "gone": ("samples.npz", Path.unlink),
+    "edited": ("samples.npz", edited),
+    "moved": ("samples.npz", moved),
+    "manifest": ("manifest.json", torn),
+    "tokenizer": ("tokenizer/tokenizer.json", torn),
+    "pairs": ("pairs.npz", torn),
+}
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """Episodes of won and lost tasks, and what training on them logs."""
+    folder = tmp_path_factory.mktemp("untouched")
+    data = paired(folder / "run" / "episodes.jsonl")
+    return data, log(Training(folder, data, CONTRASTIVE, steps=2).go())
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_samples_are_made_again_in_a_line(tmp_path, untouched, how, capfd):
+    data, wanted = untouched
+    training = Training(tmp_path, data, CONTRASTIVE, steps=2)
+    place = training.go("--stage", "prepare") / "training" / "data"
+    before = files(place)
+    name, damage = DAMAGE[how]
+    damage(place / name)
+    capfd.readouterr()
+    assert cli.main([*training.args, "--stage", "prepare"]) == 0
+    told = capfd.readouterr().err.splitlines()
+    assert sum(f"{place / name} is " in line and "prepared again" in line for line in told) == 1
+    assert files(place) == before
+    assert "prepared already" not in "".join(told)
+    # In the middle of a training too, which then goes on as if nothing had been.
+    training.step()
+    damage(place / name)
+    assert log(training.go()) == wanted
+    assert files(place) == before
+
+
+def test_samples_that_cannot_be_made_again_alike_are_refused(tmp_path, run):
+    """The traces are others by now: what is left of the samples stays for who can repair it."""
+    data = tmp_path / "run" / "episodes.jsonl"
+    record(data, 40)
+    training = Training(tmp_path, data, steps=3)
+    torn(training.step() / "training" / "data" / "samples.npz")
+    before = files(training.out)
+    record(data, 39)
+    with pytest.raises(DataError, match="was trained with another set of samples"):
+        training.go()
+    assert files(training.out) == before
+    record(data, 40)
+    assert len(log(training.go())) == 3
+
+
+def test_samples_prepared_before_files_were_hashed_go_on(tmp_path, run, capfd):
+    training = Training(tmp_path, run, steps=2)
+    place = training.go("--stage", "prepare") / "training" / "data"
+    manifest = msgspec.json.decode((place / "manifest.json").read_bytes())
+    assert set(manifest["files"]) == set(files(place)) - {"manifest.json"}
+    del manifest["files"]
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    before = files(place)
+    assert cli.main([*training.args, "--stage", "prepare"]) == 0
+    assert "prepared already" in capfd.readouterr().err
+    assert files(place) == before
+    edited(place / "samples.npz")
+    assert cli.main([*training.args, "--stage", "prepare"]) == 0
+    assert "samples or tokenizer differ from its manifest: prepared" in capfd.readouterr().err
+    assert Samples.load(place / "samples.npz").hash == manifest["samples"]
+
+
+@pytest.mark.parametrize("how", ["empty", "torn", "gone", "manifest"])
+def test_inspect_names_what_is_damaged(tmp_path, run, how):
+    training = Training(tmp_path, run, steps=2)
+    place = training.go("--stage", "prepare") / "training" / "data"
+    name, damage = DAMAGE[how]
+    damage(place / name)
+    with pytest.raises(DataError, match=rf"(?s){place / name} is .*damaged.*made? again|makes it"):
+        cli.main(["inspect", str(training.out)])
+
+
+def test_manifests_of_checkpoints_and_caches_that_are_torn_are_named(tmp_path, run):
+    training = Training(tmp_path, run, steps=3)
+    last = checkpoint.latest(training.step() / "training" / "checkpoints")
+    torn(last / "manifest.json")
+    with pytest.raises(DataError, match=r"manifest\.json is damaged.*\n  Delete .*step-0000001"):
+        training.go()
+    more = f"[objective]\nname = 'kd'\n[teacher]\ncheckpoint = '{last}'\nmin_mass = 0.0\n"
+    student = Training(tmp_path / "student", run, more, steps=2)
+    cache = student.go("--stage", "cache") / "training" / "cache" / "manifest.json"
+    torn(cache)
+    with pytest.raises(DataError, match=r"manifest\.json is damaged.*Delete the folder"):
+        student.go()
 
 
 # What changed between a stop and a resume ------------------------------------------------------

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -20,12 +21,14 @@ import torch
 from distill_traces import recipe, record
 from harness_distillation import checkpoint, cli, models, optimizers, stages, tokenizer
 from harness_distillation import recipe as recipes
+from harness_distillation.dataset import Samples
 from harness_distillation.progress import Progress
 from harness_distillation.recipe import Collect, Optim, Student
 from harness_distillation.train import Diverged
 
 from harness.errors import ConfigError, DataError
 from harness.runs import read_meta, write_meta
+from harness.transcript import Kind
 
 pytestmark = pytest.mark.models
 TIMING = {"seconds", "tokens_per_s", "mfu"}
@@ -196,7 +199,8 @@ def test_a_teacher_with_another_tokenizer_is_refused(tmp_path, run, teacher):
 def test_a_cache_of_another_teacher_is_refused(tmp_path, run, teacher):
     out = tmp_path / "student"
     path = recipe(tmp_path, objective("kd", teacher), steps=2)
-    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+    cached = ["--quiet", "--stage", "cache"]
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), *cached]) == 0
     second = tmp_path / "second"
     model = models.load(teacher)
     with torch.no_grad():
@@ -246,6 +250,49 @@ def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path, run, capsys):
     assert cli.main(args) == 0
     assert (out / "model.safetensors").is_file()
     assert len(log(out)) == 8
+
+
+def test_a_warm_up_over_the_steps_is_told_in_a_line(tmp_path, run, capfd):
+    """Of few ``--steps``, too: a recipe is tried so, and its rate is not reached."""
+    path = recipe(tmp_path, steps=20)
+    args = [str(path), "--data", str(run), "--out", str(tmp_path / "out"), "--stage", "prepare"]
+    for steps, told in (("20", False), ("5", False), ("4", True)):
+        assert cli.main([*args, "--steps", steps]) == 0
+        lines = [x for x in capfd.readouterr().err.splitlines() if "warmup" in x]
+        assert len(lines) == told
+    assert "warmup 5 is over the 4 steps, so that the rate ends at 80% of lr" in lines[0]
+
+
+def test_a_seed_that_no_generator_takes_is_refused_by_name(tmp_path, run):
+    args = [str(recipe(tmp_path)), "--data", str(run), "--out", str(tmp_path / "out"), "--quiet"]
+    with pytest.raises(ConfigError, match=r"seed = 9{20} is not in \[0, 4294967296\)"):
+        cli.main([*args, "--seed", "9" * 20])
+
+
+def test_supervised_tokens_and_covered_mass_are_told_and_noted(tmp_path, run, teacher, capfd):
+    out = tmp_path / "out"
+    text = objective("kd", teacher, "format = 'shared'\nlambda_act = 0.0") + "top_k = 8\n"
+    path = recipe(tmp_path, text, steps=1)
+    assert cli.main([str(path), "--data", str(run), "--out", str(out)]) == 0
+    told = capfd.readouterr().err
+    samples = Samples.load(out / "training" / "data" / "samples.npz")
+    heldout = msgspec.json.decode((out / "training" / "data" / "manifest.json").read_bytes())
+    trains = ~np.isin(np.repeat(samples.episode, samples.lengths), heldout["heldout"])
+    counts = np.bincount(samples.kinds[trains], minlength=len(Kind))
+    wanted = {
+        "reason": int(counts[Kind.REASON]),
+        "format": int(counts[Kind.REASON_FORMAT] + counts[Kind.ACT_FORMAT]),
+    }
+    notes = checkpoint.read_notes(out)
+    assert notes["supervised"] == wanted
+    total = sum(wanted.values())
+    line = f"{total} (reason {wanted['reason']}, format {wanted['format']})\n"
+    assert f"supervised tokens, held-out episodes aside: {line}" in told
+    cache = msgspec.json.decode((out / "training" / "cache" / "manifest.json").read_bytes())
+    assert notes["teacher_mass"] == pytest.approx(cache["mean_mass"], abs=1e-6)
+    assert f"teacher cache: the top 8 hold {cache['mean_mass']:.2%} of the teacher's" in told
+    assert "supervised" in checkpoint.read_notes(teacher)
+    assert "teacher_mass" not in checkpoint.read_notes(teacher)
 
 
 def test_the_remaining_time_counts_time_that_was_trained(capsys):

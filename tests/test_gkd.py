@@ -219,6 +219,18 @@ def test_a_teacher_that_was_changed_meanwhile_is_refused(tmp_path, teacher):
         gkd(tmp_path / "one", mine)
 
 
+def test_another_recipe_is_refused_before_anything_is_written(tmp_path, teacher):
+    """By a checkpoint, and by the start of a training that has none yet."""
+    training = gkd(tmp_path, teacher, "--max-minutes", "0") / "training"
+    before = (training / "recipe.json").read_bytes()
+    with pytest.raises(DataError, match="step-0000001 was trained with another recipe"):
+        gkd(tmp_path, teacher, "--seed", "5")
+    shutil.rmtree(training / "checkpoints")
+    with pytest.raises(DataError, match="start was trained with another recipe"):
+        gkd(tmp_path, teacher, "--seed", "5")
+    assert (training / "recipe.json").read_bytes() == before
+
+
 def test_what_does_not_go_together_is_refused(tmp_path, teacher):
     for before, after, message in (
         ('signal = "live"', 'signal = "cache"', 'signal = "live"'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 pytest.importorskip("torch")
 
 from distill_traces import episode, recipe
-from harness_distillation import cli, traces
+from harness_agents import checkpoints
+from harness_distillation import cli, models, traces
 from harness_envs.hotpotqa.data import gold_pages, pages_hash
 from harness_envs.hotpotqa.env import HotPotQAEnv
 from harness_envs.hotpotqa.make_sets import with_gold
@@ -160,3 +162,84 @@ def test_official_questions(data: Path, tmp_path: Path, monkeypatch: Any) -> Non
     assert prepared(tmp_path, "hotpotqa", fine, "hotpotqa/dev-context") == 0
     told = leaks(tmp_path, "hotpotqa", [*fine, *met], "hotpotqa/dev-context")
     assert met[0] in told
+
+
+# What a student starts from --------------------------------------------------------------------
+
+
+def started(folder: Path, start: str, more: str = "", exclude: tuple[str, ...] = ()) -> Path:
+    """A student of two steps on other tasks that starts from a model's weights."""
+    others = registry.task_set("alfworld", "builtin-train[40:60]").tasks
+    run = run_of(folder / "run", "alfworld", [task.id for task in others])
+    path = recipe(folder, more, steps=2, student=f"start = '{start}'")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("[data]\n", f"[data]\nexclude = {json.dumps(exclude)}\n"))
+    given = [str(path), "--data", str(run), "--out", str(folder / "s"), "--quiet", "--fresh"]
+    assert cli.main(given) == 0
+    return folder / "s"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: Any) -> Path:
+    """A model that has learned from tasks that a later one is to be measured on."""
+    folder = tmp_path_factory.mktemp("start")
+    run = run_of(folder / "run", "alfworld", some("builtin-valid", "alfworld", 8))
+    path = recipe(folder, steps=1)
+    path.write_text(path.read_text(encoding="utf-8").replace("heldout = 0.1", "heldout = 0.0"))
+    given = [str(path), "--data", str(run), "--out", str(folder / "model"), "--quiet"]
+    assert cli.main(given) == 0
+    return folder / "model"
+
+
+DEV = "[dev]\nenv = 'alfworld'\ntasks = '{}'\nevery = 2\nmax_steps = 2\n"
+
+
+def test_a_start_that_learned_what_is_held_out_is_refused(tmp_path: Path, start: Path) -> None:
+    first = min(some("builtin-valid", "alfworld", 8))
+    groups = len({group("alfworld", id_) for id_ in some("builtin-valid", "alfworld", 8)})
+    told = rf"start {start} was trained on {groups} groups of 'alfworld/builtin-valid'"
+    with pytest.raises(DataError, match=told + rf", which is held out \(first: {first}\)"):
+        started(tmp_path, str(start), exclude=("alfworld/builtin-valid",))
+    with pytest.raises(DataError, match=rf"start {start} .*(?s:.*)out of \[data\] exclude"):
+        started(tmp_path, str(start), exclude=(f"alfworld:{first}",))
+    with pytest.raises(DataError, match=rf"start {start} .*(?s:.*)out of \[dev\]\."):
+        started(tmp_path, str(start), DEV.format("builtin-valid[2:4]"))
+    assert not (tmp_path / "s" / "training" / "data").exists()
+    # Its own student has learned it too.
+    heir = started(tmp_path / "heir", str(start), exclude=("alfworld/builtin-dev",))
+    with pytest.raises(DataError, match=rf"start {heir} was trained on {groups} groups"):
+        started(tmp_path, str(heir), exclude=("alfworld/builtin-valid",))
+
+
+def test_a_start_that_learned_other_tasks_or_does_not_tell_is_taken(
+    tmp_path: Path, start: Path
+) -> None:
+    started(tmp_path / "other", str(start), exclude=("alfworld/builtin-dev", "webshop/small-500"))
+    silent = tmp_path / "silent"
+    shutil.copytree(start, silent, ignore=shutil.ignore_patterns("training"))
+    notes = json.loads((silent / "harness.json").read_text(encoding="utf-8"))
+    del notes["trained_on"]
+    (silent / "harness.json").write_text(json.dumps(notes), encoding="utf-8")
+    started(tmp_path / "a", str(silent), exclude=("alfworld/builtin-valid",))
+    (silent / "harness.json").unlink()
+    started(tmp_path / "b", str(silent), exclude=("alfworld/builtin-valid",))
+
+
+def test_a_start_of_imported_logs_may_have_learned_any_task(tmp_path: Path, start: Path) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(start, given, ignore=shutil.ignore_patterns("training"))
+    notes = json.loads((given / "harness.json").read_text(encoding="utf-8"))
+    notes["trained_on"] = {"keys": {}, "unknown": ["alfworld"]}
+    (given / "harness.json").write_text(json.dumps(notes), encoding="utf-8")
+    with pytest.raises(DataError, match=f"(?s)start {given} .*imported logs.*may be of"):
+        started(tmp_path, str(given), exclude=("alfworld/builtin-dev",))
+    started(tmp_path, str(given), exclude=("webshop/builtin-dev",))
+
+
+def test_shipped_starts_tell_nothing_and_are_taken() -> None:
+    """What the recipes that ship start from: no record, so nothing is refused of it."""
+    weights = Path(checkpoints.__file__).parent / "weights"
+    for folder in sorted(weights.iterdir()):
+        if (folder / "harness.json").is_file():
+            assert models.learned(str(folder)) is None
+            traces.guard_start(str(folder), None, ["alfworld/builtin-dev"])

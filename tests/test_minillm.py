@@ -19,12 +19,12 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import episode, recipe, record
-from harness_distillation import cli, minillm, models, tokenizer
+from harness_distillation import checkpoint, cli, minillm, models, tokenizer
 from harness_distillation import recipe as recipes
 from harness_distillation.dataset import encode
 from harness_distillation.locks import owned
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness.transcript import join, render
 
 pytestmark = pytest.mark.models
@@ -149,6 +149,19 @@ def minillm_command(tmp_path: Path, teacher: Path, steps: int) -> list[str]:
     return [str(path), "--out", str(tmp_path / "out"), "--quiet", "--data", data]
 
 
+def test_a_teacher_whose_embedding_has_other_rows_is_refused(tmp_path, teacher):
+    """TRL compares all logits, padding too: by shape they could not be."""
+    padded = tmp_path / "padded"
+    model, tok = models.load(teacher), tokenizer.load(teacher)
+    rows = model.config.vocab_size
+    model.resize_token_embeddings(rows + 64, mean_resizing=False)
+    checkpoint.write_model(padded, model, tok, {})
+    command = minillm_command(tmp_path, padded, 3)
+    with pytest.raises(ConfigError, match=rf"student has {rows} .* {padded} {rows + 64} \(padding"):
+        cli.main(command)
+    assert not (tmp_path / "out" / "training" / "start").exists()  # another recipe may follow
+
+
 @pytest.mark.campaign
 def test_trl_trains_and_its_student_comes_back(tmp_path, teacher):
     """Installs the environment (once), trains, and goes on where it was."""
@@ -178,7 +191,7 @@ def test_trl_trains_and_its_student_comes_back(tmp_path, teacher):
     assert cli.main(command) == 0  # finished: TRL is not asked again
     assert (out / "model.safetensors").read_bytes() == before
     assert (out / "harness.json").read_bytes() == told
-    with pytest.raises(ConfigError, match="is of another training"):
+    with pytest.raises(DataError, match="was trained with another recipe"):
         cli.main([*command, "--seed", "5"])
 
 

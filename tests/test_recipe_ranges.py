@@ -94,6 +94,7 @@ def test_a_number_outside_its_range_is_refused_by_name_value_and_range(table, ke
         ("data.collect", "error_rate", 1),
         ("on_policy", "temperature", 0),
         ("", "seed", 0),
+        ("", "seed", 2**32 - 1),
     ],
 )
 def test_ends_that_belong_to_a_range_are_taken(table, key, value):
@@ -122,3 +123,17 @@ def test_all_that_is_wrong_is_told_at_once():
 def test_sizes_that_do_not_go_together_are_refused(raw, message):
     with pytest.raises(ConfigError, match=message):
         recipes.resolve(recipes.decode({"name": "x", **raw}, "x"))
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "/tmp/x", "x/"])
+def test_a_name_that_is_no_folder_is_refused(name):
+    with pytest.raises(ConfigError, match="is that of its folder in models/"):
+        recipes.resolve(recipes.decode({"name": name}, "x"))
+
+
+def test_a_step_to_keep_that_never_comes_is_refused():
+    raw = {**WHOLE, "optim": {"steps": 100, "keep": [100]}}
+    recipes.resolve(recipes.decode(raw, "x"))
+    raw["optim"]["keep"] = [50, 101]
+    with pytest.raises(ConfigError, match="keep names step 101 of 100: it never comes"):
+        recipes.resolve(recipes.decode(raw, "x"))

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -48,6 +48,28 @@ class State(msgspec.Struct, frozen=True):
     tokens: int
     recipe_hash: str
     samples_hash: str
+
+
+class Begun(NamedTuple):
+    """What a student's training was begun with: hashes of recipe and samples, and where they are
+    told."""
+
+    where: Path
+    recipe: str
+    #: None where they are not told.
+    samples: str | None
+
+    def check(self, recipe: str, samples: str | None = None) -> None:
+        """Refuse another recipe, or other samples where both are known. Raises DataError."""
+        for what, found, wanted in (
+            ("recipe", self.recipe, recipe),
+            ("set of samples", self.samples, samples),
+        ):
+            if found is not None and wanted is not None and found != wanted:
+                raise DataError(
+                    f"{self.where} was trained with another {what} ({found}, now {wanted}).\n"
+                    "  Use another --out, or --fresh to start again."
+                )
 
 
 def save(
@@ -139,16 +161,38 @@ def complete(root: Path) -> list[Path]:
     return sorted(p.parent for p in root.glob(f"step-*/{MANIFEST}"))
 
 
-def verify(folder: Path) -> None:
-    """Compare every file with the manifest; a damaged or edited one raises DataError by name."""
-    hashes = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=dict[str, str])
-    for name, sha256 in hashes.items():
+def begun(out: Path) -> Begun | None:
+    """What the student in ``out`` was begun with: by its newest checkpoint, else by the weights
+    that an objective without own checkpoints starts from, else by the finished student. None in a
+    folder that has none of them. Raises DataError for a damaged checkpoint."""
+    last = latest(out / "training" / "checkpoints")
+    if last is not None:
+        verify(last, "state.json")
+        state = read_state(last)
+        return Begun(last, state.recipe_hash, state.samples_hash)
+    start = out / "training" / "start"
+    for folder in (start, out):
+        try:
+            notes = read_notes(folder)
+            samples = notes["parents"].get("samples") if folder == start else None
+            return Begun(folder, notes["recipe_hash"], samples)
+        except (FileNotFoundError, KeyError, msgspec.DecodeError):  # not there, or it does not tell
+            continue
+    return None
+
+
+def verify(folder: Path, *names: str) -> None:
+    """Compare every file (or only those named) with the manifest; a damaged or edited one raises
+    DataError by name."""
+    remedy = f"\n  Delete {folder} to go on from the one before it."
+    try:
+        hashes = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise DataError(f"{folder / MANIFEST} is damaged: {error}.{remedy}") from None
+    for name in names or hashes:
         path = folder / name
-        if not path.is_file() or file_sha256(path) != sha256:
-            raise DataError(
-                f"{path} is missing or differs from its checkpoint's manifest.\n"
-                f"  Delete {folder} to go on from the one before it."
-            )
+        if not path.is_file() or file_sha256(path) != hashes.get(name):
+            raise DataError(f"{path} is missing or differs from its checkpoint's manifest.{remedy}")
 
 
 def read_notes(folder: Path) -> dict[str, Any]:

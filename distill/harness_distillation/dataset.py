@@ -9,6 +9,7 @@ resume exactly.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,8 +66,15 @@ class Samples(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> Samples:
-        with np.load(path, allow_pickle=False) as f:
-            return cls.make(f["ids"], f["kinds"], f["offsets"], f["episode"])
+        """Raises DataError for a file that is missing or damaged."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as f:
+                return cls.make(f["ids"], f["kinds"], f["offsets"], f["episode"])
+        except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{path} is missing or damaged: {error}\n"
+                f"  The recipe makes it again from its traces where {path.parent} is deleted."
+            ) from None
 
     @classmethod
     def make(

@@ -24,7 +24,7 @@ from harness.transcript import Kind, Segment, join, render, split_reply
 from harness.types import Episode, Outcome
 from harness_distillation import overlay, tokenizer, traces
 from harness_distillation.dataset import Samples, encode, make_row
-from harness_distillation.prepare import RECIPE, Prepared, Workplace
+from harness_distillation.prepare import MANIFEST, RECIPE, SAMPLES, Workplace, manifest_of
 from harness_distillation.recipe import Data
 from harness_distillation.tokenizer import (
     ACT,
@@ -172,13 +172,12 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
     """
     place = Workplace(what)
     others = {name: tokenizer.load(name) for name in names}
-    if (place.data / "manifest.json").is_file():
-        raw = (place.data / "manifest.json").read_bytes()
-        prepared = msgspec.json.decode(raw, type=Prepared)
+    if (place.data / MANIFEST).is_file():
+        prepared = manifest_of(place.data)
         own = tokenizer.load(place.data / "tokenizer")
         if prepared.tokenizer != tokenizer.fingerprint(own):
             raise ConfigError(f"{place.data}: its tokenizer is not the one of its samples.")
-        samples = Samples.load(place.data / "samples.npz")
+        samples = Samples.load(place.data / SAMPLES)
         return Subject(str(what), samples, own, None, _masks(place)), {"own": own, **others}
     path = traces.episodes_file(what)
     episodes = [e for e in read_episodes(path) if e.steps and e.outcome is not Outcome.ERROR]

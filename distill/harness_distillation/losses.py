@@ -1,7 +1,8 @@
 """Losses over labelled targets: ``sum_c lambda_c * sum_t u_t * D(p_T, p_S)_t / Z_c``.
 
 ``label[t]`` is about target t, so it weighs ``logits[t - 1]``. Only hidden states at supervised
-positions reach the LM head, chunk by chunk in fp32: a tensor [tokens, V] exists for one chunk.
+positions reach the LM head, chunk by chunk: a tensor [tokens, V] exists for one chunk. The head's
+product has autocast's precision (bf16 where training has); its logits are fp32 before any softmax.
 Z counts a whole optimizer step, so how it is cut into rows, micro-batches or ranks changes nothing.
 
     normalizer  u_t                                      Z_c

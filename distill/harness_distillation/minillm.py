@@ -160,10 +160,12 @@ def train_minillm(
     optim, root = recipe.optim, out / "minillm"
     if gguf(locate(recipe.teacher.checkpoint)):
         raise ConfigError("Objective 'minillm' takes no GGUF teacher: save it as safetensors.")
-    root.mkdir(parents=True, exist_ok=True)
     start = out / "start"
     if not (start / "harness.json").is_file():
-        checkpoint.write_model(start, models.build(recipe.student, tok, recipe.seed), tok, notes)
+        student = models.build(recipe.student, tok, recipe.seed)
+        _check_rows(student.config.vocab_size, recipe.teacher.checkpoint)
+        checkpoint.write_model(start, student, tok, notes)
+    root.mkdir(parents=True, exist_ok=True)
     chosen = prompts(samples, taught, optim.steps * optim.rows, recipe.seed)
     lines = b"".join(msgspec.json.encode(ids) + b"\n" for ids in chosen)
     job = {
@@ -218,6 +220,19 @@ def cut_log(training: Path) -> None:
     which the state is written last."""
     whole = (training / "minillm" / "out").glob("checkpoint-*/trainer_state.json")
     truncate(training / LOG, max((_step(state.parent) for state in whole), default=0))
+
+
+def _check_rows(mine: int, teacher: str) -> None:
+    """TRL compares all logits of student and teacher, those of an embedding's padding too: refuse
+    an embedding of another size than the student's, ``mine`` rows. Raises ConfigError."""
+    config = models.quiet_transformers().AutoConfig.from_pretrained(locate(teacher))
+    if config.vocab_size != mine:
+        raise ConfigError(
+            f"Objective 'minillm' compares student and teacher over all their logits, and the "
+            f"student has {mine} of them, teacher {teacher} {config.vocab_size} (padding of their "
+            "embeddings).\n  Start from a student whose embedding has the teacher's rows, or train "
+            "by kd or gkd, which compare over the tokenizer's entries."
+        )
 
 
 def _step(folder: Path) -> int:

@@ -11,24 +11,29 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from harness.errors import DataError
 from harness.rows import group
 from harness.transcript import Kind
 from harness.types import Episode
 from harness_distillation import chunks, tokenizer, traces
+from harness_distillation.checkpoint import Begun, file_sha256
 from harness_distillation.contrast import pair_up
 from harness_distillation.dataset import Samples, encode, encode_both
-from harness_distillation.recipe import Recipe, plain
+from harness_distillation.recipe import Recipe, plain, recipe_hash
 from harness_distillation.supervision import random_spans
 from harness_distillation.traces import Source
 
 #: The resolved recipe, in a student's training folder.
 RECIPE = "recipe.json"
+MANIFEST, SAMPLES = "manifest.json", "samples.npz"
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -60,6 +65,8 @@ class Prepared(msgspec.Struct, frozen=True):
     pairs: int = 0
     #: Chunks of the text that student's and teacher's tokenizers both see, for likelihood matching.
     chunks: int = 0
+    #: sha256 of every other file; none where it was prepared before they were noted.
+    files: dict[str, str] = {}
 
 
 class Workplace(NamedTuple):
@@ -86,9 +93,13 @@ class Workplace(NamedTuple):
 
 
 def prepare(
-    recipe: Recipe, runs: list[str], place: Workplace, quiet: bool
+    recipe: Recipe, runs: list[str], place: Workplace, quiet: bool, begun: Begun | None = None
 ) -> tuple[Any, Samples, Prepared]:
-    """Traces, tokenizer and samples; from disk when nothing they depend on has changed."""
+    """Traces, tokenizer and samples; from disk when nothing they depend on has changed.
+
+    What is damaged there is made again. Raises DataError where other samples come of it than those
+    that a training was ``begun`` with, which are left as they are.
+    """
     origin = tokenizer_origin(recipe)
     objective = recipe.objective
     observations = bool(objective.obs_weight)
@@ -105,13 +116,93 @@ def prepare(
         *(["pairs"] if objective.contrastive else []),
         *(["chunks", tokenizer.fingerprint(other)] if other else []),
     )
-    manifest = place.data / "manifest.json"
-    if manifest.is_file():
-        prepared = msgspec.json.decode(manifest.read_bytes(), type=Prepared)
-        if prepared.key == key:
-            say(quiet, f"prepared already: {prepared.episodes} episodes, {prepared.tokens} tokens")
-            samples = Samples.load(place.data / "samples.npz")
-            return tokenizer.load(place.data / "tokenizer"), samples, prepared
+    if (kept := _kept(place.data, key, quiet)) is not None:
+        prepared = kept[2]
+        say(quiet, f"prepared already: {prepared.episodes} episodes, {prepared.tokens} tokens")
+        return kept
+    with _instead_of(place.data) as data:
+        prepared = _make(recipe, runs, data, key)
+        if begun is not None:
+            pairs = Samples.load(data / "pairs.npz") if prepared.pairs else None
+            begun.check(recipe_hash(recipe), whole_hash(prepared, pairs))
+    tok, samples = tokenizer.load(place.data / "tokenizer"), Samples.load(place.data / SAMPLES)
+    say(
+        quiet,
+        f"prepared {prepared.episodes} episodes ({len(prepared.heldout)} held out), "
+        f"{prepared.tokens} tokens ({prepared.tokens / prepared.sequences:.0f} a sequence), "
+        f"vocabulary {len(tok)}, N_r : N_a = {prepared.reason_to_act:.2f}, left out "
+        f"{_left_out(prepared)}",
+    )
+    return tok, samples, prepared
+
+
+def _left_out(prepared: Prepared) -> str:
+    """Episodes by why, and decisions of the others that are not taught."""
+    told = {
+        **prepared.dropped,
+        "decisions after an observation that overflows the window": prepared.overflow,
+        "decisions too long for it": prepared.too_long,
+    }
+    return ", ".join(f"{n} {what}" for what, n in told.items() if n) or "nothing"
+
+
+def whole_hash(prepared: Prepared, pairs: Samples | None) -> str:
+    """Of all that is trained on, as checkpoints tell it."""
+    return prepared.samples if pairs is None else digest(prepared.samples, pairs.hash)
+
+
+def manifest_of(data: Path) -> Prepared:
+    """What samples are made of. Raises DataError where it is damaged."""
+    path = data / MANIFEST
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Prepared)
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"{path} is damaged: {error}\n"
+            f"  The recipe makes it again from its traces where {data} is deleted."
+        ) from None
+
+
+def _kept(data: Path, key: str, quiet: bool) -> tuple[Any, Samples, Prepared] | None:
+    """What was prepared from the same inputs; None where there is nothing of them, or, said in a
+    line, it is not whole."""
+    if not (data / MANIFEST).is_file():
+        return None
+    try:
+        prepared = manifest_of(data)
+        if prepared.key != key:
+            return None
+        for name, sha256 in prepared.files.items():
+            if not (data / name).is_file() or file_sha256(data / name) != sha256:
+                raise DataError(f"{data / name} is missing or differs from its manifest")
+        tok, samples = tokenizer.load(data / "tokenizer"), Samples.load(data / SAMPLES)
+        if (samples.hash, tokenizer.fingerprint(tok)) != (prepared.samples, prepared.tokenizer):
+            raise DataError(f"{data}: samples or tokenizer differ from its manifest")
+    except DataError as error:
+        say(quiet, f"{str(error).splitlines()[0]}: prepared again from the traces")
+        return None
+    return tok, samples, prepared
+
+
+@contextmanager
+def _instead_of(folder: Path) -> Iterator[Path]:
+    """A new folder that takes ``folder``'s place when the block is done; when it raises, the old
+    one stays as it is."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _make(recipe: Recipe, runs: list[str], data: Path, key: str) -> Prepared:
+    """Everything in ``data``, from the traces."""
+    objective, origin, other = recipe.objective, tokenizer_origin(recipe), teacher_tokenizer(recipe)
+    observations = bool(objective.obs_weight)
     found = traces.load(
         runs,
         successes_only=recipe.data.successes_only,
@@ -127,10 +218,8 @@ def prepare(
             if tok
             else tokenizer.train(own, header, recipe.tokenizer.vocab)
         )
-    shutil.rmtree(place.data, ignore_errors=True)
-    place.data.mkdir(parents=True)
-    tok.save_pretrained(place.data / "tokenizer")
-    tok = tokenizer.load(place.data / "tokenizer")
+    tok.save_pretrained(data / "tokenizer")
+    tok = tokenizer.load(data / "tokenizer")
     encoder = tokenizer.SegmentEncoder(tok)
     per_step = recipe.data.samples == "step"
     counted = None
@@ -141,14 +230,14 @@ def prepare(
             per_step=per_step, observations=observations,
         )  # fmt: skip
         counted = chunks.first_tokens(samples, chunks.align(samples, theirs, tok, other).mine)
-        theirs.save(place.data / "teacher.npz")
+        theirs.save(data / "teacher.npz")
     else:
         samples, skipped = encode(
             found.episodes, encoder, recipe.data.header, recipe.student.window,
             recipe.max_new_tokens, per_step=per_step, truncate=recipe.data.paper_truncate,
             observations=observations,
         )  # fmt: skip
-    if moved:
+    if objective.masks == "random_span":
         headers = [
             recipe.data.header.replace("{instruction}", e.instruction) for e in found.episodes
         ]
@@ -156,7 +245,7 @@ def prepare(
         taught = np.flatnonzero(~np.isin(samples.episode, held))
         classes = tokenizer.class_of(objective.format or "span")
         samples = random_spans(samples, classes, prompts, taught, recipe.seed)
-    samples.save(place.data / "samples.npz")
+    samples.save(data / SAMPLES)
     paired = []
     if objective.contrastive:
         away = {group(*_task(found.episodes[i])) for i in held}
@@ -165,7 +254,7 @@ def prepare(
         if paired:
             encode(
                 paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens
-            )[0].save(place.data / "pairs.npz")
+            )[0].save(data / "pairs.npz")
     kinds = {kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind}
     if observations:
         kinds["observation"] = int(np.sum(samples.kinds == tokenizer.OBSERVED))
@@ -194,15 +283,12 @@ def prepare(
         tasks=tuple(dict.fromkeys([*found.tasks(), *map(_task, paired)])),
         pairs=len(paired) // 2,
         chunks=int(counted.taught[-1]) if counted else 0,
+        files={
+            str(p.relative_to(data)): file_sha256(p) for p in sorted(data.rglob("*")) if p.is_file()
+        },
     )
-    write(manifest, prepared)
-    say(
-        quiet,
-        f"prepared {prepared.episodes} episodes ({len(held)} held out), {prepared.tokens} tokens "
-        f"({prepared.tokens / prepared.sequences:.0f} a sequence), vocabulary {len(tok)}, "
-        f"N_r : N_a = {prepared.reason_to_act:.2f}, left out {prepared.dropped or 'none'}",
-    )
-    return tok, samples, prepared
+    write(data / MANIFEST, prepared)
+    return prepared
 
 
 def _task(episode: Episode) -> tuple[str, str]:

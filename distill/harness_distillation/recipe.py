@@ -137,7 +137,8 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     obs_weight: float | None = None
     format: Format | None = None
     #: Which tokens carry the labels: the spans; as many spans of the same lengths anywhere after
-    #: the prompt; or the same tokens with the labels reason and act permuted.
+    #: the prompt (around format tokens where those are a class); or the same tokens with the labels
+    #: reason and act permuted.
     masks: Masks | None = None
     temperature: float = 1.0
     #: Weight of the teacher in the mixture of ``jsd``, and of ``skew_kl``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ MODELS = "models/"
 
 #: Where every number of a recipe lies: its table ("" is the top one) -> key -> interval.
 RANGES = {
-    "": {"seed": "[0, inf)", "max_new_tokens": "[1, inf)"},
+    # What every library takes as a seed: NumPy's older generator has 32 bits.
+    "": {"seed": "[0, 4294967296)", "max_new_tokens": "[1, inf)"},
     "student": {
         "layers": "[1, inf)", "hidden": "[1, inf)", "heads": "[1, inf)",
         "intermediate": "[1, inf)", "start_layers": "[0, inf)", "window": "[1, inf)",
@@ -77,6 +79,24 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
     cut = data.paper_truncate
     play = recipe.on_policy
     return [
+        (
+            not _names_a_folder(recipe.name),
+            f"its name is that of its folder in models/, which '{recipe.name}' cannot be. "
+            'Set name = "NAME".',
+        ),
+        (
+            any(step > optim.steps for step in optim.keep),
+            f"[optim] keep names step {max(optim.keep, default=0)} of {optim.steps}: it never "
+            "comes, and [dev] patience would wait for it. Keep steps of 1..steps.",
+        ),
+        (
+            objective.curriculum not in (None, "random")
+            and objective.alpha == objective.beta == 0
+            and (objective.gamma == 0 or objective.divergence == "ce"),
+            f'curriculum "{objective.curriculum}" has nothing to order by: alpha and beta are 0, '
+            "and gamma is 0 or, under cross-entropy with the text (ce), has no teacher's entropy "
+            'to weigh. Weigh one of them, or set curriculum = "random".',
+        ),
         (
             objective.divergence != "ce" and recipe.teacher is None,
             f"objective '{objective.name}' matches a teacher's distributions. "
@@ -182,6 +202,10 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             f"it needs {MODELS}{recipe.name}, which is what it makes: it would learn from itself.",
         ),
     ]
+
+
+def _names_a_folder(name: str) -> bool:
+    return bool(name.strip()) and name != ".." and Path(name).name == name
 
 
 def references(recipe: Recipe) -> tuple[str, ...]:

@@ -103,7 +103,10 @@ def check(folder: Path, key: msgspec.Struct, kind: type[M]) -> M:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder}: no finished teacher cache there.")
-    manifest = msgspec.json.decode(path.read_bytes(), type=kind)
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path} is damaged: {error}. Delete the folder.") from None
     for field in key.__struct_fields__:
         have, want = getattr(manifest.key, field), getattr(key, field)
         if have != want:

@@ -59,9 +59,10 @@ from harness_distillation.prepare import (
     say,
     teacher_tokenizer,
     tokenizer_origin,
+    whole_hash,
     write,
 )
-from harness_distillation.recipe import Collect, OnPolicy, Recipe, recipe_hash
+from harness_distillation.recipe import Collect, OnPolicy, Optim, Recipe, recipe_hash
 from harness_distillation.shards import MANIFEST
 from harness_distillation.supervision import check_classes, shuffle_labels
 from harness_distillation.trackers import check_trackers
@@ -97,9 +98,17 @@ def distill(
     with owned(place.training) if us.first else nullcontext(-1) as lock, room(place.training):
         if fresh and us.first:
             _forget(place.training)
+        # A finished student of another recipe is what --fresh starts again over.
+        begun = None if fresh else checkpoint.begun(out)
+        if begun is not None:
+            begun.check(recipe_hash(recipe))
+        if until != "collect":
+            _guard_start(recipe)
+        if recipe.optim.warmup > recipe.optim.steps:
+            say(quiet, _told_warmup(recipe.optim))
         if recipe.on_policy is not None:
             return _on_policy(recipe, recipe.on_policy, place, until, quiet, here)
-        return _from_traces(recipe, place, us, until, quiet, here, trackers, lock)
+        return _from_traces(recipe, place, us, until, quiet, here, trackers, lock, begun)
 
 
 def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
@@ -116,6 +125,24 @@ def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
         guard_play(recipe, recipe.on_policy)
 
 
+def _guard_start(recipe: Recipe) -> None:
+    """Refuse a start that has learned from what is to be measured on, as far as it tells."""
+    start, dev = recipe.student.start, recipe.dev
+    if start is None or not (recipe.data.exclude or dev):
+        return
+    learned = models.learned(start)
+    traces.guard_start(start, learned, recipe.data.exclude)
+    if dev is not None:
+        traces.guard_start(start, learned, [dev.task_set], "[dev]")
+
+
+def _told_warmup(optim: Optim) -> str:
+    return (
+        f"note: [optim] warmup {optim.warmup} is over the {optim.steps} steps, so that the rate "
+        f"ends at {optim.steps / optim.warmup:.0%} of lr; lower warmup for more"
+    )
+
+
 def _forget(training: Path) -> None:
     """Delete what an earlier go has made, but its traces."""
     prepared = ("data", "cache", "likelihoods")
@@ -128,23 +155,26 @@ def _forget(training: Path) -> None:
 
 def _from_traces(
     recipe: Recipe, place: Workplace, us: ranks.Ranks, until: str, quiet: bool,
-    here: torch.device, trackers: Sequence[str], lock: int,
+    here: torch.device, trackers: Sequence[str], lock: int, begun: checkpoint.Begun | None,
 ) -> Result | None:  # fmt: skip
-    """All stages; ``lock``: ``place``'s, which MiniLLM's process holds too."""
+    """All stages; ``lock``: ``place``'s, which MiniLLM's process holds too; ``begun``: the training
+    that goes on there."""
     with us.first_alone():
         runs = [*recipe.data.runs]
         runs += [str(run) for run in collect_all(recipe.data.collect, place.traces, quiet)]
         if until == "collect":
             return None
+        tok, samples, prepared = prepare(recipe, runs, place, quiet, begun)
         if us.first:
             write(place.training / RECIPE, recipe)
-        tok, samples, prepared = prepare(recipe, runs, place, quiet)
         # Again for what was prepared earlier: what is known of tasks may have grown.
         traces.guard(prepared.tasks, recipe.data.exclude)
         if recipe.dev is not None:
             traces.guard(prepared.tasks, [recipe.dev.task_set], "[dev]")
-        learn, held = _sides(samples, prepared)
-        check_classes(samples, learn, recipe.objective)
+        learn, held = _sides(recipe, samples, prepared)
+        counts = check_classes(samples, learn, recipe.objective)
+        if recipe.objective.name != "minillm":
+            say(quiet, _told_supervised(counts))
         if until == "prepare":
             return None
         teacher = load_teacher(recipe, tok, here)
@@ -160,6 +190,8 @@ def _from_traces(
                 cache = cached_teacher(
                     recipe, teacher, tok, samples, place, quiet, how.top_k, how.min_mass
                 )
+                say(quiet, f"teacher cache: the top {how.top_k} hold {cache.mean_mass:.2%} of the "
+                           "teacher's probability")  # fmt: skip
             elif recipe.objective.weighs_entropy:
                 # All that the curriculum asks of a live teacher beforehand: entropies are exact
                 # whatever the top k.
@@ -168,6 +200,10 @@ def _from_traces(
             return None
         pairs = Samples.load(place.data / "pairs.npz") if prepared.pairs else None
         notes = provenance(recipe, prepared, teacher, here)
+        if recipe.objective.name != "minillm":  # whose student learns from what it samples
+            notes["supervised"] = counts
+        if isinstance(cache, teacher_cache.Cache):
+            notes["teacher_mass"] = round(cache.mean_mass, 6)
         if us.first:  # who writes the notes
             notes["parents"]["start"] = start_hash(recipe, tok, place.training)
         if pairs is not None:
@@ -180,8 +216,7 @@ def _from_traces(
         if recipe.objective.masks == "label_shuffle":
             classes = tokenizer.class_of(recipe.objective.format or "span")
             samples = shuffle_labels(samples, classes, learn, recipe.seed)
-        whole = prepared.samples if pairs is None else digest(prepared.samples, pairs.hash)
-        corpus = Corpus(samples, learn, held, whole, pairs)
+        corpus = Corpus(samples, learn, held, whole_hash(prepared, pairs), pairs)
         live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
         del teacher  # cached, it need not stay in the device's memory
         result = train(
@@ -341,10 +376,24 @@ def _collect(what: Collect, root: Path, quiet: bool) -> Path:
     return run.path
 
 
-def _sides(samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences that train, and those of held-out episodes."""
+def _sides(recipe: Recipe, samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences that train, and those of held-out episodes. Raises DataError where none trains."""
     held = np.isin(samples.episode, np.array(prepared.heldout, dtype=np.int64))
+    if held.all():
+        cut = recipe.data.paper_truncate
+        raise DataError(
+            f"No decision of the {prepared.episodes - len(prepared.heldout)} episodes that train "
+            f"fits a window of {recipe.student.window} tokens{f' cut after {cut}' if cut else ''}; "
+            f"of all, {prepared.overflow} come after an observation that overflows it and "
+            f"{prepared.too_long} are too long for it.\n"
+            "  Raise [student] window, or lower max_new_tokens, which is kept free in it."
+        )
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _told_supervised(counts: dict[str, int]) -> str:
+    told = ", ".join(f"{name} {n}" for name, n in counts.items())
+    return f"supervised tokens, held-out episodes aside: {sum(counts.values())} ({told})"
 
 
 def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:

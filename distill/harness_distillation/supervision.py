@@ -22,24 +22,27 @@ _KEYS = dict(
 )
 
 
-def check_classes(samples: Samples, chosen: np.ndarray, objective: Objective) -> None:
-    """Refuse a mean over a class (normalizers ``class`` and ``span``) of which the sequences
-    ``chosen`` hold no target: the objective would be another one than its name says.
+def check_classes(samples: Samples, chosen: np.ndarray, objective: Objective) -> dict[str, int]:
+    """Supervised tokens of each class that weighs anything, in the sequences ``chosen``.
 
-    Raises DataError.
+    Refuses a mean over a class (normalizers ``class`` and ``span``) of which they hold no target:
+    the objective would be another one than its name says. Raises DataError.
     """
-    if objective.normalizer not in ("class", "span"):
-        return
     classes = class_of(objective.format or "span")
     trained = np.repeat(np.isin(np.arange(len(samples.lengths)), chosen), samples.lengths)
     counts = np.bincount(classes[samples.kinds[trained]], minlength=len(CLASSES) + 1)
+    found = {}
     for number, (name, weight) in enumerate(lambdas(objective).items(), 1):
-        if weight and number in classes and not counts[number]:
+        if not weight or number not in classes:
+            continue
+        if not counts[number] and objective.normalizer in ("class", "span"):
             raise DataError(
                 f"Objective '{objective.name}' takes a mean over the {name} tokens "
                 f"({_KEYS[name]} = {weight:g}), and the traces hold none.\n"
                 f"  Learn from traces that have them, or set [objective] {_KEYS[name]} = 0."
             )
+        found[name] = int(counts[number])
+    return found
 
 
 def shares(
@@ -100,7 +103,8 @@ def random_spans(
     ``prompts`` int64 [S]: tokens of each sequence's header. Every sequence keeps how many spans of
     which lengths it has; their order and places are drawn uniformly, with at least a token between
     two while there is room. Targets of other classes (a format of its own, observations) stay
-    where they are, and a span goes on behind them.
+    where they are, and a span goes on behind them: numbers of tokens are exact, those of spans and
+    their lengths not counting what stands inside them.
     """
     kinds = samples.kinds.copy()
     for s in chosen:

@@ -14,6 +14,7 @@ import msgspec
 
 from harness import registry
 from harness.errors import ConfigError, DataError
+from harness.overlap import TrainedOn
 from harness.recorder import read_episodes
 from harness.rows import IMPORTED, draw, group, keys, unfit
 from harness.transcript import join, render_decision
@@ -90,6 +91,7 @@ def load(
             if reason is None:
                 key = content_key(episode)
                 if key not in seen:
+                    _check_known(episode, path)
                     seen.add(key)
                     fit[key] = episode
                     continue
@@ -106,6 +108,14 @@ def load(
         raise DataError(f"No episode to learn from in {', '.join(map(str, runs))}: {why}.")
     guard([(e.task.env, e.task.id) for e in kept], exclude)
     return Traces(tuple(kept), tuple(sources), dropped)
+
+
+def _check_known(episode: Episode, path: Path) -> None:
+    """Refuse an episode of an environment that is not installed. Raises DataError."""
+    try:
+        group(episode.task.env, episode.task.id)
+    except ConfigError as error:
+        raise DataError(f"{path}, task {episode.task.id}: {error}") from None
 
 
 def content_key(episode: Episode) -> str:
@@ -139,7 +149,7 @@ def guard(
         if task_id.startswith(IMPORTED):
             unknown.setdefault(env, task_id)
     for name in exclude:
-        env = re.split("[/:]", name, maxsplit=1)[0]
+        env = _env_of(name)
         if env in unknown:
             raise DataError(
                 f"Imported logs that do not say which tasks they are of (first: {unknown[env]}) "
@@ -156,13 +166,45 @@ def guard(
             )
 
 
+def guard_start(
+    start: str, learned: TrainedOn | None, exclude: Iterable[str], named_in: str = "[data] exclude"
+) -> None:
+    """``guard`` of what the weights have learned from that a student starts from; None: they do not
+    tell, and nothing is refused. Raises DataError naming the start, the set and the first task."""
+    if learned is None:
+        return
+    for name in exclude:
+        env = _env_of(name)
+        remedy = f"\n  Start from other weights, or take the set out of {named_in}."
+        if env in learned.unknown:
+            raise DataError(
+                f"[student] start {start} was trained on imported logs that do not say which tasks "
+                f"they are of: they may be of '{name}', which is held out.{remedy}"
+            )
+        if met := learned.met(env, _excluded(name)):
+            groups = {group(env, task_id) for task_id in met}
+            raise DataError(
+                f"[student] start {start} was trained on {len(groups)} groups of '{name}', which "
+                f"is held out (first: {min(met)}).{remedy}"
+            )
+
+
 def excluded_keys(name: str) -> set[str]:
     """Keys of a task set (``env/set``) or of one task (``env:task id``)."""
+    env = _env_of(name)
+    return {key for task_id in _excluded(name) for key in keys(env, task_id)}
+
+
+def _env_of(name: str) -> str:
+    return re.split("[/:]", name, maxsplit=1)[0]
+
+
+def _excluded(name: str) -> list[str]:
+    """Ids of the tasks of a task set, or of the one task that is named."""
     head, colon, task_id = name.partition(":")
     if colon and "/" not in head:
-        return set(keys(head, task_id))
-    env = name.partition("/")[0]
-    return {key for task in registry.task_set(env, name).tasks for key in keys(env, task.id)}
+        return [task_id]
+    return [task.id for task in registry.task_set(_env_of(name), name).tasks]
 
 
 def split_heldout(

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import torch
 
-from harness.errors import ConfigError, DataError, HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness_distillation import checkpoint, models, optimizers
 from harness_distillation.contrast import Contrast
 from harness_distillation.curriculum import Sampler
@@ -116,7 +116,10 @@ def train(
         before_it = checkpoint.read_state(last)
         if part is not None and before_it.step == part.first:
             before_it = msgspec.structs.replace(before_it, samples_hash=corpus.hash)
-        state = _same(before_it, state, last)
+        checkpoint.Begun(last, before_it.recipe_hash, before_it.samples_hash).check(
+            recipe_hash, corpus.hash
+        )
+        state = before_it
     torch.manual_seed(recipe.seed)
     model = (
         models.load(last)
@@ -319,16 +322,6 @@ def _heldout_rows(corpus: Corpus, classes: np.ndarray, length: int, pad: int) ->
     chosen = iter(corpus.heldout.tolist())
     for row in pack(corpus.samples.lengths, chosen, length, seed=0):
         yield make_row(corpus.samples, row, classes, length, pad)
-
-
-def _same(found: checkpoint.State, wanted: checkpoint.State, where: Path) -> checkpoint.State:
-    for field, what in (("recipe_hash", "recipe"), ("samples_hash", "set of samples")):
-        if getattr(found, field) != getattr(wanted, field):
-            raise DataError(
-                f"{where} was trained with another {what} ({getattr(found, field)}, now "
-                f"{getattr(wanted, field)}).\n  Use another --out, or --fresh to start again."
-            )
-    return found
 
 
 def _broken(sums: torch.Tensor, norm: float) -> str:
