@@ -94,6 +94,14 @@ def test_flat_ignores_where_the_format_belongs(tmp_path, run, teacher):
         tmp_path, run, of(teacher, "name = 'no_segmentation'\nformat = 'shared'"), name="b"
     )
     assert column(spans, "loss") == pytest.approx(column(shared, "loss"), rel=1e-5)
+    # N_r : N_a is of the classes that the loss has.
+    kinds = msgspec.json.decode((shared / "training" / "data" / "manifest.json").read_bytes())[
+        "kinds"
+    ]
+    told = [msgspec.json.decode((out / "harness.json").read_bytes()) for out in (spans, shared)]
+    with_format = [kinds[name] + kinds[f"{name}_format"] for name in ("reason", "act")]
+    assert told[0]["reason_to_act"] == pytest.approx(with_format[0] / with_format[1])
+    assert told[1]["reason_to_act"] == pytest.approx(kinds["reason"] / kinds["act"])
     assert "n_format" in log(shared)[0]
 
 

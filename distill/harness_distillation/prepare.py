@@ -27,7 +27,7 @@ from harness_distillation import chunks, tokenizer, traces
 from harness_distillation.checkpoint import Begun, file_sha256
 from harness_distillation.contrast import pair_up
 from harness_distillation.dataset import Samples, encode, encode_both
-from harness_distillation.recipe import Recipe, plain, recipe_hash
+from harness_distillation.recipe import Format, Recipe, plain, recipe_hash
 from harness_distillation.supervision import random_spans
 from harness_distillation.traces import Source
 
@@ -126,12 +126,13 @@ def prepare(
             pairs = Samples.load(data / "pairs.npz") if prepared.pairs else None
             begun.check(recipe_hash(recipe), whole_hash(prepared, pairs))
     tok, samples = tokenizer.load(place.data / "tokenizer"), Samples.load(place.data / SAMPLES)
+    ratio = reason_to_act(prepared, recipe.objective.format)
     say(
         quiet,
         f"prepared {prepared.episodes} episodes ({len(prepared.heldout)} held out), "
         f"{prepared.tokens} tokens ({prepared.tokens / prepared.sequences:.0f} a sequence), "
-        f"vocabulary {len(tok)}, N_r : N_a = {prepared.reason_to_act:.2f}, left out "
-        f"{_left_out(prepared)}",
+        f"vocabulary {len(tok)}, N_r : N_a = {'none' if ratio is None else f'{ratio:.2f}'}, "
+        f"left out {_left_out(prepared)}",
     )
     return tok, samples, prepared
 
@@ -144,6 +145,15 @@ def _left_out(prepared: Prepared) -> str:
         "decisions too long for it": prepared.too_long,
     }
     return ", ".join(f"{n} {what}" for what, n in told.items() if n) or "nothing"
+
+
+def reason_to_act(prepared: Prepared, form: Format | None) -> float | None:
+    """N_r : N_a as the loss's classes count them: with their format tokens only where these belong
+    to the span they stand in. None without actions."""
+    if prepared.chunks or (form or "span") == "span":
+        return prepared.reason_to_act if prepared.kinds["act"] else None
+    reason, act = prepared.kinds["reason"], prepared.kinds["act"]
+    return reason / act if act else None
 
 
 def whole_hash(prepared: Prepared, pairs: Samples | None) -> str:
