@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from harness_distillation import checkpoint, chunks, cli, dataset, models, shard
 from harness_distillation import recipe as recipes
 from harness_distillation.alm import binary_divergence
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.models
 STEPS = 4
@@ -130,6 +131,9 @@ def test_another_teacher_is_refused(tmp_path, run, teacher):
         next(model.parameters()).add_(0.01)
     checkpoint.write_model(mine, model, tok, {})
     args = [str(tmp_path / "tiny.toml"), "--data", str(run), "--out", str(out), "--quiet"]
+    with pytest.raises(DataError, match="comes from another teacher"):
+        cli.main(args)
+    shutil.rmtree(out / "training" / "checkpoints")  # what is left is the cache
     with pytest.raises(shards.CacheMismatch, match="another teacher"):
         cli.main(args)
 
