@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from harness_agents import checkpoints
@@ -22,8 +21,7 @@ def missing(recipe: Recipe) -> list[str]:
 def bring(recipe: Recipe) -> list[str]:
     """Link what ships with the package and is not in ./models; returns its names.
 
-    Raises ConfigError for models that are to be trained first, in their order, before anything is
-    linked.
+    Raises ConfigError, before anything is linked, for models that are to be trained first.
     """
     wanted = missing(recipe)
     shipped = checkpoints.shipped()
@@ -47,10 +45,9 @@ def link(place: Path, folder: Path) -> None:
     """``folder`` under another name: a link, or a copy where links cannot be made."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)  # a link into another machine's folders
-    with suppress(FileExistsError):  # another process was as quick
-        try:
-            place.symlink_to(folder.absolute())
-        except FileExistsError:
-            raise
-        except OSError:
-            shutil.copytree(folder, place)
+    try:
+        place.symlink_to(folder.absolute())
+    except FileExistsError:  # another process was as quick
+        pass
+    except OSError:
+        shutil.copytree(folder, place)
