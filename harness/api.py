@@ -37,7 +37,7 @@ from harness.runs import (
     write_meta,
     write_metrics,
 )
-from harness.tasksets import TaskSet
+from harness.tasksets import TaskSet, is_builtin
 from harness.types import Episode, Outcome
 
 if TYPE_CHECKING:
@@ -124,6 +124,13 @@ def plan(
     if protocol is not None and tasks is None and real:
         tasks = _its_tasks(registry.preset(cls, env, protocol), env, protocol)
     task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
+    if real and is_builtin(task_set.name):
+        real_sets = [name for name in registry.task_set_names(env) if not is_builtin(name)]
+        raise ConfigError(
+            f"'{task_set.name}' is of tasks that come with {env}, not of the data that --data "
+            f"names. Leave --data out, or say with --tasks which of its tasks to play: "
+            f"{', '.join(real_sets)}, or the file of a frozen set."
+        )
     if task_set.env != env:
         raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
     if attempts < 1 or not seeds or len(set(seeds)) < len(seeds):
@@ -278,8 +285,8 @@ def _execute(
         if meta.agent.role == registry.OBJECT:
             raise ConfigError(f"{folder}: {_needs_object(meta.agent.policy)}")
         policy = registry.build_policy(meta.agent)
+    playing = policy
     try:
-        playing = policy
         if meta.error_rate:
             playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
         described = _described(playing, None if own else registry.class_of(policy))
@@ -315,8 +322,8 @@ def _execute(
                 meta = msgspec.structs.replace(meta, cost=total(costs))
                 write_meta(folder, meta)
     finally:
-        if own and hasattr(policy, "close"):
-            policy.close()
+        for ours in (*([playing] if playing is not policy else []), *([policy] if own else [])):
+            getattr(ours, "close", lambda: None)()
     score(folder, out)
     meta = msgspec.structs.replace(read_meta(folder), status="complete", finished=utc_now())
     write_meta(folder, meta)

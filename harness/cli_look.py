@@ -126,7 +126,8 @@ def compare(
         print(page)
     else:
         for one in found:
-            stdout().print(comparison_text.table(one))
+            terminal = stdout()
+            terminal.print(comparison_text.table(one, terminal.width))
             print(comparison_text.units(one))
             print("\n".join(comparison_text.sentences(one)), end="\n\n")
     if fail_if_worse and any(one.worse for one in found):
@@ -321,7 +322,7 @@ def list_(
         list[str] | None,
         typer.Argument(
             help="tasks: a set, a frozen file or a run, to see its tasks; two, to see what "
-            "differs. protocols: one, to see all about it."
+            "differs. protocols: one, to see all about it. Either: an environment's alone."
         ),
     ] = None,
     out: Out = RESULTS,
@@ -335,8 +336,10 @@ def list_(
     ] = None,
 ) -> None:
     """List environments, agents, task sets (or one's tasks), protocols or runs."""
-    from harness import listing
+    from harness import listing, registry
 
+    if sets and len(sets) == 1 and env is None and sets[0] in registry.names("envs"):
+        env, sets = sets[0], None
     listings: dict[str, Callable[[], Any]] = {
         "envs": listing.envs,
         "agents": lambda: listing.agents(everything),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
+from harness import tables
 from harness.comparison import MATCH, Comparison, Part, Retained
 from harness.plain import plain
 
@@ -101,15 +102,18 @@ def units(c: Comparison) -> str:
     )
 
 
-def table(c: Comparison) -> Table:
-    """Success, by task type, and the other quantities."""
-    title = Text(plain(f"{c.a} against {c.b}"))
-    grid = Table(title=title, title_justify="left", header_style="bold")
-    for heading in head(c):
-        grid.add_column(Text(plain(heading)), justify="left" if not heading else "right")
-    for row in rows(c):
-        grid.add_row(*(Text(plain(cell)) for cell in row))
-    return grid
+def table(c: Comparison, width: int | None = None) -> Group:
+    """Success, by task type, and the other quantities, for a terminal of ``width`` columns (None:
+    of any); the counts are left out where there is no room for them, and said to be."""
+    heads = [(heading, "right" if heading else "left") for heading in head(c)]
+    always = ("", c.a, c.b, *head(c)[-2:])
+    grid, left_out = tables.fitted(
+        f"{c.a} against {c.b}", heads, rows(c), width, names=("",), always=always
+    )
+    if not left_out:
+        return Group(grid)
+    told = f"No room for {', '.join(left_out)}: a wider terminal, --markdown or --page shows all."
+    return Group(grid, Text(told))
 
 
 def markdown(found: Sequence[Comparison]) -> str:

@@ -106,7 +106,9 @@ class Environment(gymnasium.Env[str, str]):
 
     @classmethod
     def task_sets(cls) -> Mapping[str, Callable[[], TaskSet]]:
-        """Named task sets; the first one is the default. Without any: ``default_split`` whole."""
+        """Named task sets; the first one is the default. Without any: ``default_split`` whole.
+        Where some are of tasks that come with the environment and some of data named by its keyword
+        ``data``, the former are called ``builtin-...``."""
         return {}
 
     @classmethod

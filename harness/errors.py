@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 
 class HarnessError(Exception):
@@ -83,6 +84,8 @@ def unknown(noun: str, name: str, known: Iterable[str], hint: str = "") -> str:
     text = f"Unknown {noun} '{name}'."
     if near:
         text += f" Did you mean {' or '.join(repr(n) for n in near)}?"
-    shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-    text += f"\n  Known: {shown or '(none)'}"
+    room = accumulate(len(known) + 2 for known in names)
+    shown = max(1, sum(used <= 800 for used in room))
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    text += f"\n  Known: {', '.join(names[:shown]) or '(none)'}{more}"
     return text + (f"\n  {hint}" if hint else "")

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from rich import box
-from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from harness import tables
 from harness.errors import TraceError
 from harness.metrics import Summary, wilson
 from harness.overlap import Overlap
@@ -254,17 +253,12 @@ def footnotes(board: Board) -> list[str]:
 def table(board: Board, width: int | None = None) -> Group:
     """A board for a terminal of ``width`` columns (None: of any): what is not ``_ALWAYS`` shown is
     left out, and said to be, where there is no room for it."""
-    heads = columns(board)
-    lines = [[plain(cell) for cell in cells(board, row)] for row in board.rows]
-    shown = _fitting([heading for heading, _ in heads], lines, width)
-    grid = _grid(title(board), [heads[i] for i in shown], ("agent",))
-    if width is not None and _needs([heads[i][0] for i in shown], lines, shown) > width:
-        # Not even what is always shown fits between rules.
-        grid.box, grid.padding, grid.show_edge = box.SIMPLE_HEAD, (0, 0), False
-    for line in lines:
-        grid.add_row(*(Text(line[i]) for i in shown))
+    lines = [cells(board, row) for row in board.rows]
+    grid, left_out = tables.fitted(
+        title(board), columns(board), lines, width, names=("agent",), always=_ALWAYS
+    )
     below = footnotes(board)
-    if left_out := [heading for i, (heading, _) in enumerate(heads) if i not in shown]:
+    if left_out:
         below.append(
             f"No room for {', '.join(left_out)}: a wider terminal, `harness leaderboard "
             "--markdown` or --page shows all."
@@ -272,42 +266,12 @@ def table(board: Board, width: int | None = None) -> Group:
     return Group(grid, *(Text(plain(note)) for note in below))
 
 
-def _fitting(heads: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> list[int]:
-    """Numbers of the columns that a terminal has room for, cells whole."""
-    if width is None:
-        return list(range(len(heads)))
-    kept = [i for i, heading in enumerate(heads) if heading in _ALWAYS]
-    for i in range(len(heads)):
-        more = sorted({*kept, i})
-        if _needs([heads[j] for j in more], lines, more) <= width:
-            kept = more
-    return kept
-
-
-def _needs(heads: Sequence[str], lines: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
-    """Columns of a terminal that a table takes: its cells, a blank on both sides, rules between."""
-    widest = [
-        max(cell_len(text) for text in (heading, *(line[i] for line in lines)))
-        for heading, i in zip(heads, shown, strict=True)
-    ]
-    return sum(widest) + 3 * len(widest) + 1
-
-
-def _grid(title: str, heads: Sequence[tuple[str, str]], names: Sequence[str]) -> Table:
-    """An empty table. Only its ``names`` are broken where it is too wide, and never cut."""
-    grid = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
-    for heading, justify in heads:
-        grid.add_column(heading, justify=justify, overflow="fold",  # type: ignore[arg-type]
-                        no_wrap=heading not in names)  # fmt: skip
-    return grid
-
-
 def type_table(board: Board) -> Table | None:
     """Success by task type for the terminal; None where all tasks are of one."""
     types = sorted({name for row in board.rows for name in row.summary.types})
     if len(types) < 2:
         return None
-    grid = _grid(f"{board.task_set} by task type", _TYPE_COLUMNS, ("task type", "agent"))
+    grid = tables.grid(f"{board.task_set} by task type", _TYPE_COLUMNS, ("task type", "agent"))
     ends = board.rows[-1] if len(board.rows) > 1 else None
     for name in types:
         for i, row in enumerate(board.rows):

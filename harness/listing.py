@@ -53,7 +53,8 @@ def agents(everything: bool = False) -> Table:
         why = registry.missing(config)
         if why is not None and not everything:
             continue
-        cells = [name, config.role, config.policy, config.description]
+        about = config.description or registry.about(config)
+        cells = [name, config.role, config.policy, about]
         _add(table, *cells, *((((why or "").split("\n")[0],)) if everything else ()))
     return table
 
@@ -62,17 +63,22 @@ def _envs(env: str | None) -> list[str]:
     return [env] if env is not None else sorted(registry.names("envs"))
 
 
-def tasks(env: str | None = None) -> Table:
+def tasks(env: str | None = None) -> Group:
     """Task sets of one environment, or of all."""
-    table = _grid("task set", "tasks", "steps", "hash", "CoT reference")
+    table = _grid("task set", "tasks", "steps", "data", "hash", "CoT reference")
     for e in _envs(env):
         for name in registry.task_set_names(e):
             found = registry.task_set(e, name)
             _add(
-                table, name, str(len(found.tasks)), str(found.protocol.max_steps), found.hash,
+                table, name, str(len(found.tasks)), str(found.protocol.max_steps),
+                "official" if registry.needs_data(e, name) else "built in", found.hash,
                 found.reference or "-",
             )  # fmt: skip
-    return table
+    told = (
+        "Sets of official data are played with --data official (or --data FOLDER); "
+        "`harness fetch ENV` downloads them."
+    )
+    return Group(table, Text(told))
 
 
 def task_set(found: Frozen) -> Group:

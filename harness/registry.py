@@ -24,7 +24,7 @@ from harness.env import Environment
 from harness.errors import ConfigError, DataError, HarnessError, MissingDependency, unknown
 from harness.policy import Policy
 from harness.protocol import Preset
-from harness.tasksets import SUFFIX, TaskSet, split_slice, thaw
+from harness.tasksets import SUFFIX, TaskSet, is_builtin, split_slice, thaw
 
 #: Role of an agent that is an object its caller holds, and that no config can make again.
 OBJECT = "object"
@@ -148,6 +148,11 @@ def task_set(env: str, name: str | None = None) -> TaskSet:
         raise ConfigError(unknown(f"task set of '{env}'", base, known))
     found = known[full]()
     return found if part is None else found.part(part)
+
+
+def needs_data(env: str, name: str) -> bool:
+    """Whether a task set is of data that do not come with its environment."""
+    return is_builtin(next(iter(_task_sets(env)))) and not is_builtin(name)
 
 
 def preset(cls: type[Environment], name: str, wanted: str) -> Preset:
@@ -290,6 +295,15 @@ def default_workers(config: AgentConfig) -> int:
     """Episodes to play at once: what the policy class asks for (``workers``), else 4."""
     factory = load("agents", config.policy, "policy")
     return int(getattr(factory, "workers", 4))
+
+
+def about(config: AgentConfig) -> str:
+    """What an agent's policy class says that it is: the first line of its docstring."""
+    try:
+        factory = load("agents", config.policy, "policy")
+    except HarnessError:  # ``missing`` tells
+        return ""
+    return (inspect.getdoc(factory) or "").partition("\n")[0].replace("``", "")
 
 
 def missing(config: AgentConfig) -> str | None:

@@ -25,6 +25,11 @@ _NEUTRAL = ("max_tokens", "repeat_limit", "actions", "repetition", "help_action"
 _SLICE = re.compile(r"\A(?P<name>.*?)\[(?P<start>\d*):(?P<stop>\d*)\]\Z")
 
 
+def is_builtin(name: str) -> bool:
+    """Whether a set of this name is of tasks that come with the environment."""
+    return name.rpartition("/")[2].startswith("builtin-")
+
+
 class TaskSet(msgspec.Struct, frozen=True):
     """Tasks plus protocol. Two sets with one ``hash`` score the same thing; ``name`` is a label.
 

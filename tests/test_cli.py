@@ -72,7 +72,7 @@ def test_dry_run_plays_nothing_and_prints_the_config(folder, tmp_path):
 def test_lists(folder):
     assert "harness/ALFWorld-v0" in harness("list", "envs", cwd=folder).stdout
     agents = harness("list", "agents", cwd=folder).stdout
-    assert "oracle" in agents
+    assert "Any admissible action" in agents
     assert "ours-760m" not in agents
     assert "ours-760m" in harness("list", "agents", "--all", cwd=folder).stdout
     assert "alfworld/seen-140" in harness("list", "tasks", cwd=folder).stdout
@@ -159,6 +159,8 @@ def test_a_person_can_play(tmp_path):
         ("run -a expert -e alfworld --option colour=red", "Unknown option of environment"),
         ("run -a expert -e alfworld -t seen-140", "harness fetch alfworld"),
         ("run -a expert -e alfworld -t seen-140 --data nowhere", "nowhere"),
+        ("run -a expert -e alfworld --data official", "which of its tasks to play: alfworld/seen"),
+        ("run -a expert -e webshop -t builtin-dev --data x", "of tasks that come with webshop"),
         ("run -a ours-760m -e alfworld", "harness distill ours-760m"),
         ("run --resume nowhere", "not a run folder"),
         (

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import registry, testing
+from harness.errors import unknown
 
 ENVIRONMENTS = sorted(registry.names("envs"))
 #: Agents that need nothing but the package.
@@ -156,6 +157,42 @@ class Unmade:
     def __init__(self):
         raise ValueError("no weights")
 """
+
+
+CLOSING = """
+class Closing:
+    def act(self, instruction, history, observation):
+        return "look"
+
+    def close(self):
+        with open("closed", "a") as file:
+            file.write("x")
+"""
+
+
+@pytest.mark.parametrize(
+    ("agent", "slips", "closed"),
+    [("closing", "", "x"), ("expert", "closing", "x"), ("closing", "closing", "xx")],
+)
+def test_every_policy_of_a_run_is_closed_once(tmp_path: Path, agent: str, slips: str, closed: str):
+    (tmp_path / "mine.py").write_text(CLOSING)
+    installed(tmp_path, '[project.entry-points."harness.agents"]\nclosing = "mine:Closing"\n')
+    words = ("--errors-from", slips, "--error-rate", "0.5") if slips else ()
+    found = subprocess.run(
+        [sys.executable, "-m", "harness", "collect", "--agent", agent, "--env", "alfworld",
+         "--tasks", "builtin-dev[:2]", *words],
+        env=beside(tmp_path), cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "closed").read_text() == closed
+
+
+def test_a_long_list_of_names_is_cut():
+    told = unknown("task", "task-07", [f"task-{k:02}" for k in range(500)])
+    assert "Did you mean 'task-07'" in told
+    assert told.endswith(" more")
+    assert len(told) < 1000
+    assert unknown("task", "x", ["y" * 2000]).endswith("y")
 
 
 def test_a_broken_package_is_named_and_hides_nothing_else(tmp_path: Path):

@@ -144,7 +144,10 @@ def test_a_set_under_a_protocol_has_a_name_of_its_own(tmp_path):
         find_set(f"{SET}+nobody's")
 
 
-def test_lists_of_one_environment():
-    shown = CliRunner().invoke(app, ["list", "tasks", "--env", "webshop"]).stdout
-    assert "webshop/small-500" in shown
+@pytest.mark.parametrize("words", [["--env", "webshop"], ["webshop"]])
+def test_lists_of_one_environment(words):
+    shown = CliRunner().invoke(app, ["list", "tasks", *words]).stdout
+    sets = {line.split()[1]: line for line in shown.splitlines() if "/" in line}
+    assert " official " in sets["webshop/small-500"]
+    assert " built in " in sets["webshop/builtin-dev"]
     assert "alfworld" not in shown

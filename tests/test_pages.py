@@ -178,6 +178,28 @@ def test_a_terminal_cuts_no_cell_of_the_leaderboard(played, width):
     assert (width < 160) is bool(hidden)
 
 
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 160])
+def test_a_terminal_cuts_no_cell_of_a_comparison(played, width):
+    found = compare(played[1]["expert"], played[1]["random"], draws=100)
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(comparison_text.table(found, width))
+    lines = capture.get().splitlines()
+    assert "…" not in capture.get()
+    assert max(map(len, lines)) <= width
+    heads = comparison_text.head(found)
+    shown = [heading for heading in heads if f" {heading} " in f" {lines[1]} {lines[2]} "]
+    assert {"expert", "random", "difference", "95 % interval"} <= {*shown}
+    _, *cells = comparison_text.rows(found)[0]
+    line = next(line for line in lines if "success" in line)
+    kept = [cell for heading, cell in zip(heads[1:], cells, strict=True) if heading in shown]
+    assert " ".join(line.replace("│", " ").split()) == " ".join(["success", *kept])
+    told = " ".join(capture.get().split())
+    hidden = [heading for heading in heads if heading not in shown]
+    assert (f"No room for {', '.join(hidden)}: a wider terminal" in told) is bool(hidden)
+    assert (width < 100) is bool(hidden)
+
+
 def test_the_leaderboard_says_whose_run_is_the_newest_of_several(played, tmp_path):
     run = played[1]["random"]
     (board,) = leaderboard.boards([run])

@@ -61,8 +61,8 @@ class WithErrors:
         return {**said, "errors_from": getattr(self.errors_from, "describe", dict)()}
 
     def close(self) -> None:
-        for policy in (self.policy, self.errors_from):
-            getattr(policy, "close", lambda: None)()
+        """Close ``errors_from``; ``policy`` is its maker's."""
+        getattr(self.errors_from, "close", lambda: None)()
 
 
 def misled(base: Decision, action: str) -> str:

@@ -27,8 +27,9 @@ def overlap(one: Words, other: Words) -> float:
 
 
 class NearestPolicy:
-    """``traces`` is a run on training tasks; only its successful episodes are used.
+    """Plays again the won training episode whose task is nearest in its words.
 
+    ``traces`` is a run on training tasks; only its successful episodes are used.
     Nearest: the most words in common with the instruction, then with the first observation, then
     recorded first. When the episode's actions are used up it has nothing more to say.
     """

@@ -9,7 +9,7 @@ from harness.types import Decision, Info, Step
 
 
 class OraclePolicy:
-    """Hidden knowledge: ``info["solution"]``, one action a step."""
+    """The environment's hidden solution, ``info["solution"]``, one action a step."""
 
     privileged = True
 

@@ -9,7 +9,10 @@ from harness.types import Decision, Info, Step
 
 
 class RandomPolicy:
-    """Draws from ``info["admissible_actions"]``; without such a list, a word of the observation."""
+    """Any admissible action, each as likely.
+
+    Where the environment lists none, a word of the observation.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -32,7 +32,10 @@ def load_episodes(path: str | Path, who: str) -> list[Episode]:
 
 
 class ReplayPolicy:
-    """``run`` is a run folder. An episode is found by task id, seed and attempt."""
+    """Plays a recorded run's actions again.
+
+    ``run`` is a run folder. An episode is found by task id, seed and attempt.
+    """
 
     def __init__(self, run: str = "") -> None:
         self.run = run

@@ -15,10 +15,11 @@ Script = Callable[[str, Sequence[Step], str, Info], Any]
 
 
 class ScriptedPolicy:
-    """Plays ``replies`` in order, the last one again and again; or whatever a callable returns.
+    """Says a given list of replies in order, the last one again and again.
 
-    A reply is a model's text with ``Reasoning:`` and ``Action:`` lines, or a bare action. Like
-    any policy it is stateless: the reply depends on the length of the history.
+    Or whatever a callable ``replies`` returns. A reply is a model's text with ``Reasoning:`` and
+    ``Action:`` lines, or a bare action. Like any policy it is stateless: the reply depends on the
+    length of the history.
 
     >>> ScriptedPolicy(["look", "Reasoning: I see it.\\nAction: take it"]).act("", [], "", {})
     Decision(reasoning='', action='look')

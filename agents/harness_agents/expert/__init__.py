@@ -50,7 +50,7 @@ def expert_for(first_observation: str) -> Expert | None:
 
 
 class ExpertPolicy:
-    """Explores with a prior learned from train games and writes templated reasoning.
+    """Written rules: explores with a prior learned from train games, reasons in templates.
 
     ``seed`` changes wordings only, never actions. Deterministic: the same task, seed, attempt and
     step give the same words.

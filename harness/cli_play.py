@@ -1,0 +1,332 @@
+"""Commands that play and record: run, collect; and what other commands share with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli_look import RESULTS, Out
+from harness.console import Progress, say, stdout, warn
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.runs import Run, RunMeta
+
+Agent = Annotated[str, typer.Option("--agent", "-a", help="Agent: a name, .toml or checkpoint.")]
+Env = Annotated[str, typer.Option("--env", "-e", help="Environment, as in `harness list envs`.")]
+Tasks = Annotated[
+    str | None,
+    typer.Option("--tasks", "-t", help="Task set, or part of one: 'builtin-valid[:20]'."),
+]
+Data = Annotated[
+    str | None, typer.Option("--data", help="'builtin', 'official', or a folder of real data.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-w", min=1, help="Episodes played at once.")
+]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 .. N-1, each over all tasks.")]
+Attempts = Annotated[int, typer.Option("--attempts", min=1, help="Episodes per task and seed.")]
+MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Step budget (another set!).")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", help="Tokens an episode may sample (another set!).")
+]
+RepeatLimit = Annotated[
+    int | None,
+    typer.Option("--repeat-limit", help="End after N identical invalid actions (another set!)."),
+]
+Decode = Annotated[
+    str | None,
+    typer.Option("--decode", help="'admissible': only admissible actions, as NAME+admissible."),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="Environment keyword, e.g. engine=textworld; repeatable."),
+]
+ProtocolName = Annotated[
+    str | None, typer.Option("--protocol", help="Rules of play of a paper: see `list protocols`.")
+]
+StepSeconds = Annotated[float, typer.Option("--step-seconds", help="Time limit of one step.")]
+EpisodeSeconds = Annotated[float, typer.Option("--episode-seconds", help="... of one episode.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")]
+PlanJson = Annotated[
+    bool, typer.Option("--json", help="With --dry-run: the resolved config as JSON to stdout.")
+]
+Reference = Annotated[
+    str | None, typer.Option("--reference", help="Run or agent that CoT overlap is against.")
+]
+
+
+def run(
+    context: typer.Context,
+    env: Env = "",
+    agent: Agent = "",
+    tasks: Tasks = None,
+    data: Data = None,
+    out: Out = RESULTS,
+    workers: Workers = None,
+    seeds: Seeds = 1,
+    attempts: Attempts = 1,
+    protocol: ProtocolName = None,
+    max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
+    repeat_limit: RepeatLimit = None,
+    decode: Decode = None,
+    option: Options = None,
+    reference: Reference = None,
+    step_seconds: StepSeconds = 600.0,
+    episode_seconds: EpisodeSeconds = 7200.0,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run.")] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="With --resume: play broken episodes again.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: PlanJson = False,
+) -> None:
+    """Play an agent through a task set, record and measure it."""
+    from harness.runner import Limits
+
+    limits = Limits(step_seconds, episode_seconds)
+    if resume is not None:
+        _resume(context, resume, limits, retry_errors)
+        return
+    if retry_errors:
+        raise ConfigError("--retry-errors goes with --resume RUN: it plays that run's again.")
+    _play(
+        "run", env, agent, tasks, data, out, option, limits, dry_run, json,
+        workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
+        reference=reference,
+    )  # fmt: skip
+
+
+def collect(
+    context: typer.Context,
+    env: Env = "",
+    agent: Agent = "",
+    tasks: Tasks = None,
+    data: Data = None,
+    out: Out = RESULTS,
+    workers: Workers = None,
+    seeds: Seeds = 1,
+    attempts: Attempts = 1,
+    protocol: ProtocolName = None,
+    max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
+    repeat_limit: RepeatLimit = None,
+    decode: Decode = None,
+    option: Options = None,
+    error_rate: Annotated[
+        float, typer.Option("--error-rate", help="Share of steps replaced by marked slips.")
+    ] = 0.0,
+    errors_from: Annotated[
+        str | None, typer.Option("--errors-from", help="Agent whose decisions are the slips.")
+    ] = None,
+    step_seconds: StepSeconds = 600.0,
+    episode_seconds: EpisodeSeconds = 7200.0,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run.")] = None,
+    dry_run: DryRun = False,
+    json: PlanJson = False,
+) -> None:
+    """Record traces to learn from: like run, with slips put in if asked (never taught)."""
+    from harness.runner import Limits
+
+    limits = Limits(step_seconds, episode_seconds)
+    if resume is not None:
+        _resume(context, resume, limits, False)
+        return
+    _play(
+        "collect", env, agent, tasks, data, out, option, limits, dry_run, json,
+        workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
+        error_rate=error_rate, errors_from=errors_from,
+    )  # fmt: skip
+
+
+def _play(
+    kind: str,
+    env: str,
+    agent: str,
+    tasks: str | None,
+    data: str | None,
+    out: Path,
+    option: list[str] | None,
+    limits: Any,
+    dry_run: bool,
+    json: bool,
+    **settings: Any,
+) -> None:
+    from harness import api, registry
+    from harness.runs import utc_now
+
+    for flag, value in (("--env", env), ("--agent", agent)):
+        if not value:
+            noun = flag[2:] + "s"
+            raise ConfigError(f"`harness {kind}` needs {flag}. See `harness list {noun}`.")
+    config = registry.agent_config(agent)
+    if settings["workers"] is None:
+        settings["workers"] = registry.default_workers(config)
+    settings.update(kind=kind, env_options=env_options(data, option))
+    if json and not dry_run:
+        raise ConfigError("--json goes with --dry-run; a run's config is in its run.json.")
+    if dry_run:
+        import msgspec
+
+        from harness import listing
+        from harness.paired import detectable, planned_error
+
+        meta = api.plan(config, env, tasks=tasks, **settings)
+        if json:
+            print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
+        else:
+            stdout().print(listing.plan(meta))
+        seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
+        n = len(meta.task_set.tasks)
+        say(
+            f"{meta.n_episodes} episodes, nothing played. {_estimate(meta, out)} A paired "
+            f"comparison of one run each on these {n} tasks shows differences from about "
+            f"{seen:.1f} points on (80 % power, near 50 % success); evaluation seeds and attempts "
+            "repeat tasks and add none."
+        )
+        return
+    since = utc_now()
+    with (
+        stoppable(lambda: _begun(out, since)),
+        Progress(f"{config.name} on {tasks or env}") as progress,
+    ):
+        run = api.evaluate(
+            config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
+        )
+    report(run)
+
+
+def _estimate(meta: RunMeta, out: Path) -> str:
+    """How long a planned run takes, as the agent's newest complete run of this environment did."""
+    from harness.errors import TraceError
+    from harness.runs import find_runs
+
+    for run in reversed(find_runs(out, warn)):
+        was = run.meta
+        alike = was.agent == meta.agent and was.task_set.env == meta.task_set.env
+        if not alike or was.status != "complete":
+            continue
+        try:
+            each = run.summary.seconds
+        except TraceError as error:
+            warn(error)
+            continue
+        if each is not None:
+            at_once = min(was.workers, was.n_episodes)
+            minutes = each * meta.n_episodes / at_once / 60
+            return f"About {minutes:.1f} min, judged by {run.path} ({at_once} at once)."
+    return "No earlier run of this agent tells how long they take."
+
+
+#: Options that go with --resume; the others are the run's own.
+_OF_RESUME = ("resume", "retry_errors", "step_seconds", "episode_seconds")
+
+
+def _resume(context: typer.Context, path: Path, limits: Any, retry_errors: bool) -> None:
+    from harness import api
+    from harness.runs import only_run
+
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and parameter.name not in _OF_RESUME
+        and _is_given(context, parameter.name)
+    ]
+    if given:
+        raise ConfigError(
+            f"A run goes on as it began: {', '.join(given)} cannot go with --resume. Leave it out, "
+            "or play a new run without --resume."
+        )
+    before = only_run(path)
+    done = sum(1 for _ in before.episodes())
+    say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
+    remedy = f"`harness run --resume {before.path}`"
+    with stoppable(lambda: remedy), Progress(before.meta.agent.name, done) as progress:
+        run = api.resume(before.path, limits=limits, on_episode=progress, retry_errors=retry_errors)
+    report(run)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
+    """End at Ctrl-C with how to go on; None: nothing is recorded yet."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        told = remedy()
+        say(
+            "harness: stopped before an episode was recorded."
+            if told is None
+            else f"harness: stopped; what was played is recorded ({told})."
+        )
+        raise typer.Exit(130) from None
+
+
+def _begun(out: Path, since: str) -> str | None:
+    """How to go on with the run that this very command began: another process may have begun one
+    in the same second, but it still writes."""
+    from harness.recorder import EPISODES, is_left
+    from harness.runs import find_runs
+
+    ours = [
+        run
+        for run in find_runs(out, warn)
+        if run.meta.argv == tuple(sys.argv)
+        and run.meta.started >= since
+        and run.meta.kind != "reference"
+        and is_left(run.path / EPISODES)
+    ]
+    return f"`harness run --resume {ours[-1].path}`" if ours else None
+
+
+def report(run: Run) -> None:
+    from harness import leaderboard as boards
+    from harness.cost import told
+
+    meta = run.meta
+    board = boards.board(meta, [boards.Row.of(run)])
+    page = stdout()
+    page.print(boards.table(board, page.width))
+    types = boards.type_table(board)
+    if types is not None:
+        page.print(types)
+    print("\n".join(boards.notes(run.summary)))
+    if meta.cost is not None:
+        say(told(meta.cost))
+    if run.summary.errors:
+        first = next(e for e in run.episodes() if e.error is not None)
+        assert first.error is not None
+        say(
+            f"{run.summary.errors} episodes broke and are not in the score. The first, "
+            f"{first.task.id}:\n  {first.error.message}\n"
+            f"  Play them again with `harness run --resume {run.path} --retry-errors`."
+        )
+    print(run.path)
+
+
+def env_options(data: str | None, option: list[str] | None) -> dict[str, Any]:
+    import json
+
+    options: dict[str, Any] = {} if data is None else {"data": data}
+    for pair in option or []:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--option takes KEY=VALUE, not '{pair}'.")
+        try:
+            options[key] = json.loads(text)
+        except ValueError:
+            options[key] = text
+    return options

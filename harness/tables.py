@@ -1,0 +1,56 @@
+"""Tables for a terminal: no cell is cut, and columns that there is no room for are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from harness.plain import plain
+
+
+def grid(title: str, heads: Sequence[tuple[str, str]], names: Collection[str]) -> Table:
+    """An empty table of (heading, "left" or "right") columns. Only those of ``names`` are broken
+    where it is too wide."""
+    empty = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
+    for heading, justify in heads:
+        empty.add_column(Text(plain(heading)), justify=justify,  # type: ignore[arg-type]
+                         overflow="fold", no_wrap=heading not in names)  # fmt: skip
+    return empty
+
+
+def fitted(
+    title: str,
+    heads: Sequence[tuple[str, str]],
+    lines: Sequence[Sequence[str]],
+    width: int | None,
+    *,
+    names: Collection[str],
+    always: Collection[str],
+) -> tuple[Table, list[str]]:
+    """The table of ``lines`` for a terminal of ``width`` columns (None: of any), and the headings
+    of the columns left out. Columns of ``always`` stay, the others as there is room for their
+    cells, from the left; where there is none even for the former, the rules go."""
+    headings = [plain(heading) for heading, _ in heads]
+    texts = [[plain(cell) for cell in line] for line in lines]
+    every = range(len(heads))
+
+    def needs(shown: Collection[int]) -> int:
+        """Cells, a blank on both sides of each, rules between."""
+        widest = (max(cell_len(row[i]) for row in (headings, *texts)) for i in shown)
+        return sum(w + 3 for w in widest) + 1
+
+    shown = [i for i in every if width is None or heads[i][0] in always]
+    for i in every:
+        more = sorted({*shown, i})
+        if width is not None and needs(more) <= width:
+            shown = more
+    made = grid(title, [heads[i] for i in shown], names)
+    if width is not None and needs(shown) > width:
+        made.box, made.padding, made.show_edge = box.SIMPLE_HEAD, (0, 0), False
+    for line in texts:
+        made.add_row(*(Text(line[i]) for i in shown))
+    return made, [headings[i] for i in every if i not in shown]
