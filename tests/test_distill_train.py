@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import recipe, record
-from harness_distillation import checkpoint, cli, models, optimizers, stages, tokenizer
+from harness_distillation import checkpoint, cli, models, optimizers, recordings, stages, tokenizer
 from harness_distillation import recipe as recipes
 from harness_distillation.dataset import Samples
 from harness_distillation.progress import Progress
@@ -372,7 +372,7 @@ def test_traces_are_recorded_again_when_their_models_weights_have_changed(tmp_pa
     )  # fmt: skip
 
     def collect(wanted: Collect = what) -> Path:
-        (found,) = stages.collect_all([wanted], tmp_path / "traces", quiet=True)
+        (found,) = recordings.collect_all([wanted], tmp_path / "traces", quiet=True)
         return found
 
     first = collect()

@@ -15,7 +15,6 @@ waited for.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -26,16 +25,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from harness_agents import checkpoints
 
-from harness import api, registry
-from harness.errors import ConfigError, DataError, HarnessError
+from harness.errors import ConfigError, DataError
 from harness.overlap import TrainedOn
 from harness.rows import draw, group
-from harness.runs import Run, find_runs
 from harness_distillation import (
     checkpoint,
-    chunks,
     likelihoods,
     models,
     ranks,
@@ -47,25 +42,24 @@ from harness_distillation.checkpoint import room
 from harness_distillation.dataset import Samples
 from harness_distillation.gkd import guard as guard_play
 from harness_distillation.gkd import played_tasks, train_on_policy
-from harness_distillation.locks import alone, owned
+from harness_distillation.locks import owned
 from harness_distillation.machine import CPU, device_of, precision_of
 from harness_distillation.minillm import train_minillm
 from harness_distillation.prepare import (
     RECIPE,
     Prepared,
     Workplace,
-    digest,
     prepare,
     reason_to_act,
     say,
-    teacher_tokenizer,
     tokenizer_origin,
     whole_hash,
     write,
 )
-from harness_distillation.recipe import Collect, OnPolicy, Optim, Recipe, recipe_hash
-from harness_distillation.shards import MANIFEST
+from harness_distillation.recipe import OnPolicy, Optim, Recipe, recipe_hash
+from harness_distillation.recordings import collect_all
 from harness_distillation.supervision import check_classes, shuffle_labels
+from harness_distillation.teachers import cached_likelihoods, cached_teacher, load_teacher
 from harness_distillation.trackers import check_trackers
 from harness_distillation.train import Corpus, Result, train
 
@@ -314,69 +308,6 @@ def _begun(recipe: Recipe, training: Path, parent: str) -> tuple[Path, str | Non
     return begun, then["parents"].get(parent)
 
 
-def collect_all(wanted: Sequence[Collect], out: Path, quiet: bool) -> list[Path]:
-    """Record what a recipe asks for, each once; a stopped recording goes on. Processes that want
-    the same divide it among them: what another one is recording comes last, and is waited for."""
-    found: list[Path | None] = []
-    for what in wanted:
-        try:
-            found.append(collect(what, out, quiet, wait=False))
-        except BlockingIOError:
-            found.append(None)
-    return [run or collect(what, out, quiet) for run, what in zip(found, wanted, strict=True)]
-
-
-def collect(what: Collect, out: Path, quiet: bool, wait: bool = True) -> Path:
-    """One recording, made anew where its models' weights have changed since. Raises BlockingIOError
-    where another process makes it and ``wait`` is off."""
-    root = out / hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
-    run = _recorded(what, root)
-    if run is not None and run.meta.status == "complete":  # may stand where nothing can be written
-        return run.path
-    with alone(root, wait):
-        return _collect(what, root, quiet)
-
-
-def _recorded(what: Collect, root: Path) -> Run | None:
-    """The newest recording by the weights that ``what`` names now."""
-    runs = [run for run in find_runs(root) if run.meta.kind != "reference"]
-    return next((run for run in reversed(runs) if _played_by(run, what)), None)
-
-
-def _played_by(run: Run, what: Collect) -> bool:
-    """Whether a recording notes no other weights than those of its agents now. Where these are not
-    here, as in a campaign that goes on elsewhere, what was recorded with them stays."""
-    said = run.meta.policy
-    agents = [(what.agent, said), (what.errors_from, said.get("errors_from", {}))]
-    noted = [(agent, of["weights_sha256"]) for agent, of in agents if "weights_sha256" in of]
-    return all(_weights(agent) in (None, then) for agent, then in noted if agent is not None)
-
-
-def _weights(agent: str) -> str | None:
-    """Hash of an agent's weights, as its runs note it; None: it has none, or they are not here."""
-    try:
-        options = registry.agent_config(agent).options
-        if "checkpoint" not in options:
-            return None
-        return checkpoints.locate(options["checkpoint"], revision=options.get("revision")).sha256()
-    except HarnessError:
-        return None
-
-
-def _collect(what: Collect, root: Path, quiet: bool) -> Path:
-    run = _recorded(what, root)
-    if run is not None:
-        return run.path if run.meta.status == "complete" else api.resume(run.path).path
-    say(quiet, f"collecting {what.tasks or 'the default tasks'} of {what.env} with {what.agent}")
-    run = api.evaluate(
-        what.agent, what.env, tasks=what.tasks, out=root, kind="collect",
-        seeds=range(what.seeds), attempts=what.attempts, max_steps=what.max_steps,
-        error_rate=what.error_rate,
-        errors_from=what.errors_from, env_options=dict(what.env_options),
-    )  # fmt: skip
-    return run.path
-
-
 def _sides(recipe: Recipe, samples: Samples, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
     """Sequences that train, and those of held-out episodes. Raises DataError where none trains."""
     held = np.isin(samples.episode, np.array(prepared.heldout, dtype=np.int64))
@@ -395,100 +326,6 @@ def _sides(recipe: Recipe, samples: Samples, prepared: Prepared) -> tuple[np.nda
 def _told_supervised(counts: dict[str, int]) -> str:
     told = ", ".join(f"{name} {n}" for name, n in counts.items())
     return f"supervised tokens, held-out episodes aside: {sum(counts.values())} ({told})"
-
-
-def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:
-    """The teacher model on ``device``, or None; refuses one with another tokenizer unless chunks
-    are matched, and for an objective over observations one that has not learned them."""
-    if recipe.teacher is None or recipe.objective.divergence == "ce":
-        return None
-    folder = recipe.teacher.checkpoint
-    if recipe.objective.obs_weight and not models.knows_observations(folder):
-        raise ConfigError(
-            f"Teacher {folder} was not trained on observations (its harness.json does not say "
-            f"{models.OBSERVATIONS} = true): its distributions there are noise, and matching them "
-            "would be a straw man.\n"
-            "  Train a teacher with [objective] obs_weight, or leave observations out (kd)."
-        )
-    teacher = models.load(folder)
-    mine, theirs = tokenizer.fingerprint(tok), tokenizer.fingerprint(tokenizer.load(folder))
-    if mine != theirs and recipe.objective.divergence != "alm":
-        raise ConfigError(
-            f"Teacher {folder} has another tokenizer ({theirs}) than the student ({mine}): their "
-            "distributions cannot be compared.\n  Use its tokenizer ([tokenizer] start), match "
-            'likelihoods of chunks ([objective] divergence = "alm"), or train on its text '
-            "(objective seqkd or sad_ce)."
-        )
-    return teacher.to(device)
-
-
-def cached_teacher(
-    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool,
-    top_k: int, min_mass: float,
-) -> teacher_cache.Cache:  # fmt: skip
-    """The teacher cache of a recipe: loaded when finished and fitting, else computed."""
-    device = models.device_of(teacher)
-    precision = precision_of(recipe.optim.precision, device)
-    # Distributions were once taken over an embedding's padding too.
-    padded = teacher.get_output_embeddings().out_features > len(tok)
-    key = teacher_cache.Key(
-        samples.hash,
-        tokenizer.fingerprint(tok),
-        digest(
-            recipe.data.header,
-            recipe.student.window,
-            recipe.max_new_tokens,
-            *(["entries"] if padded else []),
-        ),
-        models.weights_hash(teacher),
-        top_k,
-        precision,
-    )
-
-    def progress(done: int, total: int) -> None:
-        say(quiet, f"teacher cache {done}/{total} sequences")
-
-    models.isolate_documents(teacher, device)
-    folder = place.cache(key)
-    if not (folder / MANIFEST).is_file():
-        teacher_cache.build(
-            folder, teacher, samples, key,
-            pad=tok.pad_token_id, entries=len(tok), row_tokens=recipe.optim.row_tokens,
-            precision=precision, progress=progress,
-        )  # fmt: skip
-    return teacher_cache.load(folder, key, min_mass=min_mass)
-
-
-def cached_likelihoods(
-    recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool
-) -> likelihoods.Likelihoods:
-    """What the teacher says of each chunk: loaded when finished and fitting, else computed."""
-    device = models.device_of(teacher)
-    precision = precision_of(recipe.optim.precision, device)
-    other, theirs = teacher_tokenizer(recipe), Samples.load(place.data / "teacher.npz")
-    matched = chunks.align(samples, theirs, tok, other)
-    key = likelihoods.Key(
-        samples.hash,
-        tokenizer.fingerprint(tok),
-        digest(recipe.data.header, recipe.student.window, recipe.max_new_tokens),
-        models.weights_hash(teacher),
-        theirs.hash,
-        tokenizer.fingerprint(other),
-        precision,
-    )
-
-    def progress(done: int, total: int) -> None:
-        say(quiet, f"teacher's likelihoods {done}/{total} sequences")
-
-    models.isolate_documents(teacher, device)
-    folder = place.cache(key, "likelihoods")
-    if not (folder / MANIFEST).is_file():
-        likelihoods.build(
-            folder, teacher, theirs, matched, key,
-            pad=other.pad_token_id, entries=len(other), row_tokens=recipe.optim.row_tokens,
-            precision=precision, progress=progress,
-        )  # fmt: skip
-    return likelihoods.load(folder, key, samples, matched)
 
 
 def provenance(
