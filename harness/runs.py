@@ -26,6 +26,8 @@ from harness.recorder import EPISODES, is_left, read_episodes
 from harness.tasksets import TaskSet
 from harness.types import SCHEMA, Episode
 
+#: Where runs are kept, unless another folder is said.
+RESULTS = Path("results")
 META = "run.json"
 METRICS = "metrics.jsonl"
 

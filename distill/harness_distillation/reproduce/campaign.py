@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from harness import api
+from harness import api, execution
 from harness.decisions import needs_restoring, restore
 from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
@@ -195,7 +195,7 @@ def _references(plan: Plan, out: Path) -> None:
     played = {e.name: e for p in plan.cells for e in p.cell.evaluations if p.cell.teacher is None}
     for e in played.values():
         meta = api.plan("random", e.env, tasks=e.task_set(), env_options=e.env_options)
-        api.reference_run(meta, out / "results", meta.reference)
+        execution.reference_run(meta, out / "results", meta.reference)
 
 
 @contextmanager

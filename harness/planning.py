@@ -1,0 +1,111 @@
+"""``plan``: all that a run depends on, resolved and refused before anything is played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from harness import registry
+from harness.config import AgentConfig
+from harness.errors import ConfigError
+from harness.protocol import Preset
+from harness.runs import RunMeta, new_run_id, provenance
+from harness.tasksets import TaskSet, is_builtin
+
+#: Keyword ``data`` of an environment that plays what comes with it.
+BUILTIN = "builtin"
+
+
+def plan(
+    agent: str | AgentConfig,
+    env: str,
+    *,
+    tasks: str | TaskSet | None = None,
+    kind: str = "run",
+    env_options: dict[str, Any] | None = None,
+    protocol: str | None = None,
+    max_steps: int | None = None,
+    max_tokens: int | None = None,
+    repeat_limit: int | None = None,
+    seeds: Sequence[int] = (0,),
+    attempts: int = 1,
+    reference: str | None = None,
+    workers: int | None = None,
+    decode: str | None = None,
+    error_rate: float = 0.0,
+    errors_from: str | None = None,
+    parents: Sequence[str] = (),
+) -> RunMeta:
+    """Resolve everything a run depends on, and refuse what cannot be, before anything is played.
+
+    ``protocol`` names rules of play that the environment knows from its literature, with the tasks
+    that go with them where ``env_options`` name real data and ``tasks`` is None; ``max_steps``,
+    ``max_tokens`` and ``repeat_limit`` (see ``Protocol``) change limits of it, and so the task set.
+    ``decode`` plays a language model in another way than its config ("admissible": only actions
+    that the environment admits), as an agent of its own name.
+    ``env_options`` are constructor keywords of the environment; those a task set names as
+    deciding a score make another task set, the rest (``data``, ``engine``) say where and how.
+    """
+    config = registry.agent_config(agent) if isinstance(agent, str) else agent
+    if decode not in (None, config.options.get("decode", "free")):
+        # Another agent, under a name of its own.
+        config = msgspec.structs.replace(
+            config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
+        )
+    cls = registry.env_class(env)
+    real = (env_options or {}).get("data", BUILTIN) != BUILTIN
+    if protocol is not None and tasks is None and real:
+        tasks = _its_tasks(registry.preset(cls, env, protocol), env, protocol)
+    task_set = tasks if isinstance(tasks, TaskSet) else registry.task_set(env, tasks)
+    if real and is_builtin(task_set.name):
+        real_sets = [name for name in registry.task_set_names(env) if not is_builtin(name)]
+        raise ConfigError(
+            f"'{task_set.name}' is of tasks that come with {env}, not of the data that --data "
+            f"names. Leave --data out, or say with --tasks which of its tasks to play: "
+            f"{', '.join(real_sets)}, or the file of a frozen set."
+        )
+    if task_set.env != env:
+        raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
+    if attempts < 1 or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError("A run needs at least one attempt and one seed, no seed twice.")
+    if not 0.0 <= error_rate < 1.0:
+        raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
+    registry.check_env_options(cls, env, env_options or {})
+    scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
+    if protocol is not None:
+        task_set = registry.under(task_set, protocol)
+    task_set = task_set.varied(
+        max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
+    )
+    plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
+    meta = RunMeta(
+        run_id="",
+        kind=kind,
+        agent=config,
+        task_set=task_set,
+        task_set_hash=task_set.hash,
+        env_version=cls.version,
+        env_options=plain,
+        seeds=tuple(seeds),
+        attempts=attempts,
+        # Traces to learn from are not compared with anything unless asked.
+        reference=reference or (task_set.reference if kind == "run" else None),
+        policy={},
+        workers=workers or registry.default_workers(config),
+        error_rate=error_rate,
+        errors_from=errors_from,
+        parents=tuple(parents),
+    )
+    return msgspec.structs.replace(meta, run_id=new_run_id(meta), **provenance())
+
+
+def _its_tasks(preset: Preset, env: str, name: str) -> str:
+    """The task set that goes with a preset."""
+    if preset.tasks is None:
+        raise ConfigError(
+            f"Protocol '{name}' of '{env}' has no task set here ({preset.plays}): say which tasks "
+            f"to play under it with --tasks. See `harness list tasks` and `list protocols {name}`."
+        )
+    return preset.tasks
