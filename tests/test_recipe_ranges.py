@@ -23,6 +23,7 @@ WHOLE: dict[str, Any] = {
     "objective": {"name": "sad"},
     "optim": {"steps": 100},
     "dev": {"env": "alfworld", "tasks": "builtin-dev"},
+    "evaluate": [{"env": "alfworld", "tasks": "builtin-valid"}],
 }
 GKD = {
     **WHOLE, "data": {}, "teacher": {"checkpoint": "t", "signal": "live"},

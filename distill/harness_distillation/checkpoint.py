@@ -137,7 +137,7 @@ def write_model(
         weights = {k: v.to(dtype) for k, v in weights.items()}
     model.save_pretrained(folder, state_dict=weights)
     tokenizer_.save_pretrained(folder)
-    _write(folder / "harness.json", notes)
+    write_notes(folder, notes)
 
 
 def export(source: Path, out: Path, dtype: str = "float16", **notes: Any) -> None:
@@ -199,6 +199,13 @@ def read_notes(folder: Path) -> dict[str, Any]:
     """A model's harness.json."""
     found: dict[str, Any] = msgspec.json.decode((folder / "harness.json").read_bytes())
     return found
+
+
+def write_notes(folder: Path, notes: dict[str, Any]) -> None:
+    """Write a model's harness.json, in one move."""
+    draft = folder / ".harness.json.draft"
+    _write(draft, notes)
+    draft.replace(folder / "harness.json")
 
 
 def read_state(folder: Path) -> State:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.errors import ConfigError
+from harness.runs import RESULTS
 
 if TYPE_CHECKING:
     from harness_distillation.recipe import Recipe
@@ -33,7 +34,7 @@ def main(args: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="harness distill",
         description="Train a student by a recipe: collect traces, prepare them, cache the "
-        "teacher, train. Finished stages are kept, a stopped one goes on. "
+        "teacher, train, evaluate. Finished stages are kept, a stopped one goes on. "
         "'harness distill list' names the recipes that ship; "
         "'harness distill export CHECKPOINT OUT' copies a model for shipping; "
         "'harness distill inspect RUN|OUT' shows which tokens are taught.",
@@ -59,8 +60,12 @@ def main(args: list[str]) -> int:
         help="send the log to it, too: tensorboard, wandb, mlflow ... (extra 'trackers')",
     )  # fmt: skip
     parser.add_argument(
-        "--stage", choices=("collect", "prepare", "cache", "train"), default="train",
-        help="last stage to run",
+        "--stage", choices=("collect", "prepare", "cache", "train", "evaluate"),
+        default="evaluate", help="last stage to run",
+    )  # fmt: skip
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS,
+        help="results folder of what the student plays (default: results)",
     )  # fmt: skip
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on (the default)")
@@ -96,6 +101,7 @@ def main(args: list[str]) -> int:
             quiet=given.quiet or not us.first,
             device=given.device,
             trackers=given.tracker,
+            results=given.results,
         )
     finally:
         ranks.leave()

@@ -98,6 +98,8 @@ def guard(recipe: Recipe, play: OnPolicy) -> None:
     traces.guard(tasks, recipe.data.exclude)
     if recipe.dev is not None:
         traces.guard(tasks, [recipe.dev.task_set], "[dev]")
+    for what in recipe.evaluate:
+        traces.guard(tasks, [what.task_set], "[[evaluate]]")
 
 
 def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@
     [optim]      how long, how fast
     [on_policy]  what the student plays to learn from its own episodes (objective gkd)
     [dev]        a dev set that is played meanwhile: which checkpoint is the student, when to stop
+    [[evaluate]] task sets that the finished student plays
 
 ``base = "NAME"`` starts from another recipe, of which the tables are overridden key by key, so that
 an arm says only how it differs. Misspelt keys are refused by name. ``resolve`` fills what an
@@ -85,6 +86,16 @@ class Collect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error_rate: float = 0.0
     errors_from: str | None = None
     env_options: dict[str, Any] = {}
+    #: Sampling temperature of a language model (the paper's teacher: 0.2); None: its config's, and
+    #: a checkpoint plays greedily, so that further ``attempts`` would say the same again.
+    temperature: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data for a hash: what was recorded before there was a temperature keeps its."""
+        raw: dict[str, Any] = msgspec.to_builtins(self)
+        if self.temperature is None:
+            del raw["temperature"]
+        return raw
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -214,15 +225,12 @@ class OnPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env_options: dict[str, Any] = {}
 
 
-class Dev(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A task set played greedily every so many steps; the checkpoint that won most is the
-    student."""
+class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task set that the student plays greedily: the finished one, as an entry of
+    ``[[evaluate]]``."""
 
     env: str
     tasks: str
-    every: int = 200
-    #: Stop when so many plays in a row won no more than the best before them; 0: at ``steps``.
-    patience: int = 0
     max_steps: int | None = None
     env_options: dict[str, Any] = {}
 
@@ -230,6 +238,14 @@ class Dev(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def task_set(self) -> str:
         """``tasks`` with its environment before it."""
         return self.tasks if self.tasks.startswith(f"{self.env}/") else f"{self.env}/{self.tasks}"
+
+
+class Dev(Evaluate, frozen=True, forbid_unknown_fields=True):
+    """A task set played every so many steps; the checkpoint that won most is the student."""
+
+    every: int = 200
+    #: Stop when so many plays in a row won no more than the best before them; 0: at ``steps``.
+    patience: int = 0
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -246,6 +262,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optim: Optim = Optim()
     dev: Dev | None = None
     on_policy: OnPolicy | None = None
+    evaluate: tuple[Evaluate, ...] = ()
     #: Token cap of one reply in play.
     max_new_tokens: int = 96
 
@@ -409,6 +426,7 @@ def recipe_hash(recipe: Recipe) -> str:
 def plain(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data for a hash: keys that say nothing new (``_NEUTRAL``) are left out."""
     raw: dict[str, Any] = msgspec.to_builtins(recipe)
+    del raw["evaluate"]  # what is measured afterwards decides no student
     for name in ("dev", "on_policy"):
         if raw[name] is None:
             del raw[name]

@@ -25,7 +25,7 @@ RANGES = {
     "data": {"limit": "[1, inf)", "heldout": "[0, 1)", "paper_truncate": "[1, inf)"},
     "data.collect": {
         "seeds": "[1, inf)", "attempts": "[1, inf)", "max_steps": "[1, inf)",
-        "error_rate": "[0, 1]",
+        "error_rate": "[0, 1]", "temperature": "[0, inf)",
     },
     "teacher": {"top_k": "[1, inf)", "min_mass": "[0, 1]"},
     "objective": {
@@ -47,6 +47,7 @@ RANGES = {
         "teacher_end": "[0, 1]", "temperature": "[0, inf)", "max_steps": "[1, inf)",
     },
     "dev": {"every": "[1, inf)", "patience": "[0, inf)", "max_steps": "[1, inf)"},
+    "evaluate": {"max_steps": "[1, inf)"},
 }  # fmt: skip
 
 
@@ -88,6 +89,16 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             any(step > optim.steps for step in optim.keep),
             f"[optim] keep names step {max(optim.keep, default=0)} of {optim.steps}: it never "
             "comes, and [dev] patience would wait for it. Keep steps of 1..steps.",
+        ),
+        (
+            any(
+                what.agent.startswith(MODELS)
+                and what.seeds * what.attempts > 1
+                and not (what.temperature or what.error_rate)
+                for what in data.collect
+            ),
+            "[[data.collect]] asks for several episodes a task of a model that plays greedily, and "
+            "so the same ones. Set its temperature (the paper's teacher: 0.2), or attempts = 1.",
         ),
         (
             objective.curriculum not in (None, "random")

@@ -32,7 +32,7 @@ def collect_all(wanted: Sequence[Collect], out: Path, quiet: bool) -> list[Path]
 def collect(what: Collect, out: Path, quiet: bool, wait: bool = True) -> Path:
     """One recording, made anew where its models' weights have changed since. Raises BlockingIOError
     where another process makes it and ``wait`` is off."""
-    root = out / hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
+    root = out / hashlib.sha256(msgspec.json.encode(what.plain())).hexdigest()[:12]
     run = _recorded(what, root)
     if run is not None and run.meta.status == "complete":  # may stand where nothing can be written
         return run.path
@@ -71,8 +71,12 @@ def _collect(what: Collect, root: Path, quiet: bool) -> Path:
     if run is not None:
         return run.path if run.meta.status == "complete" else api.resume(run.path).path
     say(quiet, f"collecting {what.tasks or 'the default tasks'} of {what.env} with {what.agent}")
+    agent = registry.agent_config(what.agent)
+    if what.temperature is not None:
+        options = {**agent.options, "temperature": what.temperature}
+        agent = msgspec.structs.replace(agent, options=options)
     run = api.evaluate(
-        what.agent, what.env, tasks=what.tasks, out=root, kind="collect",
+        agent, what.env, tasks=what.tasks, out=root, kind="collect",
         seeds=range(what.seeds), attempts=what.attempts, max_steps=what.max_steps,
         error_rate=what.error_rate,
         errors_from=what.errors_from, env_options=dict(what.env_options),

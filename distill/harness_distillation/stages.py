@@ -1,6 +1,6 @@
-"""From a recipe to a checkpoint in stages, each skipped when its inputs are unchanged.
+"""From a recipe to a measured student in stages, each skipped when its inputs are unchanged.
 
-collect -> prepare (traces, tokenizer, samples) -> cache (teacher) -> train
+collect -> prepare (traces, tokenizer, samples) -> cache (teacher) -> train -> evaluate
 
 OUT/                    the finished student: weights, tokenizer, harness.json
 OUT/training/traces/    runs collected for the recipe
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import torch
 from harness.errors import ConfigError, DataError
 from harness.overlap import TrainedOn
 from harness.rows import draw, group
+from harness.runs import RESULTS
 from harness_distillation import (
     checkpoint,
     likelihoods,
@@ -40,6 +41,8 @@ from harness_distillation import (
 )
 from harness_distillation.checkpoint import room
 from harness_distillation.dataset import Samples
+from harness_distillation.evaluate import check as check_evaluate
+from harness_distillation.evaluate import evaluate
 from harness_distillation.gkd import guard as guard_play
 from harness_distillation.gkd import played_tasks, train_on_policy
 from harness_distillation.locks import owned
@@ -63,21 +66,21 @@ from harness_distillation.teachers import cached_likelihoods, cached_teacher, lo
 from harness_distillation.trackers import check_trackers
 from harness_distillation.train import Corpus, Result, train
 
-STAGES = ("collect", "prepare", "cache", "train")
-
 
 def distill(
     recipe: Recipe,
     out: Path,
     *,
     fresh: bool = False,
-    until: str = "train",
+    until: str = "evaluate",
     quiet: bool = False,
     shared: Path | None = None,
     device: str | None = None,
     trackers: Sequence[str] = (),
+    results: Path = RESULTS,
 ) -> Result | None:
-    """Run the stages up to ``until``; None when that is before training.
+    """Run the stages up to ``until``; None when that is before training. A finished student's runs
+    are kept in ``results``.
 
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
     and what is ``shared`` stay). Without it everything finished is reused and a stopped training
@@ -101,9 +104,18 @@ def distill(
             _guard_start(recipe)
         if recipe.optim.warmup > recipe.optim.steps:
             say(quiet, _told_warmup(recipe.optim))
+        last = until
+        if until == "evaluate":
+            last = "train"
+            if us.first:
+                check_evaluate(recipe)
         if recipe.on_policy is not None:
-            return _on_policy(recipe, recipe.on_policy, place, until, quiet, here)
-        return _from_traces(recipe, place, us, until, quiet, here, trackers, lock, begun)
+            result = _on_policy(recipe, recipe.on_policy, place, last, quiet, here)
+        else:
+            result = _from_traces(recipe, place, us, last, quiet, here, trackers, lock, begun)
+        if until == "evaluate" and us.first and result is not None and result.reason == "finished":
+            evaluate(recipe, out, results, quiet)
+        return result
 
 
 def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
@@ -122,13 +134,19 @@ def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
 
 def _guard_start(recipe: Recipe) -> None:
     """Refuse a start that has learned from what is to be measured on, as far as it tells."""
-    start, dev = recipe.student.start, recipe.dev
-    if start is None or not (recipe.data.exclude or dev):
+    start, played = recipe.student.start, _played(recipe)
+    if start is None or not (recipe.data.exclude or played):
         return
     learned = models.learned(start)
     traces.guard_start(start, learned, recipe.data.exclude)
-    if dev is not None:
-        traces.guard_start(start, learned, [dev.task_set], "[dev]")
+    for table, task_set in played:
+        traces.guard_start(start, learned, [task_set], table)
+
+
+def _played(recipe: Recipe) -> list[tuple[str, str]]:
+    """(table, task set) of what a recipe's student is measured on."""
+    dev = [("[dev]", recipe.dev.task_set)] if recipe.dev is not None else []
+    return dev + [("[[evaluate]]", what.task_set) for what in recipe.evaluate]
 
 
 def _told_warmup(optim: Optim) -> str:
@@ -164,8 +182,8 @@ def _from_traces(
             write(place.training / RECIPE, recipe)
         # Again for what was prepared earlier: what is known of tasks may have grown.
         traces.guard(prepared.tasks, recipe.data.exclude)
-        if recipe.dev is not None:
-            traces.guard(prepared.tasks, [recipe.dev.task_set], "[dev]")
+        for table, task_set in _played(recipe):
+            traces.guard(prepared.tasks, [task_set], table)
         learn, held = _sides(recipe, samples, prepared)
         counts = check_classes(samples, learn, recipe.objective)
         if recipe.objective.name != "minillm":
@@ -261,6 +279,10 @@ def _finish(place: Workplace, result: Result, tok: Any) -> None:
     if result.reason == "finished":
         last = checkpoint.latest(place.training / "checkpoints") or result.checkpoint
         notes = checkpoint.read_notes(last)
+        with suppress(FileNotFoundError):
+            before = checkpoint.read_notes(place.out)
+            if {**before, "scores": {}} == notes:
+                notes["scores"] = before["scores"]
         checkpoint.write_model(place.out, models.load(result.checkpoint), tok, notes)
 
 

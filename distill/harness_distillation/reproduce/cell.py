@@ -93,7 +93,7 @@ def run(out: Path, name: str) -> None:
 def _train(recipe: Recipe, model: Path) -> None:
     from harness_distillation.stages import distill
 
-    distill(recipe, model, shared=Path("shared"))
+    distill(recipe, model, until="train", shared=Path("shared"))
 
 
 def _play(cell: Cell, model: Path, what: Evaluation, reference: str | None) -> Run:

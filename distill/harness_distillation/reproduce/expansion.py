@@ -261,9 +261,9 @@ def _parent(grid: Grid, name: str) -> tuple[Recipe, float | None]:
 
 
 def _runnable(recipe: Recipe, seed: int) -> Recipe:
-    """With its seed; one thread, no time limit, runs by their whole paths: none of that decides a
-    student."""
+    """With its seed; one thread, no time limit, runs by their whole paths, no task sets of its own
+    to play (the grid has them): none of that decides a student."""
     optim = msgspec.structs.replace(recipe.optim, threads=1, max_minutes=None)
     runs = tuple(str(Path(run).absolute()) for run in recipe.data.runs)
     data = msgspec.structs.replace(recipe.data, runs=runs)
-    return msgspec.structs.replace(recipe, seed=seed, optim=optim, data=data)
+    return msgspec.structs.replace(recipe, seed=seed, optim=optim, data=data, evaluate=())

@@ -208,7 +208,8 @@ def _key(cell: Cell, parents: Sequence[str]) -> str:
     recorded = [file_sha256(episodes_file(run)) for run in cell.recipe.data.runs]
     body = msgspec.json.encode(
         (
-            recipe_hash(cell.recipe), cell.recipe.data.collect, recorded, parents, weights,
+            recipe_hash(cell.recipe), [what.plain() for what in cell.recipe.data.collect],
+            recorded, parents, weights,
             [(e.task_set().hash, e.env_options) for e in cell.evaluations],
         ),
         order="sorted",
