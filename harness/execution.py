@@ -22,12 +22,14 @@ from harness.policy import Policy, differences
 from harness.recorder import EPISODES, Recorder, read_episodes
 from harness.runner import Job, Limits, play_all
 from harness.runs import (
+    META,
     RESULTS,
     Run,
     RunMeta,
     check_description,
     open_run,
     read_meta,
+    sha256,
     utc_now,
     write_meta,
     write_metrics,
@@ -68,12 +70,16 @@ def execute(
         make_env = env_maker(meta, getattr(policy, "privileged", False))
         check_data(make_env, meta.task_set)
         _check_policy(folder, described, retry_errors)
+        if (folder / META).is_file():
+            Run(folder).check_episodes()
         if retry_errors:
             _set_errors_aside(folder)
         with Recorder(folder) as recorder:
             learned: TrainedOn | None = getattr(policy, "trained_on", None)
             met = learned and overlap(learned, meta.task_set.env, meta.task_set.tasks)
-            meta = msgspec.structs.replace(meta, policy=described, overlap=met, status="running")
+            meta = msgspec.structs.replace(
+                meta, policy=described, overlap=met, status="running", episodes_hash=None
+            )
             write_meta(folder, meta)
             jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
             costs = [(meta.cost if recorder.keys else None) or Cost()]
@@ -100,7 +106,12 @@ def execute(
         for ours in (*([playing] if playing is not policy else []), *([policy] if own else [])):
             getattr(ours, "close", lambda: None)()
     score(folder, out)
-    meta = msgspec.structs.replace(read_meta(folder), status="complete", finished=utc_now())
+    meta = msgspec.structs.replace(
+        read_meta(folder),
+        status="complete",
+        finished=utc_now(),
+        episodes_hash=sha256(folder / EPISODES),
+    )
     write_meta(folder, meta)
     return Run(folder)
 

@@ -14,7 +14,7 @@ import msgspec
 from harness import decisions
 from harness.errors import ConfigError
 from harness.recorder import EPISODES
-from harness.runs import Run, RunMeta, write_meta, write_metrics
+from harness.runs import Run, RunMeta, read_meta, sha256, write_meta, write_metrics
 from harness.types import Episode
 
 # An absolute path's beginning: a root, a home, a drive, a share, a file URL.
@@ -59,6 +59,9 @@ def export(run: Run, to: Path, *, episodes: bool = False, without_words: bool = 
             with open(half / EPISODES, "wb") as file:
                 for episode in run.episodes():
                     file.write(msgspec.json.encode(_clean_episode(episode, clean)) + b"\n")
+        if meta.episodes_hash is not None:
+            now = sha256(half / EPISODES)  # cleaned, it has a hash of its own
+            write_meta(half, msgspec.structs.replace(read_meta(half), episodes_hash=now))
         target.parent.mkdir(parents=True, exist_ok=True)
         half.rename(target)
     finally:

@@ -75,6 +75,8 @@ class RunMeta(msgspec.Struct, frozen=True):
     status: str = "running"
     #: sha256 of metrics.jsonl as scored (None: scored before this was kept).
     metrics_hash: str | None = None
+    #: sha256 of episodes.jsonl when the run was complete (None: before this was kept).
+    episodes_hash: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -124,6 +126,15 @@ class Run:
         self._check_number(tally.rows)
         self._check_unchanged(digest.hexdigest())
         return tally.summary()
+
+    def check_episodes(self) -> None:
+        """Raise TraceError where episodes.jsonl is not as it was when the run was complete."""
+        file = self.path / EPISODES
+        if self.meta.episodes_hash not in (None, sha256(file)):
+            raise TraceError(
+                f"{file} was changed after it was recorded.\n  Put it back, or record it again; "
+                f"`harness verify {self.path}` tells which episodes are not as they were played."
+            )
 
     def check_complete(self) -> None:
         """Raise ConfigError for a run that is not complete: it is not given away in part."""
@@ -226,6 +237,14 @@ def write_meta(folder: Path, meta: RunMeta) -> None:
     temporary = folder / f".{META}.{os.getpid()}"
     temporary.write_bytes(body + b"\n")
     temporary.replace(folder / META)
+
+
+def sha256(file: Path) -> str | None:
+    """Hash of a file, in hex digits; None where there is none."""
+    if not file.is_file():
+        return None
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_metrics(file: Path) -> list[EpisodeMetrics]:

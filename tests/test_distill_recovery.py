@@ -20,14 +20,16 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import episode, recipe, record
-from harness_distillation import checkpoint, cli, models, stages, teacher_cache, tokenizer
+from harness_distillation import checkpoint, cli, models, stages, teacher_cache, tokenizer, traces
 from harness_distillation import recipe as recipes
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Samples
 from harness_distillation.locks import alone, owned
 from harness_distillation.train import Corpus, Diverged, train
 
-from harness.errors import ConfigError, DataError
+import harness
+from harness.errors import ConfigError, DataError, TraceError
+from harness.recorder import EPISODES
 from harness.rows import draw, group
 from harness.types import Episode
 
@@ -480,6 +482,24 @@ def test_a_trace_edited_between_stop_and_resume_is_refused(tmp_path):
         training.go()
     data.write_bytes(kept)
     assert log(training.go()) == log(whole)
+
+
+@pytest.mark.parametrize("way", ["folder", "file"])
+def test_a_run_edited_after_it_was_recorded_is_refused(tmp_path, way):
+    run = harness.evaluate("random", "alfworld", tasks="builtin-train[:2]", out=tmp_path / "runs")
+    file = run.path / EPISODES
+    kept = file.read_bytes()
+    file.write_bytes(kept.replace(b'"success":false', b'"success":true', 1))
+    assert file.read_bytes() != kept
+    with pytest.raises(TraceError, match=r"changed after it was recorded(?s:.*)harness verify"):
+        traces.load([str(run.path if way == "folder" else file)])
+    with pytest.raises(TraceError, match="changed after it was recorded"):
+        harness.resume(run.path)  # would take the edit over
+    file.write_bytes(kept)
+    assert traces.load([str(run.path)], successes_only=False).sources[0].episodes == 2
+    aside = tmp_path / "chosen.jsonl"  # chosen by hand, as a file that claims no run
+    aside.write_bytes(kept.splitlines(keepends=True)[0])
+    assert len(traces.load([str(aside)], successes_only=False).episodes) == 1
 
 
 def paired(path: Path, lost: int = 1000) -> Path:

@@ -15,8 +15,9 @@ import msgspec
 from harness import registry
 from harness.errors import ConfigError, DataError
 from harness.overlap import TrainedOn
-from harness.recorder import read_episodes
+from harness.recorder import EPISODES, read_episodes
 from harness.rows import IMPORTED, draw, group, keys, unfit
+from harness.runs import META, Run
 from harness.transcript import join, render_decision
 from harness.types import Episode
 
@@ -74,7 +75,8 @@ def load(
     Kept are finished episodes (outcome done; with ``successes_only`` those that won), once each:
     a second episode of the same task with the same text teaches nothing new. Their order is that of
     a hash of their content, run by run, so that what is played again trains the same model.
-    ``exclude`` names task sets (``"alfworld/holdout-1000"``) or tasks (``"env:task id"``).
+    ``exclude`` names task sets (``"alfworld/holdout-1000"``) or tasks (``"env:task id"``). Raises
+    TraceError for a run whose episodes were changed after it was recorded.
     """
     if not runs:
         raise ConfigError("No runs to learn from: name them in [data] runs, or with --data.")
@@ -84,6 +86,8 @@ def load(
     seen: set[str] = set()
     for run in runs:
         path, count = episodes_file(run), 0
+        if path.name == EPISODES and (path.parent / META).is_file():
+            Run(path.parent).check_episodes()
         fit: dict[str, Episode] = {}
         for episode in read_episodes(path):
             count += 1

@@ -12,7 +12,7 @@ import msgspec
 from harness import api, registry
 from harness.config import AgentConfig
 from harness.errors import ConfigError, DataError, TraceError
-from harness.recorder import Recorder
+from harness.recorder import EPISODES, Recorder
 from harness.runs import (
     Run,
     RunMeta,
@@ -20,6 +20,7 @@ from harness.runs import (
     provenance,
     read_meta,
     run_folder,
+    sha256,
     utc_now,
     write_meta,
 )
@@ -110,7 +111,12 @@ def import_files(
     body = msgspec.json.format(msgspec.json.encode(found.report), indent=1)
     (folder / REPORT).write_bytes(body + b"\n")
     api.score(folder, out)
-    meta = msgspec.structs.replace(read_meta(folder), status="complete", finished=utc_now())
+    meta = msgspec.structs.replace(
+        read_meta(folder),
+        status="complete",
+        finished=utc_now(),
+        episodes_hash=sha256(folder / EPISODES),
+    )
     write_meta(folder, meta)
     return Run(folder), found.report
 
