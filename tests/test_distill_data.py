@@ -523,6 +523,42 @@ def test_pacing_starts_with_the_easiest(samples):
     assert np.all(np.diff(score[ranked]) >= 0)
 
 
+@pytest.mark.parametrize(
+    ("progress", "start", "end", "share"),
+    [
+        (0.0, 0.2, 0.5, 0.2),
+        (0.125, 0.2, 0.5, 0.28**0.5),
+        (0.25, 0.2, 0.5, 0.52**0.5),
+        (0.4, 0.2, 0.5, 0.808**0.5),
+        (0.5, 0.2, 0.5, 1.0),
+        (0.9, 0.2, 0.5, 1.0),
+        (0.25, 0.6, 1.0, 0.52**0.5),
+        (0.75, 0.5, 1.0, 0.8125**0.5),
+        (0.3, 1.0, 0.5, 1.0),
+        (0.0, 0.2, 0.0, 1.0),
+    ],
+)
+def test_competence_grows_as_a_square_root(progress, start, end, share):
+    """min(1, sqrt(t (1 - c0^2) / tau + c0^2)), worked out by hand."""
+    assert curriculum.competence(progress, start, end) == pytest.approx(share, abs=1e-12)
+
+
+def test_reverse_gives_the_hardest_first(samples):
+    """The opposite of sorted, epoch by epoch."""
+    score = curriculum.difficulty(samples, recipes.Objective())
+    chosen = np.arange(1, len(score), 2)
+
+    def first(schedule, count):
+        stream = curriculum.order(chosen, samples.lengths, schedule, 0, score=score)
+        return list(islice(stream, count))
+
+    down = first("reverse", len(chosen))
+    assert np.all(np.diff(score[down]) <= 0)
+    assert score[down[0]] > score[down[-1]]
+    assert down == first("sorted", len(chosen))[::-1]
+    assert first("reverse", 2 * len(chosen)) == down * 2
+
+
 # Teacher cache --------------------------------------------------------------------------------
 
 
@@ -574,6 +610,59 @@ def test_cache_holds_the_teachers_distributions(samples, tok, teacher, tmp_path)
         assert np.allclose(cache.entropy[rows], entropy, atol=2e-4)
         mass = log_p.exp().topk(64, -1).values.sum(-1).numpy()
         assert np.allclose(-np.expm1(cache.tail[rows]), mass, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "dtype"), [(65_536, np.uint16), (65_537, np.int32), (70_000, np.int32)]
+)
+def test_cached_ids_are_those_of_large_vocabularies(vocab, dtype):
+    """16 bits hold ids below 65,536; above that they would be other tokens'."""
+    wanted = [[vocab - 1, 3, vocab - 2], [7, vocab - 3, 0]]
+    logits = torch.zeros(2, vocab)
+    for row, ids in zip(logits, wanted, strict=True):
+        row[ids] = torch.tensor([30.0, 29.0, 28.0])
+    cache = teacher_cache.distribution(logits, torch.tensor([vocab - 1, 7]), 3)
+    assert cache.ids.dtype == dtype
+    assert cache.ids.tolist() == wanted
+    assert cache.pick(torch.tensor([1, 0])).ids.tolist() == wanted[::-1]
+
+
+def test_a_cached_token_takes_about_260_bytes():
+    """Of a top 64: ids of 16 bits and log-probabilities in fp16, the rest in fp32."""
+    logits = torch.randn(5, 2048, generator=torch.Generator().manual_seed(0))
+    cache = teacher_cache.distribution(logits, torch.zeros(5, dtype=torch.int64), 64)
+    assert [a.dtype for a in cache] == [np.uint16, np.float16, *[np.float32] * 3]
+    assert sum(a.nbytes for a in cache) == 5 * (2 * 64 + 2 * 64 + 3 * 4)
+
+
+def test_a_teacher_of_70_000_entries_is_cached_as_it_speaks(tmp_path):
+    class Many:
+        eos_token_id, pad_token_id = 0, 1
+
+        def __len__(self):
+            return 70_000
+
+    torch.set_num_threads(1)
+    big = models.build(recipes.Student(layers=1, hidden=8, heads=2, window=64), Many(), 3)
+    ids = np.random.default_rng(0).integers(0, 70_000, 24, dtype=np.int32)
+    kinds = np.array(([Kind.CONTEXT] * 4 + [Kind.REASON] * 4) * 3, dtype=np.int8)
+    few = dataset.Samples.make(ids, kinds, np.array([0, 8, 24]), np.array([0, 1], dtype=np.int32))
+    named = teacher_cache.Key(few.hash, "t", "t", models.weights_hash(big), 64)
+    teacher_cache.build(tmp_path, big, few, named, pad=1, entries=70_000)
+    cache = teacher_cache.load(tmp_path, named, min_mass=0.0)
+    assert (cache.ids.dtype, cache.logp.dtype) == (np.int32, np.float16)
+    big.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        rows = [big(input_ids=torch.from_numpy(ids[few.part(s)].astype(np.int64))[None]).logits[0]
+                for s in range(2)]  # fmt: skip
+    log_p = torch.cat(rows)[np.flatnonzero(kinds) - 1].log_softmax(-1)
+    top = log_p.topk(64, -1)
+    assert cache.ids.max() > 65_535
+    for mine, theirs in zip(cache.ids.tolist(), top.indices.tolist(), strict=True):
+        # Equals but for sums in another order, which may swap who is last.
+        assert len(set(mine) & set(theirs)) >= 63
+    at = log_p.gather(-1, torch.from_numpy(cache.ids.astype(np.int64)))
+    assert np.allclose(cache.logp.astype(np.float32), at.numpy(), atol=0.01)
 
 
 def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
@@ -707,6 +796,57 @@ ARMS = {
     "table5-ours-tiny", "table5-only-reason-tiny", "table5-only-act-tiny",
     "table5-no-segmentation-tiny", "table5-random-span-tiny", "table5-label-shuffle-tiny",
 }  # fmt: skip
+
+
+#: Every number of the flat objective and of ours, written out: what a recipe's name, base or
+#: default changes unseen is another experiment under the same name.
+FLAT = {
+    "name": "kd", "divergence": "forward_kl", "normalizer": "token", "curriculum": "random",
+    "lambda_reason": 1.0, "lambda_act": 1.0, "lambda_format": 1.0, "obs_weight": 0.0,
+    "format": "span", "masks": "spans", "temperature": 1.0, "jsd_beta": 0.5, "skew_alpha": 0.1,
+    "alm_tau": 100.0, "alpha": 1 / 3, "beta": 1 / 3, "gamma": 1 / 3, "pacing_start": 0.2,
+    "pacing_end": 0.5, "contrastive": 0.0, "contrastive_beta": 1.0,
+}  # fmt: skip
+OURS = {**FLAT, "name": "sad", "normalizer": "class", "curriculum": "pacing"}
+TEXT = {**FLAT, "divergence": "ce"}
+SHARED = {**OURS, "format": "shared"}
+OBJECTIVES = {
+    "ours-tiny": OURS,
+    "token-tiny": FLAT,
+    "class-random-tiny": {**OURS, "curriculum": "random"},
+    "flat-curriculum-tiny": {**FLAT, "curriculum": "pacing"},
+    "lambda-0.5-tiny": {**FLAT, "lambda_act": 0.5},
+    "lambda-2.5-tiny": {**FLAT, "lambda_act": 2.5},
+    "lambda-5-tiny": {**FLAT, "lambda_act": 5.0},
+    "kd-all-tiny": {**FLAT, "name": "kd_all", "obs_weight": 1.0},
+    "gkd-tiny": {**FLAT, "name": "gkd", "divergence": "jsd"},
+    "minillm-tiny": {**FLAT, "name": "minillm", "divergence": "reverse_kl"},
+    "sft-tiny": {**TEXT, "name": "sft"},
+    "seqkd-tiny": {**TEXT, "name": "seqkd"},
+    "sad-ce-tiny": {**TEXT, "name": "sad_ce", "normalizer": "class"},
+    "sft-smollm2": {**TEXT, "name": "sft"},
+    "seqkd-smollm2": {**TEXT, "name": "seqkd"},
+    "sad-ce-smollm2": {**TEXT, "name": "sad_ce", "normalizer": "class"},
+    "table5-ours-tiny": SHARED,
+    "table5-only-reason-tiny": {**SHARED, "name": "only_reason", "lambda_act": 0.0},
+    "table5-only-act-tiny": {**SHARED, "name": "only_act", "lambda_reason": 0.0},
+    "table5-random-span-tiny": {**SHARED, "name": "random_span", "masks": "random_span"},
+    "table5-label-shuffle-tiny": {**SHARED, "name": "label_shuffle", "masks": "label_shuffle"},
+    "table5-no-segmentation-tiny": {**FLAT, "format": "shared"},
+    "student-tiny-start": {
+        **TEXT, "name": "sft", "lambda_reason": 0.0, "lambda_act": 0.0, "obs_weight": 1.0,
+    },
+    "teacher-tiny-start": {**TEXT, "name": "sft", "obs_weight": 1.0},
+    "teacher-tiny": {**TEXT, "name": "sft", "obs_weight": 0.1},
+    **{f"teacher-{size}": {**TEXT, "name": "sft"} for size in ("1.5b", "llama-13b", "opt-13b")},
+    **{f"{arm}-{size}{env}": objective for arm, objective in (("ours", OURS), ("token", FLAT))
+       for size in SIZES for env in ("", "-webshop", "-hotpotqa")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [path.stem for path in shipped()])
+def test_a_shipped_recipes_objective_is_the_one_that_its_name_says(name):
+    assert msgspec.to_builtins(recipes.load(name).objective) == OBJECTIVES[name]
 
 
 @pytest.mark.parametrize("name", sorted(ARMS))

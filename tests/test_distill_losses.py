@@ -333,3 +333,35 @@ def test_opt_leaks_when_packed_and_one_document_a_row_does_not():
     right = models.hidden_states(body, ids, positions, torch.tensor([0, 10, 20]))[0, 10:]
     assert float((packed - alone).detach().abs().max()) > 0.01
     assert float((right - alone).detach().abs().max()) < 1e-5
+
+
+def convolving(window: int):
+    """LFM2 mixes neighbouring tokens by convolutions as well, which know of no documents."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    torch.manual_seed(0)
+    return Lfm2ForCausalLM(
+        Lfm2Config(
+            vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            layer_types=["conv", "full_attention"], num_attention_heads=2, num_key_value_heads=2,
+            max_position_embeddings=window, initializer_range=0.3,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [512, 20])
+def test_a_model_that_leaks_whatever_its_attention_is_refused(window):
+    model = convolving(window)
+    gap = models.isolation_gap(model)
+    assert gap > 100 * models.ISOLATION_TOLERANCE
+    told = r"Lfm2ForCausalLM does not keep packed episodes apart: logits differ by (.+) \(tol"
+    with pytest.raises(ConfigError, match=told) as error:
+        models.check_isolation(model)
+    assert f"by {gap:.3g} (" in str(error.value)
+
+
+@pytest.mark.parametrize("window", [1, 7, 47])
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
+def test_isolation_is_measured_within_the_models_positions(arch, window):
+    student = Student(arch=arch, layers=1, hidden=32, heads=2, window=window)
+    assert models.check_isolation(models.build(student, Tokens(), 0)) < 1e-4

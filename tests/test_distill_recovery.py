@@ -25,6 +25,7 @@ from harness_distillation import recipe as recipes
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Samples
 from harness_distillation.locks import alone, owned
+from harness_distillation.machine import random_state_kept
 from harness_distillation.train import Corpus, Diverged, train
 
 import harness
@@ -175,6 +176,63 @@ def test_other_errors_stay_what_they_are(tmp_path):
         with pytest.raises(type(error)) as found, checkpoint.room(tmp_path):
             raise error
         assert found.value is error
+
+
+# Random numbers --------------------------------------------------------------------------------
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_random_numbers_go_on_where_the_checkpoint_was_taken(tmp_path, device):
+    """What dropout draws after a resume is what it would have drawn."""
+    tok = tokenizer.train([episode(i) for i in range(5)], "Task: {instruction}\n", 300)
+    model = models.build(recipes.Student(layers=1, hidden=16, heads=2, window=64), tok, 0)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with random_state_kept():
+        torch.manual_seed(11)
+        torch.rand(3, device=device)
+        saved = checkpoint.save(
+            tmp_path, model, tok, optimizer, checkpoint.State(1, 0.0, 0, "r", "s"), {}
+        )
+        expected = torch.rand(9, device=device)
+        torch.manual_seed(12)
+        assert not torch.equal(torch.rand(9, device=device), expected)
+        checkpoint.restore(saved, optimizer)
+        assert torch.equal(torch.rand(9, device=device), expected)
+
+
+def test_a_checkpoint_of_an_accelerator_goes_on_without_one(tmp_path):
+    """Its random state is no moment of the optimizer, and that of the CPU is taken all the same."""
+    from safetensors.torch import load_file, save_file
+
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+    tok = tokenizer.train([episode(i) for i in range(5)], "Task: {instruction}\n", 300)
+    model = models.build(recipes.Student(layers=1, hidden=16, heads=2, window=64), tok, 0)
+    with random_state_kept():
+        torch.manual_seed(11)
+        saved = checkpoint.save(
+            tmp_path, model, tok, optimizer, checkpoint.State(1, 0.0, 0, "r", "s"), {}
+        )
+        expected = torch.rand(9)
+        kept = load_file(saved / "trainer.safetensors")
+        # As CUDA keeps it: 16 bytes, a seed and an offset.
+        kept["cuda_rng"] = torch.tensor([7, *[0] * 15], dtype=torch.uint8)
+        save_file(kept, saved / "trainer.safetensors")
+        fresh = torch.optim.AdamW(layer.parameters())
+        checkpoint.restore(saved, fresh)
+        assert torch.equal(torch.rand(9), expected)
+        if torch.cuda.is_available():
+            assert torch.cuda.get_rng_state().tolist() == kept["cuda_rng"].tolist()
+    mine, theirs = optimizer.state_dict()["state"], fresh.state_dict()["state"]
+    assert set(mine) == set(theirs) == {0, 1}
+    for index, values in mine.items():
+        assert set(theirs[index]) == set(values)
+        assert all(torch.equal(theirs[index][name], value) for name, value in values.items())
 
 
 # No number -------------------------------------------------------------------------------------

@@ -114,6 +114,35 @@ def test_sampled_ids_are_kept_however_the_text_is_tokenised(encoder):
         assert said.strip() == "".join(s.text for s in found if s.kind is kind).strip()
 
 
+def test_a_token_over_two_segments_is_of_its_first_sign():
+    """Of a blank that ends a segment and a newline that opens the next, the newline decides."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {piece: i for i, piece in enumerate([*alphabet, "ĠĊ", "ĠĊA", ":Ġ"])}
+    model = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab, [("Ġ", "Ċ"), ("ĠĊ", "A"), (":", "Ġ")])
+    )
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    model.decoder = tokenizers.decoders.ByteLevel()
+    encoder = tokenizer.SegmentEncoder(PreTrainedTokenizerFast(tokenizer_object=model))
+    text = "Reasoning: a mug \nAction: go up \n"
+    found, completion = block(text, encoder.encode(text))
+    kept = encoder.as_sampled(found, completion, encoder.segments(found))
+    pieces = [encoder.tokenizer.decode([i]) for i in completion.ids]
+    kinds = kept.kinds[-len(pieces) :].tolist()
+    assert [(p, k) for p, k in zip(pieces, kinds, strict=True) if len(p) > 1] == [
+        (": ", Kind.REASON_FORMAT), (" \nA", Kind.REASON_FORMAT),
+        (": ", Kind.ACT_FORMAT), (" \n", Kind.ACT_FORMAT),
+    ]  # fmt: skip
+    of = {kind: "".join(p for p, k in zip(pieces, kinds, strict=True) if k == kind)
+          for kind in (Kind.REASON, Kind.ACT)}  # fmt: skip
+    assert of == {Kind.REASON: "a mug", Kind.ACT: "go up"}
+
+
 def test_a_reply_cut_short_is_closed_and_one_with_more_is_retokenised(encoder):
     text = "Reasoning: I need a mug."
     ids = tuple(encoder.segments(render_decision(Decision("", None, Completion(text=text)))).ids)

@@ -211,6 +211,41 @@ def spans(text: str, env: str = "hotpotqa", source: str = "react"):
     return [(s.kind, s.text) for s in cut(text, grammar(source, env))[1]]
 
 
+@pytest.mark.parametrize("number", ["", " 2"])
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("Reasoning", Kind.THOUGHT), ("Thought", Kind.THOUGHT), ("Think", Kind.THOUGHT),
+        ("Action", Kind.ACTION), ("Act", Kind.ACTION),
+        ("Observation", Kind.OBSERVATION), ("Obs", Kind.OBSERVATION),
+    ],
+)  # fmt: skip
+def test_every_label_opens_a_span_of_its_kind(word, kind, env, number):
+    assert spans(f"{word}{number}: a b", env) == [(kind, "a b")]
+    assert spans(f"{word.upper()}{number}: a b", env, "sharegpt") == [(kind, "a b")]
+    # In a log too, after a label that opens the log whichever it is.
+    before = "Action" if kind is Kind.OBSERVATION else "Observation"
+    assert spans(f"{before}{number and ' 1'}: x\n{word}{number}: a b", env)[1:] == [(kind, "a b")]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("Reasoning", "Action", "Observation"), ("Think", "Act", "Obs"), ("Thought", "Act", "Obs")],
+)
+def test_logs_under_other_labels(tmp_path_factory, labels):
+    played = [
+        ("I look\nit up", "search[a]", "seen"),
+        ("so it is", "finish[b]", "Answer is CORRECT"),
+    ]
+    whole = numbered(played, labels)
+    plain_ = re.sub(r"^(\w+) \d:", r"\1:", whole, flags=re.M)
+    for text in (whole, plain_):
+        text = f"Question: who?\n{text}\n"
+        (episode,) = imported(tmp_path_factory, "log.txt", text, "react", "hotpotqa").episodes
+        assert taken(episode) == played
+
+
 def test_an_empty_action_stays_empty():
     assert spans("Thought: a\nAction:\nObservation: b") == [
         (Kind.THOUGHT, "a"), (Kind.ACTION, ""), (Kind.OBSERVATION, "b"),

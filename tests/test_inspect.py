@@ -13,12 +13,15 @@ import pytest
 pytest.importorskip("torch")
 
 from distill_traces import episode, recipe, record
-from harness_distillation import cli, inspect, overlay, tokenizer
+from harness_distillation import cli, inspect, overlay, tokenizer, traces
+from harness_distillation import recipe as recipes
 from harness_distillation.dataset import Samples
+from harness_distillation.prepare import manifest_of
+from harness_distillation.train import Corpus, train
 
 from harness.errors import ConfigError, DataError
 from harness.transcript import Kind, Segment
-from harness.types import Decision, Step
+from harness.types import Decision, Episode, Step, Task
 
 pytestmark = pytest.mark.models
 HEADER = "Task: {instruction}\n"
@@ -213,12 +216,12 @@ def test_the_page_shows_every_sample(tmp_path, subject, tok):
     parsed.feed(page)
     assert len(re.findall(r"<h2 id=\"s\d+\">", page)) == 7
     for drawn in found.drawn:
-        assert "".join(overlay.plain(cell.text) for cell in drawn) in parsed.text
+        assert "".join(overlay.plain(cell.text) for cell in drawn.cells) in parsed.text
     assert page.count("<rect") == len(found.reason.counts) + len(found.act.counts)
 
 
 def test_colours_follow_the_labels(subject, tok):
-    drawn = inspect.inspect(subject, {"own": tok}, n=1).drawn[0]
+    drawn = inspect.inspect(subject, {"own": tok}, n=1).drawn[0].cells
     text = overlay.painted(drawn)
     at = 0
     for cell, span in zip(drawn, text.spans, strict=True):
@@ -233,7 +236,7 @@ def test_slips_are_grey(tok):
     slip = Step("seen", Decision("not mine", "blunder", injected=True))
     steps = (slip, *EPISODES[0].steps)
     one = inspect.of_episodes("x", [msgspec.structs.replace(EPISODES[0], steps=steps)], HEADER, tok)
-    (drawn,) = inspect.inspect(one, {"own": tok}).drawn
+    ((_, drawn),) = inspect.inspect(one, {"own": tok}).drawn
     grey = "".join(cell.text for cell in drawn if cell.kind == Kind.CONTEXT)
     assert "blunder" in grey
     assert "blunder" not in "".join(cell.text for cell in drawn if cell.kind == Kind.ACT)
@@ -251,7 +254,8 @@ def test_a_run_and_a_student(tmp_path, capsys):
     run = record(tmp_path / "run" / "episodes.jsonl", 30).parent
     assert cli.main(["inspect", str(run), "--n", "5", "--show", "1"]) == 0
     told = capsys.readouterr().out
-    assert "sample 1 of 5 drawn" in told
+    assert re.findall(r"sample 1 of 5 drawn\S*", told) == ["sample 1 of 5 drawn"]
+    assert "drawn and checked: alfworld 5 of 30" in told
     assert "N_r : N_a" in told
     out = tmp_path / "student"
     path = recipe(tmp_path, steps=1)
@@ -296,7 +300,8 @@ def test_taught_observations_are_a_class_of_their_own(tmp_path, capsys):
     assert sum(found.kinds.values()) == found.tokens
     assert [c.fine for c in found.checks] == [True] * 3
     assert f"observations {found.kinds['observation']}" in capsys.readouterr().out
-    seen = "".join(c.text for drawn in found.drawn for c in drawn if c.kind == tokenizer.OBSERVED)
+    cells = [c for drawn in found.drawn for c in drawn.cells]
+    seen = "".join(c.text for c in cells if c.kind == tokenizer.OBSERVED)
     assert "You see a" in seen
     assert "Reasoning:" not in seen
     assert '<span class="o">Observation: You see a' in page.read_text(encoding="utf-8")
@@ -329,6 +334,131 @@ def test_random_spans_need_spell_nothing(tmp_path, capsys):
     (out / "training" / "recipe.json").unlink()
     with pytest.raises(DataError, match=r"no recipe\.json"):
         inspect.load(out, [], HEADER)
+
+
+@pytest.mark.parametrize("more", ["", "format = 'shared'\n"])
+def test_shuffled_labels_are_shown_as_they_are_trained_on(tmp_path, capsys, more):
+    """A training on what is shown takes the very steps that the student's own took."""
+    run = record(tmp_path / "run" / "episodes.jsonl", 30).parent
+    out = tmp_path / "student"
+    text = f"[objective]\nname = 'label_shuffle'\ndivergence = 'ce'\n{more}"
+    path = recipe(tmp_path, text, steps=2)
+    args = [str(path), "--data", str(run), "--out", str(out), "--quiet", "--device", "cpu"]
+    assert cli.main(args) == 0
+    stored = Samples.load(out / "training" / "data" / "samples.npz")
+    subject, others = inspect.load(out, [], HEADER)
+    held = np.isin(stored.episode, manifest_of(out / "training" / "data").heldout)
+    for s in range(len(stored.lengths)):
+        as_stored = np.array_equal(
+            subject.samples.kinds[stored.part(s)], stored.kinds[stored.part(s)]
+        )
+        assert as_stored == bool(held[s])
+    assert 0 < held.sum() < len(held)
+
+    loaded = recipes.load(str(path))
+    corpus = Corpus(subject.samples, np.flatnonzero(~held), np.flatnonzero(held), stored.hash)
+    train(loaded, "h", corpus, subject.tokenizer, tmp_path / "again", {}, quiet=True)
+
+    def log(folder: Path) -> list[dict]:
+        lines = map(msgspec.json.decode, (folder / "log.jsonl").read_bytes().splitlines())
+        timing = ("seconds", "tokens_per_s", "mfu")
+        return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+    assert log(tmp_path / "again") == log(out / "training")
+
+    capsys.readouterr()
+    assert cli.main(["inspect", str(out), "--show", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "labels are shuffled, reasoning and action, as in training" in told
+    assert "FAIL" not in told
+    found = inspect.inspect(subject, others)
+    assert len(found.checks) == 2
+    assert found.agreement == []
+    for (_, cells), s in zip(found.drawn, range(len(stored.lengths)), strict=True):
+        assert len(cells) == stored.lengths[s]
+        assert [c.kind for c in cells] == subject.samples.kinds[stored.part(s)].tolist()
+
+
+def of_three() -> list[Episode]:
+    """Toys under the names of three environments, of which one has few."""
+    found = []
+    for i in range(250):
+        env = "hotpotqa" if i < 12 else ("webshop", "alfworld")[i % 2]
+        e = episode(i)
+        found.append(msgspec.structs.replace(e, task=Task(env, "train", f"{e.task.id}-{env}")))
+    return found
+
+
+def test_a_hundred_samples_of_each_environment_are_drawn(tmp_path, capsys):
+    episodes = of_three()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "episodes.jsonl").write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in episodes))
+    page = tmp_path / "page.html"
+    assert cli.main(["inspect", str(run), "--show", "1", "--page", str(page)]) == 0
+    told = capsys.readouterr().out
+    assert "drawn and checked: alfworld 100 of 119, hotpotqa 12 of 12, webshop 100 of 119" in told
+    titles = re.findall(r"sample \d+ of \d+ drawn, \w+", told)
+    assert titles == [
+        "sample 1 of 212 drawn, alfworld", "sample 101 of 212 drawn, hotpotqa",
+        "sample 113 of 212 drawn, webshop",
+    ]  # fmt: skip
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<h2 id=") == 212
+    assert '<h2 id="s113">Sample 113, webshop</h2>' in text
+
+    subject, others = inspect.load(run, [], HEADER)
+    found = inspect.inspect(subject, others)
+    # What is checked and compared are those that are drawn.
+    assert found.checks[1].total == 212
+    of = {name: [c for env, c in found.drawn if env == name] for name in found.chosen}
+    assert {name: len(some) for name, some in of.items()} == {
+        "alfworld": 100, "hotpotqa": 12, "webshop": 100,
+    }  # fmt: skip
+    whole = [inspect._tokens(subject.samples, s)[0] for s in range(250)]
+    spelled = [subject.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in whole]
+    for name, some in of.items():
+        own = {text for text, e in zip(spelled, episodes, strict=True) if e.task.env == name}
+        assert {"".join(c.text for c in cells) for cells in some} <= own
+    other = inspect.inspect(subject, others, seed=1)
+    assert [d.cells for d in other.drawn] != [d.cells for d in found.drawn]
+    few = inspect.inspect(subject, others, n=3)
+    assert set(few.chosen.values()) == {(3, 119), (3, 12)}
+
+
+def test_a_students_samples_know_their_environments(tmp_path, capsys):
+    """Of several windows an episode; and samples prepared before environments were noted."""
+    run = tmp_path / "run"
+    run.mkdir()
+    lines = [msgspec.json.encode(e) + b"\n" for e in of_three()[:60]]
+    (run / "episodes.jsonl").write_bytes(b"".join(lines))
+    out = tmp_path / "student"
+    path = recipe(tmp_path, steps=1)
+    path.write_text(path.read_text().replace("[data]", "[data]\nsamples = 'step'"))
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--stage", "prepare"]) == 0
+    place = out / "training" / "data"
+    prepared = manifest_of(place)
+    assert sum(count for _, count in prepared.environments) == prepared.episodes == 60
+    subject, others = inspect.load(out, [], HEADER)
+    kept = traces.load([str(run)]).episodes
+    assert subject.environments == [kept[i].task.env for i in subject.samples.episode]
+    assert set(subject.environments) == {"alfworld", "hotpotqa", "webshop"}
+    found = inspect.inspect(subject, others, n=10)
+    assert set(found.chosen) == set(subject.environments)
+    assert {some for some, _ in found.chosen.values()} == {10}
+
+    manifest = msgspec.to_builtins(prepared)
+    del manifest["environments"]
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    capsys.readouterr()
+    assert cli.main(["inspect", str(out), "--n", "5", "--show", "1"]) == 0
+    told = capsys.readouterr().out
+    every = len(subject.environments)
+    assert f"drawn and checked: 5 of {every}, whatever their environment" in told
+    assert re.findall(r"sample 1 of 5 drawn\S*", told) == ["sample 1 of 5 drawn"]
+    manifest["tasks"] = [t for t in manifest["tasks"] if t[0] == "webshop"]
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    assert inspect.load(out, [], HEADER)[0].environments == ["webshop"] * every
 
 
 def test_what_is_neither_is_refused(tmp_path):

@@ -24,8 +24,16 @@ from harness.transcript import Kind, Segment, join, render, split_reply
 from harness.types import Episode, Outcome
 from harness_distillation import overlay, tokenizer, traces
 from harness_distillation.dataset import Samples, encode, make_row
-from harness_distillation.prepare import MANIFEST, RECIPE, SAMPLES, Workplace, manifest_of
+from harness_distillation.prepare import (
+    MANIFEST,
+    RECIPE,
+    SAMPLES,
+    Prepared,
+    Workplace,
+    manifest_of,
+)
 from harness_distillation.recipe import Data
+from harness_distillation.supervision import shuffle_labels
 from harness_distillation.tokenizer import (
     ACT,
     OBSERVATION,
@@ -37,20 +45,23 @@ from harness_distillation.tokenizer import (
 
 #: Entries of the tokenizer that is trained when none is named.
 OWN_VOCAB = 1024
+#: Random samples of each environment that are drawn and checked.
+DRAWN = 100
 #: Kinds of tokens by name; that of CONTEXT is 0.
 KINDS = {**{kind.name.lower(): int(kind) for kind in Kind}, "observation": OBSERVED}
 
 
 class Subject(NamedTuple):
     """What is looked at: token sequences, the tokenizer that reads them, the segments they were
-    made of (None: only the tokens are left, of a student's folder), and which tokens carry the
-    labels (``Objective.masks``)."""
+    made of (None: only the tokens are left, of a student's folder), which tokens carry the labels
+    (``Objective.masks``), and the environment of each sequence (None: not known)."""
 
     name: str
     samples: Samples
     tokenizer: Any
     segments: list[list[Segment]] | None
     masks: str = "spans"
+    environments: list[str] | None = None
 
 
 class Check(NamedTuple):
@@ -93,6 +104,13 @@ class Lengths(NamedTuple):
     most: int
 
 
+class Drawn(NamedTuple):
+    """A sequence to look at, and its environment ("" where it is not known)."""
+
+    environment: str
+    cells: list[overlay.Cell]
+
+
 class Findings(NamedTuple):
     """All that there is to tell of a subject."""
 
@@ -105,7 +123,9 @@ class Findings(NamedTuple):
     act: Lengths
     checks: list[Check]
     agreement: list[Agreement]
-    drawn: list[list[overlay.Cell]]
+    drawn: list[Drawn]
+    #: Environment -> how many sequences are drawn and checked, of how many.
+    chosen: dict[str, tuple[int, int]]
     masks: str
 
     @property
@@ -130,8 +150,12 @@ def main(args: list[str]) -> int:
         help="checkpoint whose tokenizer reads the text; repeatable, the first one draws",
     )  # fmt: skip
     parser.add_argument("--header", default=Data().header, help="a prompt's opening, for a run")
-    parser.add_argument("--n", type=int, default=100, help="random samples drawn and checked")
-    parser.add_argument("--show", type=int, default=3, help="... of them on the terminal")
+    parser.add_argument(
+        "--n", type=int, default=DRAWN, help="random samples of each environment drawn and checked"
+    )
+    parser.add_argument(
+        "--show", type=int, default=3, help="... of each environment's on the terminal"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which samples")
     parser.add_argument(
         "--sample", type=int, action="append", default=[], metavar="N",
@@ -177,8 +201,9 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
         own = tokenizer.load(place.data / "tokenizer")
         if prepared.tokenizer != tokenizer.fingerprint(own):
             raise ConfigError(f"{place.data}: its tokenizer is not the one of its samples.")
-        samples = Samples.load(place.data / SAMPLES)
-        return Subject(str(what), samples, own, None, _masks(place)), {"own": own, **others}
+        samples, masks = _labelled(place, prepared, Samples.load(place.data / SAMPLES))
+        subject = Subject(str(what), samples, own, None, masks, _environments(prepared, samples))
+        return subject, {"own": own, **others}
     path = traces.episodes_file(what)
     episodes = [e for e in read_episodes(path) if e.steps and e.outcome is not Outcome.ERROR]
     if not episodes:
@@ -188,16 +213,35 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
     return of_episodes(str(what), episodes, header, next(iter(others.values()))), others
 
 
-def _masks(place: Workplace) -> str:
-    """Which tokens a student's recipe puts the labels on."""
+def _labelled(place: Workplace, prepared: Prepared, samples: Samples) -> tuple[Samples, str]:
+    """A student's samples as it trains on them, and which tokens its recipe puts the labels on."""
     path = place.training / RECIPE
     if not path.is_file():
         raise DataError(
             f"{place.data} has samples and no {RECIPE} beside it, which says how they are labelled."
             "\n  harness distill RECIPE --stage prepare writes it."
         )
-    masks: str = msgspec.json.decode(path.read_bytes())["objective"].get("masks", "spans")
-    return masks
+    recipe = msgspec.json.decode(path.read_bytes())
+    masks: str = recipe["objective"].get("masks", "spans")
+    if masks == "label_shuffle":
+        # Training permutes them after the samples are made, in episodes that it learns from.
+        learn = np.flatnonzero(~np.isin(samples.episode, prepared.heldout))
+        classes = class_of(recipe["objective"].get("format") or "span")
+        samples = shuffle_labels(samples, classes, learn, recipe["seed"])
+    return samples, masks
+
+
+def _environments(prepared: Prepared, samples: Samples) -> list[str] | None:
+    """The environment of every sequence."""
+    noted = prepared.environments
+    if not noted and len(known := {env for env, _ in prepared.tasks}) == 1:
+        noted = ((known.pop(), prepared.episodes),)
+    if not noted:
+        return None
+    names, counts = zip(*noted, strict=True)
+    of_episodes = np.repeat(np.array(names), counts)
+    found: list[str] = of_episodes[samples.episode].tolist()
+    return found
 
 
 def of_episodes(name: str, episodes: Sequence[Episode], header: str, tok: Any) -> Subject:
@@ -209,25 +253,42 @@ def of_episodes(name: str, episodes: Sequence[Episode], header: str, tok: Any) -
     encoder = SegmentEncoder(tok)
     longest = max(len(encoder.segments(s).ids) for s in segments)
     samples, _ = encode(episodes, encoder, header, longest, 0)
-    return Subject(name, samples, tok, [segments[i] for i in samples.episode.tolist()])
+    owners = samples.episode.tolist()
+    return Subject(
+        name, samples, tok, [segments[i] for i in owners],
+        environments=[episodes[i].task.env for i in owners],
+    )  # fmt: skip
 
 
 def inspect(
-    subject: Subject, tokenizers: dict[str, Any], *, n: int = 100, seed: int = 0,
+    subject: Subject, tokenizers: dict[str, Any], *, n: int = DRAWN, seed: int = 0,
     only: Sequence[int] = (),
 ) -> Findings:  # fmt: skip
-    """Counts and lengths over all sequences; checks, agreement and drawings over ``n`` of them, or
-    over ``only`` these. Raises ConfigError for one that is not there.
+    """Counts and lengths over all sequences; checks, agreement and drawings over ``n`` of every
+    environment (all it has where they are fewer), or over ``only`` these. Raises ConfigError for
+    one that is not there.
 
-    Random spans lie across words and segments: what they spell and what the paper's recipe would
-    label there is not asked.
+    Random spans and shuffled labels lie across words and segments: what they spell and what the
+    paper's recipe would label there is not asked.
     """
     samples = subject.samples
-    true = subject.masks != "random_span"
+    true = subject.masks == "spans"
     everything = range(len(samples.lengths))
     if absent := sorted(set(only) - set(everything)):
         raise ConfigError(f"{subject.name} has samples 0..{everything[-1]}, not {absent[0]}.")
-    chosen = sorted(only or random.Random(seed).sample(everything, min(n, len(everything))))
+    owners = subject.environments or [""] * len(everything)
+    places: dict[str, list[int]] = {}
+    for s, environment in enumerate(owners):
+        places.setdefault(environment, []).append(s)
+    drawn = {
+        environment: sorted(
+            set(own).intersection(only)
+            if only
+            else random.Random(seed).sample(own, min(n, len(own)))
+        )
+        for environment, own in sorted(places.items())
+    }
+    chosen = [s for some in drawn.values() for s in some]
     texts = [_segments(subject, s) for s in chosen] if true else []
     return Findings(
         name=subject.name,
@@ -238,7 +299,10 @@ def inspect(
         act=lengths(samples, Kind.ACT),
         checks=[*counted(samples, chosen), *([spelled(subject, chosen)] if true else [])],
         agreement=[agreement(name, tok, texts) for name, tok in tokenizers.items() if true],
-        drawn=[overlay.cells(subject.tokenizer, *_tokens(samples, s)) for s in chosen],
+        drawn=[
+            Drawn(owners[s], overlay.cells(subject.tokenizer, *_tokens(samples, s))) for s in chosen
+        ],
+        chosen={name: (len(some), len(places[name])) for name, some in drawn.items()},
         masks=subject.masks,
     )
 

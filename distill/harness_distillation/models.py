@@ -314,11 +314,13 @@ def isolation_gap(
 ) -> float:
     """Largest difference of logits between three documents in a row and each alone (plain sdpa).
 
-    ``implementation`` of attention for the row: None for the device's own (``isolate_documents``).
+    ``tokens`` of the longest, where the model has positions for so many. ``implementation`` of
+    attention for the row: None for the device's own (``isolate_documents``).
     """
     generator = torch.Generator().manual_seed(seed)
     device = device_of(model)
-    lengths = [tokens, tokens // 3, tokens // 2]
+    tokens = min(tokens, getattr(model.config, "max_position_embeddings", tokens))
+    lengths = [tokens, max(1, tokens // 3), max(1, tokens // 2)]
     vocab = model.config.vocab_size
     ids = torch.randint(0, vocab, (1, sum(lengths)), generator=generator).to(device)
     positions = torch.cat([torch.arange(n) for n in lengths])[None].to(device)

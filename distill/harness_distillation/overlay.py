@@ -6,6 +6,7 @@ terminal without control characters and the page escaped.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,10 +70,15 @@ def cells(tok: Any, ids: Sequence[int], kinds: Sequence[int]) -> list[Cell]:
 
 
 def show(found: Findings, samples: int) -> None:
-    """Print findings and the first drawn samples."""
+    """Print findings and the first drawn samples of each environment."""
     console = Console(soft_wrap=True)
-    for number, drawn in enumerate(found.drawn[:samples], 1):
-        console.rule(f"sample {number} of {len(found.drawn)} drawn", style="bright_black")
+    shown: Counter[str] = Counter()
+    for number, (environment, drawn) in enumerate(found.drawn, 1):
+        shown[environment] += 1
+        if shown[environment] > samples:
+            continue
+        title = f"sample {number} of {len(found.drawn)} drawn{_of(found, environment)}"
+        console.rule(Text(plain(title)), style="bright_black")
         console.print(painted(drawn), end="")
     if samples:
         console.rule(style="bright_black")
@@ -81,6 +87,11 @@ def show(found: Findings, samples: int) -> None:
     for name, of in (("reasoning", found.reason), ("action", found.act)):
         console.print(Text.assemble(f"\n{name} spans, tokens: ", spread(of)))
         console.print(bars(of, "blue" if name == "reasoning" else "red"), end="")
+
+
+def _of(found: Findings, environment: str) -> str:
+    """A drawn sample's environment, where there are others."""
+    return f", {environment}" if len(found.chosen) > 1 else ""
 
 
 def painted(drawn: Sequence[Cell]) -> Text:
@@ -103,8 +114,9 @@ def summary(found: Findings) -> list[str]:
         f"action {k['act']} + {k['act_format']}, observations {k['observation']}; "
         f"N_r : N_a = {found.ratio:.2f}",
     ]
-    if found.masks == "random_span":
-        lines.append("spans lie anywhere: there is no text that they should spell")
+    lines.append("drawn and checked: " + _told(found.chosen))
+    if found.masks in _MOVED:
+        lines.append(f"{_MOVED[found.masks]}: there is no text that they should spell")
     lines += [
         f"{'ok  ' if c.fine else 'FAIL'}  {c.claim} ({c.good} of {c.total})" for c in found.checks
     ]
@@ -115,6 +127,23 @@ def summary(found: Findings) -> list[str]:
         for a in found.agreement
     ]
     return lines
+
+
+#: Masks whose labels are not where the text has its spans.
+_MOVED = {
+    "random_span": "spans lie anywhere",
+    "label_shuffle": "labels are shuffled, reasoning and action, as in training",
+}
+
+
+def _told(chosen: dict[str, tuple[int, int]]) -> str:
+    if "" in chosen:
+        some, every = chosen[""]
+        return (
+            f"{some} of {every}, whatever their environment (of samples prepared before "
+            "environments were noted)"
+        )
+    return ", ".join(f"{name} {some} of {every}" for name, (some, every) in chosen.items())
 
 
 def spread(of: Lengths) -> str:
@@ -177,8 +206,9 @@ def page(found: Findings) -> str:
     """The findings as one page."""
     lines = "".join(f"<li>{escape(plain(line))}</li>" for line in summary(found))
     samples = "".join(
-        f'<h2 id="s{i}">Sample {i}</h2><div class="mask">{_drawn(drawn)}</div>'
-        for i, drawn in enumerate(found.drawn, 1)
+        f'<h2 id="s{i}">Sample {i}{escape(plain(_of(found, environment)))}</h2>'
+        f'<div class="mask">{_drawn(drawn)}</div>'
+        for i, (environment, drawn) in enumerate(found.drawn, 1)
     )
     body = f"""{_CSS}<header class="top"><h1>What is taught: {escape(plain(found.name))}</h1>
 <div class="quiet small"><span class="mask"><span class="r"><b>reasoning</b></span>

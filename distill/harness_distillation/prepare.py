@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,9 @@ class Prepared(msgspec.Struct, frozen=True):
     #: Indices of the episodes held out; the others train.
     heldout: tuple[int, ...]
     tasks: tuple[tuple[str, str], ...]
+    #: Environments of the episodes in their order, each with how many follow one another; none
+    #: where it was prepared before they were noted.
+    environments: tuple[tuple[str, int], ...] = ()
     #: Won and lost episodes of one task, for the contrastive term.
     pairs: int = 0
     #: Chunks of the text that student's and teacher's tokenizers both see, for likelihood matching.
@@ -291,6 +295,9 @@ def _make(recipe: Recipe, runs: list[str], data: Path, key: str) -> Prepared:
         ),
         heldout=tuple(held),
         tasks=tuple(dict.fromkeys([*found.tasks(), *map(_task, paired)])),
+        environments=tuple(
+            (env, len(list(some))) for env, some in groupby(e.task.env for e in found.episodes)
+        ),
         pairs=len(paired) // 2,
         chunks=int(counted.taught[-1]) if counted else 0,
         files={
