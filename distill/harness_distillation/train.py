@@ -187,10 +187,11 @@ def train(
             begun += time.monotonic() - tick
         kept = state.step >= max(optim.keep, default=0)
         return ranks.any(gate is not None and gate.over and kept)
+    hushed, told = quiet or not ranks.first, [c for c in CLASSES if of_class[c]]
 
     with (
         term_waits() as ended,
-        Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
+        Progress(recipe.name, optim.steps, state.step, hushed, told) as progress,
         (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
         closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
     ):
