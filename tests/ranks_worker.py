@@ -1,4 +1,5 @@
-"""One rank of several under torchrun: trains each recipe named, then sums gradients of its own.
+"""One rank of several under torchrun: trains each recipe named, sums gradients of its own, and
+meets a loss that is no number.
 
 torchrun --nproc-per-node 2 tests/ranks_worker.py FOLDER OUT=RECIPE ...
 """
@@ -8,8 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
-from harness_distillation import ranks, recipe, stages
+from harness_distillation import ranks, recipe, stages, teacher_cache, tokenizer
+from harness_distillation.curriculum import Sampler
+from harness_distillation.dataset import Samples
+from harness_distillation.train import Corpus, Diverged, train
 
 #: Bytes of a bucket, and shapes of gradients: several fill it together, two are larger than it.
 MOST = 4000
@@ -28,6 +33,29 @@ def gradients(rank: int) -> list[torch.nn.Parameter]:
     return held
 
 
+def diverge(folder: Path, data: Path, path: Path, us: ranks.Ranks) -> None:
+    """Train on a teacher's cache that is broken at a sample which the second rank reads; write
+    the samples of its row, and the error that this rank ends with."""
+    loaded = recipe.load(str(path), {"objective": {"curriculum": "random"}})
+    tok, samples = tokenizer.load(data / "tokenizer"), Samples.load(data / "samples.npz")
+    every = np.arange(len(samples.lengths))
+    n = int(samples.taught[-1])
+    logits = torch.randn(n, len(tok), generator=torch.Generator().manual_seed(0))
+    cache = teacher_cache.distribution(logits, torch.zeros(n, dtype=torch.int64), 4)
+    optim = loaded.optim
+    sampler = Sampler(samples, every, loaded.objective, loaded.seed, rows=optim.rows,
+                      row_tokens=optim.row_tokens, steps=optim.steps)  # fmt: skip
+    others, read = sampler.rows(0)
+    bad = next(s for s in read if s not in others)
+    cache.logp[samples.taught[bad] : samples.taught[bad + 1]] = np.nan
+    corpus = Corpus(samples, every, every[:0], samples.hash)
+    try:
+        train(loaded, "h", corpus, tok, folder / "broken", {}, cache=cache, ranks=us, quiet=True)
+    except Diverged as error:
+        text = f"{' '.join(map(str, sorted(set(read))))}\n{error}"
+        (folder / f"broken-{us.rank}.txt").write_text(text)
+
+
 def main(folder: str, *given: str) -> None:
     us = ranks.current()
     torch.set_num_threads(1)
@@ -37,6 +65,8 @@ def main(folder: str, *given: str) -> None:
     held = gradients(us.rank)
     us.sum_gradients(held, MOST)
     torch.save([p.grad for p in held], Path(folder) / f"summed-{us.rank}.pt")
+    one = Path(folder) / "one" / "sum" / "training" / "data"
+    diverge(Path(folder), one, Path(folder) / "sum.toml", us)
     ranks.leave()
 
 

@@ -108,11 +108,11 @@ def test_a_live_teachers_entropies_are_computed_once(tmp_path, run, teacher):
     assert {p: p.stat().st_mtime_ns for p in place.glob("*.npz")} == shards
 
 
-def test_rounds_of_play_have_no_entropies(tmp_path):
+def test_rounds_of_play_have_no_curriculum(tmp_path):
+    """Each has samples of its own, so that an order would begin anew with each."""
     text = """
 [objective]
 name = "gkd"
-curriculum = "pacing"
 {}
 [teacher]
 checkpoint = "models/t"
@@ -121,9 +121,14 @@ signal = "live"
 env = "alfworld"
 tasks = "builtin-dev"
 """
-    with pytest.raises(ConfigError, match="no entropies to order them by: gamma = 0"):
-        recipes.load(str(recipe(tmp_path, text.format(""))))
-    recipes.load(str(recipe(tmp_path, text.format("gamma = 0.0"))))
+    told = r'(?s)begin anew every round.*Set \[objective\] curriculum = "random"'
+    for order in ("pacing", "sorted", "reverse"):
+        for gamma in ("", "gamma = 0.0"):
+            given = f"curriculum = '{order}'\n{gamma}"
+            with pytest.raises(ConfigError, match=told):
+                recipes.load(str(recipe(tmp_path, text.format(given))))
+    recipes.load(str(recipe(tmp_path, text.format("curriculum = 'random'"))))
+    recipes.load(str(recipe(tmp_path, text.format(""))))
 
 
 @pytest.mark.parametrize("schedule", ["sorted", "reverse", "pacing"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import msgspec
 import pytest
-from distill_traces import record
+from distill_traces import recipe, record
 from harness_agents import checkpoints
 from harness_distillation import cli, parents
 from harness_distillation import recipe as recipes
@@ -44,6 +47,66 @@ def test_a_link_is_made_anew(tmp_path):
     parents.link(place, source)
     assert (place.is_symlink(), (place / "f").read_text()) == (True, "1")
     parents.link(place, source)  # what was a link may be linked anew
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_a_link_that_is_made_anew_is_never_missing(tmp_path):
+    """Several processes of one folder bring the same models."""
+    source, place = tmp_path / "there", tmp_path / "models" / "x"
+    source.mkdir()
+    parents.link(place, source)
+    missed = 0
+
+    def again() -> None:
+        for _ in range(300):
+            parents.link(place, source)
+
+    with ThreadPoolExecutor(2) as pool:
+        making = [pool.submit(again) for _ in range(2)]
+        while not all(one.done() for one in making):
+            missed += not place.is_dir()
+    assert [one.exception() for one in making] == [None, None]
+    assert missed == 0
+
+
+def test_parents_are_found_where_students_are_written(tmp_path, monkeypatch, capsys):
+    """With HARNESS_MODELS one recipe of a chain finds what the one before it left there; what a
+    folder has of its own comes first, what ships last."""
+    models, here = tmp_path / "kept", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HARNESS_MODELS", str(models))
+    chain = recipes.load("teacher-tiny")
+    with pytest.raises(ConfigError, match=rf"(?s)distill teacher-tiny-start\n.*\({models}\), too"):
+        parents.bring(chain)
+    (models / "teacher-tiny-start" / "training").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="needs models/teacher-tiny-start"):  # not finished
+        parents.bring(chain)
+    for name in ("teacher-tiny-start", "teacher-tiny"):
+        (models / name).mkdir(exist_ok=True)
+        (models / name / "model.safetensors").write_bytes(b"w")
+    assert parents.bring(chain) == {"teacher-tiny-start": f"the one in {models}"}
+    assert Path("models/teacher-tiny-start").resolve() == models / "teacher-tiny-start"
+    assert parents.bring(chain) == {}
+    told = parents.bring(recipes.load("ours-tiny"))
+    assert Path("models/teacher-tiny").resolve() == models / "teacher-tiny"
+    shipped = checkpoints.shipped()["student-tiny-start"]
+    assert told["student-tiny-start"] == "the one that comes with the package"
+    assert Path("models/student-tiny-start").resolve() == shipped
+
+
+@pytest.mark.models
+def test_a_chain_of_recipes_goes_through_the_models_folder(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    data = record(tmp_path / "episodes.jsonl", 6)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_MODELS", str(tmp_path / "kept"))
+    first = recipe(tmp_path, steps=1).rename(tmp_path / "first.toml")
+    first.write_text(first.read_text().replace('name = "tiny"', 'name = "first"'))
+    second = recipe(tmp_path, steps=1, student="start = 'models/first'")
+    for path in (first, second):
+        assert cli.main([str(path), "--data", str(data), "--quiet"]) == 0
+    assert (tmp_path / "kept" / "tiny" / "model.safetensors").is_file()
 
 
 def test_a_dry_run_tells_all_numbers_and_makes_nothing(tmp_path, monkeypatch, capsys):

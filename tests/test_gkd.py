@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,10 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import episode, recipe, record
-from harness_distillation import cli, models, tokenizer
+from harness_distillation import checkpoint, cli, models, tokenizer
 from harness_distillation import recipe as recipes
-from harness_distillation.gkd import Mixture, round_tasks, teacher_share
+from harness_distillation.dataset import encode
+from harness_distillation.gkd import Mixture, round_tasks, teacher_share, with_round
 from harness_distillation.recipe import OnPolicy
 
 from harness.errors import ConfigError, DataError
@@ -218,6 +220,68 @@ def test_on_policy_training_goes_on_exactly_where_it_stopped(tmp_path, teacher):
     assert [len(r.meta.task_set.tasks) for r in runs] == [2, 2]
     sides = runs[1].meta.policy
     assert sides["student"]["weights_sha256"] != sides["teacher"]["weights_sha256"]
+    for out in (whole, broken):
+        assert_notes_tell_all_rounds(out)
+
+
+def assert_notes_tell_all_rounds(out: Path) -> None:
+    """As other students' do: N_r : N_a, supervised tokens, packages, and hashes of the runs."""
+    notes = checkpoint.read_notes(out)
+    runs = [r for f in sorted((out / "training" / "rounds").iterdir()) for r in find_runs(f)]
+    samples, _ = encode(
+        [e for run in runs for e in run.episodes()],
+        tokenizer.SegmentEncoder(tokenizer.load(out)), "Task: {instruction}\n", 512, 10,
+        sampled=True,
+    )  # fmt: skip
+    counts = np.bincount(samples.kinds, minlength=len(Kind))
+    reason = int(counts[Kind.REASON] + counts[Kind.REASON_FORMAT])
+    act = int(counts[Kind.ACT] + counts[Kind.ACT_FORMAT])
+    assert notes["reason_to_act"] == (reason / act if act else None)
+    assert notes["supervised"] == {"reason": reason, "act": act}
+    files = [(r.path / "episodes.jsonl").read_bytes() for r in runs]
+    assert notes["parents"]["runs"] == [hashlib.sha256(f).hexdigest() for f in files]
+    assert {"teacher", "start"} < notes["parents"].keys()
+    assert set(notes["packages"]) == {"torch", "transformers", "tokenizers"}
+    first = checkpoint.read_notes(out / "training" / "start")
+    assert "reason_to_act" not in first  # it has learned from no round yet
+    assert [sum(one["tokens"].values()) > 0 for one in notes["rounds"]] == [True, True]
+
+
+def test_rounds_are_noted_one_by_one_and_told_together(tmp_path, encoder):
+    loaded, header = recipes.load("gkd-tiny"), "Task: {instruction}\n"
+    files, samples = [], []
+    for number in range(2):
+        files.append(record(tmp_path / str(number) / "episodes.jsonl", 5, first=10 * number))
+        episodes = [episode(10 * number + i) for i in range(5)]
+        samples.append(encode(episodes, encoder, header, 512, 10)[0])
+    notes = {"parents": {"teacher": "t"}}
+
+    def told(number: int, last: Path | None) -> dict:
+        return with_round(notes, loaded, last, number, [files[number]], samples[number])
+
+    first = told(0, None)
+    (tmp_path / "harness.json").write_bytes(msgspec.json.encode(first))
+    both = told(1, tmp_path)
+    (tmp_path / "harness.json").write_bytes(msgspec.json.encode(both))
+    assert told(1, tmp_path) == both  # a round that goes on is told once
+    kinds = np.concatenate([s.kinds for s in samples])
+    reason = int(np.isin(kinds, (Kind.REASON, Kind.REASON_FORMAT)).sum())
+    act = int(np.isin(kinds, (Kind.ACT, Kind.ACT_FORMAT)).sum())
+    assert both["reason_to_act"] == pytest.approx(reason / act)
+    assert both["reason_to_act"] != first["reason_to_act"]
+    assert both["supervised"] == {"reason": reason, "act": act}
+    assert both["parents"]["teacher"] == "t"
+    assert len(both["parents"]["runs"]) == 2
+    # Of a training that began before its rounds were noted nothing is said of a part of them.
+    (tmp_path / "harness.json").write_text("{}")
+    assert told(1, tmp_path) == notes
+
+
+@pytest.mark.parametrize("stage", ["collect", "prepare", "cache"])
+def test_a_stage_that_on_policy_training_has_not_is_told(tmp_path, teacher, stage, capfd):
+    path = recipe(tmp_path, GKD.format(teacher=teacher), steps=4)
+    assert cli.main([str(path), "--out", str(tmp_path / "out"), "--stage", stage]) == 0
+    assert f"'gkd' has no stage '{stage}', it plays as it trains" in capfd.readouterr().err
 
 
 def test_tasks_are_played_again_where_episodes_are_more(tmp_path, teacher):

@@ -85,6 +85,32 @@ def test_what_trl_does_not_do_is_refused(tmp_path, change):
         recipes.load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("objective", "normalizer", '"class"'),
+        ("objective", "curriculum", '"pacing"'),
+        ("objective", "format", '"shared"'),
+        ("objective", "lambda_format", "0.5"),
+        ("data", "samples", '"step"'),
+    ],
+)
+def test_what_trl_is_not_told_of_is_refused_by_name(tmp_path, table, key, value):
+    """It would be part of the recipe's hash and do nothing."""
+    path = recipe(tmp_path, MINILLM.format(teacher="models/x"))
+    recipes.load(str(path))
+    path.write_text(path.read_text().replace(f"[{table}]", f"[{table}]\n{key} = {value}"))
+    with pytest.raises(ConfigError, match=rf"TRL, to which \[{table}\] {key} = {value} would say"):
+        recipes.load(str(path))
+
+
+def test_values_that_the_objective_implies_may_be_said(tmp_path):
+    said = 'normalizer = "token"\ncurriculum = "random"\nformat = "span"\nlambda_format = 1.0'
+    path = recipe(tmp_path, MINILLM.format(teacher="models/x") + said)
+    recipes.load(str(path))
+    assert recipes.load("minillm-tiny").objective.name == "minillm"
+
+
 def test_an_environment_of_other_releases_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_MINILLM", str(tmp_path))
     with pytest.raises(ConfigError, match="is not there"):

@@ -4,6 +4,7 @@ the pairs."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import episode, recipe, record
-from harness_distillation import checkpoint, models, ranks, stages
+from harness_distillation import checkpoint, models, ranks, stages, train
 from harness_distillation import recipe as recipes
 from ranks_worker import MOST, SHAPES, gradients
 from safetensors.torch import load_file
@@ -104,6 +105,15 @@ def test_a_rank_without_pairs_adds_nothing(trained):
     one, two = (line(trained / n / "pair") for n in ("one", "two"))
     assert one["n_pairs"] == two["n_pairs"] == 1
     assert two["contrastive"] == pytest.approx(one["contrastive"], rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_the_samples_of_the_rank_that_had_it(trained):
+    """Whichever rank's error is read."""
+    first, second = ((trained / f"broken-{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    wanted, told = first.split("\n", 1)
+    assert told.startswith("Step 1: the loss of reason, act is not a number")
+    assert re.findall(r"    sample (\d+):", told) == wanted.split()[: train.NAMED]
 
 
 def test_gradients_are_summed_in_buckets_of_bounded_size(trained):

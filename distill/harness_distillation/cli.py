@@ -90,9 +90,11 @@ def main(args: list[str]) -> int:
     us = ranks.current()
     if given.dry_run:
         return _dry_run(recipe, out)
-    for name in parents.bring(recipe):
-        say(given.quiet or not us.first, f"models/{name}: the one that comes with the package")
     try:
+        # Links are made once, and all ranks refuse what is to be trained first.
+        with us.first_alone():
+            for name, what in parents.bring(recipe).items():
+                say(given.quiet or not us.first, f"models/{name}: {what}")
         result = distill(
             recipe,
             out,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,10 +31,11 @@ from harness.runs import Run, find_runs
 from harness.tasksets import TaskSet
 from harness.types import Decision, Episode, Info, Outcome, Step
 from harness_distillation import checkpoint, models, tokenizer, traces
-from harness_distillation.dataset import encode
+from harness_distillation.dataset import Samples, encode
 from harness_distillation.hub import locate
 from harness_distillation.machine import CPU, random_state_kept
-from harness_distillation.recipe import OnPolicy, Recipe, recipe_hash
+from harness_distillation.recipe import OnPolicy, Recipe, lambdas, recipe_hash
+from harness_distillation.supervision import class_tokens
 from harness_distillation.train import Corpus, Part, Result, train
 
 #: Added to a round's seed each time that a task comes again in it.
@@ -116,7 +118,8 @@ def train_on_policy(
 
     ``teacher`` is the loaded model of ``recipe.teacher``, whose tokenizer ``tok`` is.
     ``optim.max_minutes`` counts from here on, play and all: when they are over, no other round
-    begins. Raises DataError where a round leaves nothing to learn from.
+    begins. ``notes`` are written with what the rounds were learned from. Raises DataError where a
+    round leaves nothing to learn from.
     """
     begun = time.monotonic()
 
@@ -138,10 +141,12 @@ def train_on_policy(
         student = start if last is None else last
         runs = _round(recipe, play, number, student, out / "rounds", at > part[0])
         corpus = _corpus(recipe, runs, tok)
+        played = [run.path / EPISODES for run in runs]
+        told = with_round(notes, recipe, last, number, played, corpus.samples)
         optim = msgspec.structs.replace(recipe.optim, max_minutes=left())
         within = msgspec.structs.replace(recipe, optim=optim)
         result = train(
-            within, recipe_hash(recipe), corpus, tok, out, notes,
+            within, recipe_hash(recipe), corpus, tok, out, told,
             teacher=teacher, quiet=quiet, part=Part(*part), device=device,
         )  # fmt: skip
         if result.reason == "time" or result.step < part[1]:  # out of time, or [dev] had enough
@@ -189,6 +194,35 @@ def _round(
             for side in sides:
                 side.close()  # type: ignore[attr-defined]
     return list(found.values())
+
+
+def with_round(
+    notes: dict[str, Any], recipe: Recipe, last: Path | None, number: int,
+    played: Sequence[Path], samples: Samples,
+) -> dict[str, Any]:  # fmt: skip
+    """``notes`` with what the rounds up to this one are learned from: ``samples`` of the episodes
+    ``played``, and what the checkpoint ``last`` tells of those before it. Where it does not (it is
+    older than this note), nothing is said, rather than of a part of them."""
+    before = checkpoint.read_notes(last).get("rounds", []) if last is not None else []
+    if len(before) < number:
+        return notes
+    this = {
+        "runs": [traces.file_sha256(file) for file in played],
+        "samples": samples.hash,
+        "tokens": class_tokens(samples, recipe.objective),
+    }
+    rounds = [*before[:number], this]
+    tokens: Counter[str] = Counter()
+    for one in rounds:
+        tokens.update(one["tokens"])
+    weights = lambdas(recipe.objective)
+    return {
+        **notes,
+        "parents": {**notes["parents"], "runs": [sha for one in rounds for sha in one["runs"]]},
+        "reason_to_act": tokens["reason"] / tokens["act"] if tokens["act"] else None,
+        "supervised": {name: n for name, n in tokens.items() if weights[name]},
+        "rounds": rounds,
+    }
 
 
 def _agent(folder: Path, play: OnPolicy, recipe: Recipe) -> AgentConfig:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 from harness_agents import checkpoints
 
@@ -18,14 +20,16 @@ def missing(recipe: Recipe) -> list[str]:
     return [name for name in references(recipe) if not (Path(MODELS) / name).is_dir()]
 
 
-def bring(recipe: Recipe) -> list[str]:
-    """Link what ships with the package and is not in ./models; returns its names.
+def bring(recipe: Recipe) -> dict[str, str]:
+    """Link what is not in ./models from ``$HARNESS_MODELS``, where students are written, else from
+    what ships with the package; returns by name what it is.
 
     Raises ConfigError, before anything is linked, for models that are to be trained first.
     """
     wanted = missing(recipe)
-    shipped = checkpoints.shipped()
-    untrained = [name for name in wanted if name not in shipped]
+    root, shipped = checkpoints.models_folder(), checkpoints.shipped()
+    own = {name: root / name for name in wanted if any((root / name).glob("*.safetensors"))}
+    untrained = [name for name in wanted if name not in own and name not in shipped]
     if untrained:
         lines = [f"'{recipe.name}' needs {', '.join(MODELS + name for name in untrained)}."]
         known = recipes.shipped()
@@ -35,19 +39,22 @@ def bring(recipe: Recipe) -> list[str]:
             else f"  {MODELS}{name}: no recipe of that name ships; put its checkpoint there."
             for name in untrained
         ]
+        if os.environ.get("HARNESS_MODELS"):
+            lines.append(f"  Looked for in HARNESS_MODELS ({root}), too.")
         raise ConfigError("\n".join(lines))
     for name in wanted:
-        link(Path(MODELS) / name, shipped[name])
-    return wanted
+        link(Path(MODELS) / name, own.get(name) or shipped[name])
+    of_package = "the one that comes with the package"
+    return {name: f"the one in {root}" if name in own else of_package for name in wanted}
 
 
 def link(place: Path, folder: Path) -> None:
-    """``folder`` under another name: a link, or a copy where links cannot be made."""
+    """``folder`` under another name: a link, or a copy where links cannot be made. It takes the
+    place of another link at once, so that no process that reads there finds none."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)  # a link into another machine's folders
+    draft = place.with_name(f".{place.name}.{uuid4().hex}")
     try:
-        place.symlink_to(folder.absolute())
-    except FileExistsError:  # another process was as quick
-        pass
+        draft.symlink_to(folder.absolute())
     except OSError:
-        shutil.copytree(folder, place)
+        shutil.copytree(folder, draft)
+    draft.replace(place)

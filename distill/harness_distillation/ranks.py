@@ -9,7 +9,7 @@ and the counts they are divided by are summed first. One process needs none of i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
@@ -44,6 +44,13 @@ class Ranks(NamedTuple):
     def any(self, flag: bool) -> bool:
         """Whether it is so on some rank."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(int(flag))))
+
+    def union(self, numbers: Sequence[int], below: int) -> list[int]:
+        """The numbers in 0 .. ``below`` - 1 that some rank gives, in order, the same on all."""
+        met = torch.zeros(below, dtype=torch.int64)
+        met[list(numbers)] = 1
+        found: list[int] = self.sum(met).nonzero().flatten().tolist()
+        return found
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], most: int = BUCKET) -> None:
         """Make every gradient its sum over ranks, in place, ``most`` bytes of them together; one

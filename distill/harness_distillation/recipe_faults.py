@@ -79,6 +79,7 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
     student, data, objective, optim = recipe.student, recipe.data, recipe.objective, recipe.optim
     cut = data.paper_truncate
     play = recipe.on_policy
+    idle = [key for key, so in _besides_trl(recipe).items() if so]
     return [
         (
             not _names_a_folder(recipe.name),
@@ -190,9 +191,10 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "[on_policy] needs a step for every round: rounds in 1..steps.",
         ),
         (
-            play is not None and objective.weighs_entropy,
-            "episodes of a round come with no entropies to order them by: gamma = 0, or "
-            'curriculum = "random".',
+            play is not None and objective.curriculum not in (None, "random"),
+            f'curriculum "{objective.curriculum}" orders the samples of a whole training, and each '
+            "round of [on_policy] brings its own: it would begin anew every round and most would "
+            'never be read. Set [objective] curriculum = "random".',
         ),
         (
             objective.name == "minillm"
@@ -209,10 +211,27 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "AdamW, no [dev], masks, weights or contrastive term.",
         ),
         (
+            objective.name == "minillm" and bool(idle),
+            f'objective "minillm" is trained by TRL, to which {" and ".join(idle)} would say '
+            "nothing. Leave it out.",
+        ),
+        (
             recipe.name in references(recipe),
             f"it needs {MODELS}{recipe.name}, which is what it makes: it would learn from itself.",
         ),
     ]
+
+
+def _besides_trl(recipe: Recipe) -> dict[str, bool]:
+    """What TRL is not told of -> whether a recipe says it otherwise than ``minillm`` implies."""
+    objective, data = recipe.objective, recipe.data
+    return {
+        f'[objective] normalizer = "{objective.normalizer}"': objective.normalizer != "token",
+        f'[objective] curriculum = "{objective.curriculum}"': objective.curriculum != "random",
+        f'[objective] format = "{objective.format}"': objective.format != "span",
+        f"[objective] lambda_format = {objective.lambda_format}": objective.lambda_format != 1.0,
+        f'[data] samples = "{data.samples}"': data.samples != "episode",
+    }
 
 
 def _names_a_folder(name: str) -> bool:

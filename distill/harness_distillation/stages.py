@@ -246,7 +246,8 @@ def _on_policy(
     recipe: Recipe, play: OnPolicy, place: Workplace, until: str, quiet: bool, here: torch.device
 ) -> Result | None:
     """Objective ``gkd``: no traces and no cache, the student's own episodes round by round."""
-    if until != "train":
+    if until in ("collect", "prepare", "cache"):
+        say(quiet, f"objective 'gkd' has no stage '{until}', it plays as it trains: nothing done")
         return None
     tok = tokenizer.load(tokenizer_origin(recipe) or "")
     teacher = load_teacher(recipe, tok, here)
@@ -263,6 +264,7 @@ def _on_policy(
         },
         "trained_on": trained_on(recipe, played_tasks(play, recipe.seed)),
         "tokenizer": tokenizer.fingerprint(tok),
+        "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "machine": _machine(recipe, here),
         "scores": {},
     }

@@ -29,8 +29,7 @@ def check_classes(samples: Samples, chosen: np.ndarray, objective: Objective) ->
     the objective would be another one than its name says. Raises DataError.
     """
     classes = class_of(objective.format or "span")
-    trained = np.repeat(np.isin(np.arange(len(samples.lengths)), chosen), samples.lengths)
-    counts = np.bincount(classes[samples.kinds[trained]], minlength=len(CLASSES) + 1)
+    counts = _counted(samples, chosen, classes)
     found = {}
     for number, (name, weight) in enumerate(lambdas(objective).items(), 1):
         if not weight or number not in classes:
@@ -43,6 +42,19 @@ def check_classes(samples: Samples, chosen: np.ndarray, objective: Objective) ->
             )
         found[name] = int(counts[number])
     return found
+
+
+def class_tokens(samples: Samples, objective: Objective) -> dict[str, int]:
+    """Tokens of every class that the objective tells apart, whatever it weighs."""
+    classes = class_of(objective.format or "span")
+    counts = _counted(samples, np.arange(len(samples.lengths)), classes)
+    return {name: int(counts[i]) for i, name in enumerate(CLASSES, 1) if i in classes}
+
+
+def _counted(samples: Samples, chosen: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Tokens by class, int64 [C + 1], in the sequences ``chosen``."""
+    trained = np.repeat(np.isin(np.arange(len(samples.lengths)), chosen), samples.lengths)
+    return np.bincount(classes[samples.kinds[trained]], minlength=len(CLASSES) + 1)
 
 
 def shares(

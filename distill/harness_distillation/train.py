@@ -169,7 +169,6 @@ def train(
 
     def save() -> Path:
         if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
-            read = [s for chosen in batches for s in chosen]
             raise _diverged(state.step, "weights are no numbers", read, corpus, tokenizer, out)
         best = () if gate is None or gate.best is None else (gate.best.step,)
         keep = (*optim.keep, *best)
@@ -188,16 +187,19 @@ def train(
         kept = state.step >= max(optim.keep, default=0)
         return ranks.any(gate is not None and gate.over and kept)
 
+    hushed, told = quiet or not ranks.first, [c for c in CLASSES if of_class[c]]
     with (
         term_waits() as ended,
-        Progress(recipe.name, optim.steps, state.step, quiet or not ranks.first) as progress,
+        Progress(recipe.name, optim.steps, state.step, hushed, told) as progress,
         (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
         closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
     ):
         over = play()
         while state.step < end and not over:
             tick = time.monotonic()
-            batches = micro_batches(sampler.rows(state.step - first), optim.micro_rows, ranks)
+            step_rows = sampler.rows(state.step - first)  # all ranks'
+            read = list(dict.fromkeys(s for row in step_rows for s in row))
+            batches = micro_batches(step_rows, optim.micro_rows, ranks)
             rows = [
                 make_row(corpus.samples, chosen, classes, optim.micro_rows * optim.row_tokens, pad)
                 for chosen in batches
@@ -231,8 +233,9 @@ def train(
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip))
             if not (math.isfinite(norm) and bool(torch.isfinite(sums).all())):
                 what = f"the {_broken(sums, norm)} is not a number; the weights are as before it"
-                read = broken or [s for chosen in batches for s in chosen]
-                raise _diverged(state.step + 1, what, read, corpus, tokenizer, out)
+                # Every rank tells of what broke on any: who is read is the first.
+                broken = ranks.union(broken, len(corpus.samples.lengths))
+                raise _diverged(state.step + 1, what, broken or read, corpus, tokenizer, out)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
