@@ -63,6 +63,23 @@ def test_patience_counts_plays_since_the_best(tmp_path):
     assert not gate(tmp_path, {}, patience=1).over
 
 
+def test_a_held_out_loss_that_falls_keeps_patience_where_it_has_a_say(tmp_path):
+    def over(losses: list[float | None], **dev) -> bool:
+        found = gate(tmp_path, {10: 3, 20: 5, 30: 5, 40: 4}, patience=2, **dev)
+        found.played = [
+            msgspec.structs.replace(p, loss=loss)
+            for p, loss in zip(found.played, losses, strict=True)
+        ]
+        return found.over
+
+    assert over([0.9, 0.8, 0.7, 0.6])
+    assert not over([0.9, 0.8, 0.7, 0.6], heldout=True)
+    assert not over([0.9, 0.8, 0.7, 0.7], heldout=True)  # one play since the lowest
+    assert over([0.9, 0.8, 0.8, 0.8], heldout=True)
+    assert over([0.9, 0.8, 0.85, 0.9], heldout=True)
+    assert over([None, None, None, None], heldout=True)  # noted before losses were
+
+
 def test_plays_of_steps_that_are_taken_again_are_forgotten(tmp_path):
     found = gate(tmp_path, {10: 3, 20: 5, 30: 9}, step=20)
     assert [p.step for p in found.played] == [10, 20]
@@ -74,6 +91,12 @@ def test_a_gate_that_cannot_be_is_refused(tmp_path):
     path = recipe(tmp_path, DEV.replace("every = 2", "every = 0"))
     with pytest.raises(ConfigError, match=r"\[dev\] every"):
         recipes.load(str(path))
+    for old, new in (("patience = 2", "heldout = true"), ("[dev]", "[data]\nheldout = 0\n[dev]")):
+        text = (DEV + "heldout = true\n" if old == "[dev]" else DEV).replace(old, new)
+        path = recipe(tmp_path)
+        path.write_text(path.read_text().replace("[data]\nheldout = 0.1\n", "") + text)
+        with pytest.raises(ConfigError, match=r"\[dev\] heldout .* needs patience"):
+            recipes.load(str(path))
     path = recipe(tmp_path, DEV.replace("every = 2", "evry = 2"))
     with pytest.raises(ConfigError, match="Did you mean 'every'"):
         recipes.load(str(path))
@@ -104,7 +127,9 @@ def test_training_stops_when_play_gets_no_better(tmp_path):
     assert losses(gated) == losses(plain)[:6]  # play leaves training as it is
     played = (gated / "training" / LOG).read_bytes().splitlines()
     assert [msgspec.json.decode(p)["step"] for p in played] == [2, 4, 6]
-    assert msgspec.json.decode(played[0]) == {"step": 2, "won": 0, "n": 2, "errors": 0}
+    assert msgspec.json.decode(played[0]) == {
+        "step": 2, "won": 0, "n": 2, "errors": 0, "loss": None,
+    }  # fmt: skip
     runs = [r for f in (gated / "training" / "dev").iterdir() for r in find_runs(f)]
     assert {(r.meta.kind, r.meta.status) for r in runs} == {("dev", "complete")}
     best = gated / "training" / "checkpoints" / "step-0000002"
@@ -112,6 +137,13 @@ def test_training_stops_when_play_gets_no_better(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert train(tmp_path / "gated", DEV, *data) == gated  # finished: nothing is trained or played
     assert len(losses(gated)) == 6
+    # The held-out loss falls all the while: with a say it lets training go on, in the same steps.
+    patient = train(tmp_path / "patient", DEV + "heldout = true\n", *data)
+    assert losses(patient) == losses(plain)
+    played = (patient / "training" / LOG).read_bytes().splitlines()
+    falling = [msgspec.json.decode(p)["loss"] for p in played]
+    assert len(falling) == 6
+    assert falling == sorted(falling, reverse=True)
 
 
 def test_a_play_that_broke_chooses_nothing(tmp_path):

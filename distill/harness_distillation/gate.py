@@ -1,14 +1,16 @@
 """Play on a dev set while training: what chooses the student, and when training stops.
 
-    training/dev.jsonl        one line a play: step, episodes won, n
+    training/dev.jsonl        one line a play: step, episodes won, n, held-out loss
     training/dev/step-N/      its run
 
 Held-out loss does not predict success, so a recipe's ``[dev]`` table lets success speak: of the
-checkpoints that were played, the one that won most is the student (the earlier of equals).
+checkpoints that were played, the one that won most is the student (the earlier of equals). When
+training stops the loss has a say if it is asked (``heldout``): while it falls, nothing is over.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -32,6 +34,8 @@ class Played(msgspec.Struct, frozen=True):
     n: int
     #: Of a play noted before such plays were refused: they counted as lost.
     errors: int = 0
+    #: The weighed sum of the classes' held-out losses, where patience asks for it.
+    loss: float | None = None
 
 
 class Gate:
@@ -53,8 +57,8 @@ class Gate:
         asked = step > 0 and (step % self.dev.every == 0 or step == last)
         return asked and all(p.step != step for p in self.played)
 
-    def play(self, step: int, checkpoint: Path) -> Played:
-        """Play a checkpoint (a stopped play goes on) and note what it won.
+    def play(self, step: int, checkpoint: Path, loss: float | None = None) -> Played:
+        """Play a checkpoint (a stopped play goes on) and note what it won, with its held-out loss.
 
         The random state of training is left as it was. Raises DataError where episodes broke, and
         did so again: by what is left of a play no student is chosen.
@@ -69,7 +73,7 @@ class Gate:
                 f"{first_fault(run)}\n  Mend what broke them, then give the same command: the "
                 "checkpoint is kept, and they alone are played again."
             )
-        played = Played(step, s.successes, s.n)
+        played = Played(step, s.successes, s.n, loss=loss)
         with (self.folder / LOG).open("ab") as file:
             file.write(msgspec.json.encode(played) + b"\n")
         self.played.append(played)
@@ -98,11 +102,16 @@ class Gate:
 
     @property
     def over(self) -> bool:
-        """Whether ``patience`` plays in a row won no more than the best before them."""
+        """Whether ``patience`` plays in a row won no more than the best before them, nor, where it
+        has a say, had a lower held-out loss."""
         best = self.best
         if best is None or not self.dev.patience:
             return False
-        return sum(p.step > best.step for p in self.played) >= self.dev.patience
+        since = best.step
+        if self.dev.heldout:
+            lowest = min(self.played, key=lambda p: (math.inf if p.loss is None else p.loss, p.step))
+            since = max(since, lowest.step)
+        return sum(p.step > since for p in self.played) >= self.dev.patience
 
 
 def once_more(run: Run) -> Run:

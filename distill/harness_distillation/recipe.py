@@ -246,6 +246,8 @@ class Dev(Evaluate, frozen=True, forbid_unknown_fields=True):
     every: int = 200
     #: Stop when so many plays in a row won no more than the best before them; 0: at ``steps``.
     patience: int = 0
+    #: Only plays at which the held-out loss was no lower than before count against ``patience``.
+    heldout: bool = False
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -301,6 +303,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
         "contrastive": 0.0, "contrastive_beta": 1.0,
     },
     "optim": {"micro_rows": 1, "optimizer": "adamw", "recompute": False},
+    "dev": {"heldout": False},
 }  # fmt: skip
 
 
@@ -431,6 +434,8 @@ def plain(recipe: Recipe) -> dict[str, Any]:
         if raw[name] is None:
             del raw[name]
     for table, neutral in _NEUTRAL.items():
+        if table not in raw:
+            continue
         raw[table] = {k: v for k, v in raw[table].items() if k not in neutral or v != neutral[k]}
     return raw
 

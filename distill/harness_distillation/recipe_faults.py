@@ -102,6 +102,13 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "so the same ones. Set its temperature (the paper's teacher: 0.2), or attempts = 1.",
         ),
         (
+            recipe.dev is not None
+            and recipe.dev.heldout
+            and (data.heldout == 0 or play is not None or not recipe.dev.patience),
+            "[dev] heldout lets the loss on held-out traces speak beside play when patience ends a "
+            "training: it needs patience, [data] heldout over 0, and traces (no [on_policy]).",
+        ),
+        (
             objective.curriculum not in (None, "random")
             and objective.alpha == objective.beta == 0
             and (objective.gamma == 0 or objective.divergence == "ce"),

@@ -181,8 +181,12 @@ def train(
             return False
         if gate is not None and last is not None and gate.due(state.step, optim.steps):
             tick = time.monotonic()
+            loss = None
+            if recipe.dev.heldout and heldout:
+                losses = evaluate(model, heldout, precision)
+                loss = sum(of_class[name] * value for name, value in losses.items())
             with term_ends():  # the checkpoint is safe, and a play that is cut goes on
-                progress.say(_told(gate.play(state.step, last)))
+                progress.say(_told(gate.play(state.step, last, loss)))
             begun += time.monotonic() - tick
         kept = state.step >= max(optim.keep, default=0)
         return ranks.any(gate is not None and gate.over and kept)
@@ -284,7 +288,8 @@ def train(
 
 
 def _told(played: Played) -> str:
-    return f"step {played.step}: {played.won} of {played.n} dev episodes won"
+    loss = "" if played.loss is None else f", held-out loss {played.loss:.4f}"
+    return f"step {played.step}: {played.won} of {played.n} dev episodes won{loss}"
 
 
 def micro_batches(rows: list[list[int]], size: int, ranks: Ranks) -> list[list[int]]:
