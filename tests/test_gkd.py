@@ -329,10 +329,15 @@ def test_what_does_not_go_together_is_refused(tmp_path, teacher):
         ('signal = "live"', 'signal = "cache"', 'signal = "live"'),
         ('name = "gkd"', 'name = "kd"', "go together"),
         ("rounds = 2", "rounds = 9", "rounds in 1..steps"),
+        ('name = "gkd"', 'name = "gkd"\nobs_weight = 0.5', "no obs_weight, masks"),
+        ('name = "gkd"', 'name = "gkd"\nmasks = "random_span"', "no obs_weight, masks"),
     ):
         path = recipe(tmp_path, GKD.format(teacher=teacher).replace(before, after), steps=4)
         with pytest.raises(ConfigError, match=message):
             recipes.load(str(path))
+    for more in ({"samples": "step"}, {"paper_truncate": 64}):
+        with pytest.raises(ConfigError, match="samples or paper_truncate"):
+            recipes.load("gkd-tiny", {"data": more})
     loaded = recipes.load("gkd-tiny")
     assert (loaded.objective.divergence, loaded.teacher.signal) == ("jsd", "live")
 

@@ -194,6 +194,15 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "[on_policy] makes its own episodes: no [data] runs, collect or contrastive term.",
         ),
         (
+            play is not None
+            and (
+                bool(objective.obs_weight or cut)
+                or (objective.masks, data.samples) != ("spans", "episode")
+            ),
+            "[on_policy] teaches the decisions of whole episodes in the ids that were sampled: no "
+            "obs_weight, masks, samples or paper_truncate.",
+        ),
+        (
             play is not None and play.rounds > optim.steps,
             "[on_policy] needs a step for every round: rounds in 1..steps.",
         ),
