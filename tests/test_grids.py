@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 from grids import GRID, SHIPPED, written
@@ -225,6 +228,20 @@ def test_a_grid_says_only_how_it_differs_from_its_base(tmp_path):
     (tmp_path / "own.toml").write_text('base = "table3-smoky"')
     with pytest.raises(ConfigError, match="Did you mean 'table3-smoke'"):
         grid.load(str(tmp_path / "more.toml"), None)
+
+
+@pytest.mark.models
+@pytest.mark.campaign
+@pytest.mark.parametrize("table", ["table3", "table4", "table5"])
+def test_smoke_runs_to_its_end_and_concludes_nothing(table, tmp_path):
+    command = [sys.executable, "-m", "harness", "reproduce", table, "--scale", "smoke"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "No verdict: this scale proves that everything runs" in told.stdout
+    [campaign] = (tmp_path / "results" / "reproduce").iterdir()
+    planned = plan.read(campaign).cells
+    assert all(plan.done(campaign, one) is not None for one in planned)
+    assert f"{len(planned)} of {len(planned)} cells are done" in told.stdout + told.stderr
 
 
 def test_unknown_tables_and_parents_are_named(tmp_path):
