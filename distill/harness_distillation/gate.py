@@ -109,8 +109,8 @@ class Gate:
             return False
         since = best.step
         if self.dev.heldout:
-            lowest = min(self.played, key=lambda p: (math.inf if p.loss is None else p.loss, p.step))
-            since = max(since, lowest.step)
+            losses = [(math.inf if p.loss is None else p.loss, p.step) for p in self.played]
+            since = max(since, min(losses)[1])  # the earlier of equals
         return sum(p.step > since for p in self.played) >= self.dev.patience
 
 
