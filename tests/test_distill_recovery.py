@@ -94,7 +94,8 @@ def test_a_folder_is_owned_from_the_first_stage_on(tmp_path):
     more = "[[data.collect]]\nagent = 'expert'\nenv = 'alfworld'\ntasks = 'builtin-train[{}]'\n"
     loaded = recipes.load(str(recipe(tmp_path, more.format(":1") + more.format("1:2"))))
     first, second = (
-        hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12] for what in loaded.data.collect
+        hashlib.sha256(msgspec.json.encode(what.plain())).hexdigest()[:12]
+        for what in loaded.data.collect
     )
     training = tmp_path / "out" / "training"
     with ThreadPoolExecutor() as pool:
