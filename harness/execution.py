@@ -27,10 +27,9 @@ from harness.runs import (
     Run,
     RunMeta,
     check_description,
+    complete,
     open_run,
     read_meta,
-    sha256,
-    utc_now,
     write_meta,
     write_metrics,
 )
@@ -106,14 +105,7 @@ def execute(
         for ours in (*([playing] if playing is not policy else []), *([policy] if own else [])):
             getattr(ours, "close", lambda: None)()
     score(folder, out)
-    meta = msgspec.structs.replace(
-        read_meta(folder),
-        status="complete",
-        finished=utc_now(),
-        episodes_hash=sha256(folder / EPISODES),
-    )
-    write_meta(folder, meta)
-    return Run(folder)
+    return complete(folder)
 
 
 def all_jobs(meta: RunMeta) -> list[Job]:

@@ -248,6 +248,18 @@ def sha256(file: Path) -> str | None:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def complete(folder: Path) -> Run:
+    """The run in ``folder``, all of whose episodes are there and scored: its run.json says so."""
+    meta = msgspec.structs.replace(
+        read_meta(folder),
+        status="complete",
+        finished=utc_now(),
+        episodes_hash=sha256(folder / EPISODES),
+    )
+    write_meta(folder, meta)
+    return Run(folder)
+
+
 def read_metrics(file: Path) -> list[EpisodeMetrics]:
     """Rows of metrics.jsonl; damage raises TraceError with file and line."""
     return [row for part in metrics_parts(file) for row in part]

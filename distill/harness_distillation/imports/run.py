@@ -12,16 +12,14 @@ import msgspec
 from harness import api, registry
 from harness.config import AgentConfig
 from harness.errors import ConfigError, DataError, TraceError
-from harness.recorder import EPISODES, Recorder
+from harness.recorder import Recorder
 from harness.runs import (
     Run,
     RunMeta,
+    complete,
     new_run_id,
     provenance,
-    read_meta,
     run_folder,
-    sha256,
-    utc_now,
     write_meta,
 )
 from harness.tasksets import TaskSet
@@ -111,14 +109,7 @@ def import_files(
     body = msgspec.json.format(msgspec.json.encode(found.report), indent=1)
     (folder / REPORT).write_bytes(body + b"\n")
     api.score(folder, out)
-    meta = msgspec.structs.replace(
-        read_meta(folder),
-        status="complete",
-        finished=utc_now(),
-        episodes_hash=sha256(folder / EPISODES),
-    )
-    write_meta(folder, meta)
-    return Run(folder), found.report
+    return complete(folder), found.report
 
 
 def read(
