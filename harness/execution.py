@@ -102,10 +102,16 @@ def execute(
                 meta = msgspec.structs.replace(meta, cost=total(costs))
                 write_meta(folder, meta)
     finally:
-        for ours in (*([playing] if playing is not policy else []), *([policy] if own else [])):
-            getattr(ours, "close", lambda: None)()
+        if playing is not policy:
+            _close(playing)
+        if own:
+            _close(policy)
     score(folder, out)
     return complete(folder)
+
+
+def _close(policy: Policy) -> None:
+    getattr(policy, "close", lambda: None)()
 
 
 def all_jobs(meta: RunMeta) -> list[Job]:

@@ -94,14 +94,12 @@ def round_tasks(play: OnPolicy, number: int, seed: int) -> list[TaskSet]:
 
 
 def guard(recipe: Recipe, play: OnPolicy) -> None:
-    """Refuse to play, and so to train on, what is to be measured on: tasks of ``[dev]`` and of
-    ``[data] exclude``. Raises DataError."""
+    """Refuse to play, and so to train on, what is to be measured on: tasks of ``[dev]``,
+    ``[[evaluate]]`` and ``[data] exclude``. Raises DataError."""
     tasks = [(play.env, task.id) for task in registry.task_set(play.env, play.tasks).tasks]
     traces.guard(tasks, recipe.data.exclude)
-    if recipe.dev is not None:
-        traces.guard(tasks, [recipe.dev.task_set], "[dev]")
-    for what in recipe.evaluate:
-        traces.guard(tasks, [what.task_set], "[[evaluate]]")
+    for table, task_set in recipe.measured_on:
+        traces.guard(tasks, [task_set], table)
 
 
 def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:

@@ -268,6 +268,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Token cap of one reply in play.
     max_new_tokens: int = 96
 
+    @property
+    def measured_on(self) -> list[tuple[str, str]]:
+        """(table, task set) of what its student is measured on."""
+        dev = [("[dev]", self.dev.task_set)] if self.dev is not None else []
+        return dev + [("[[evaluate]]", what.task_set) for what in self.evaluate]
+
 
 _FLAT: dict[str, Any] = {
     "divergence": "forward_kl", "normalizer": "token", "curriculum": "random",

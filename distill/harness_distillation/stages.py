@@ -134,19 +134,13 @@ def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
 
 def _guard_start(recipe: Recipe) -> None:
     """Refuse a start that has learned from what is to be measured on, as far as it tells."""
-    start, played = recipe.student.start, _played(recipe)
-    if start is None or not (recipe.data.exclude or played):
+    start, measured = recipe.student.start, recipe.measured_on
+    if start is None or not (recipe.data.exclude or measured):
         return
     learned = models.learned(start)
     traces.guard_start(start, learned, recipe.data.exclude)
-    for table, task_set in played:
+    for table, task_set in measured:
         traces.guard_start(start, learned, [task_set], table)
-
-
-def _played(recipe: Recipe) -> list[tuple[str, str]]:
-    """(table, task set) of what a recipe's student is measured on."""
-    dev = [("[dev]", recipe.dev.task_set)] if recipe.dev is not None else []
-    return dev + [("[[evaluate]]", what.task_set) for what in recipe.evaluate]
 
 
 def _told_warmup(optim: Optim) -> str:
@@ -182,7 +176,7 @@ def _from_traces(
             write(place.training / RECIPE, recipe)
         # Again for what was prepared earlier: what is known of tasks may have grown.
         traces.guard(prepared.tasks, recipe.data.exclude)
-        for table, task_set in _played(recipe):
+        for table, task_set in recipe.measured_on:
             traces.guard(prepared.tasks, [task_set], table)
         learn, held = _sides(recipe, samples, prepared)
         counts = check_classes(samples, learn, recipe.objective)
@@ -264,7 +258,7 @@ def _on_policy(
         },
         "trained_on": trained_on(recipe, played_tasks(play, recipe.seed)),
         "tokenizer": tokenizer.fingerprint(tok),
-        "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        "packages": _packages(),
         "machine": _machine(recipe, here),
         "scores": {},
     }
@@ -372,7 +366,7 @@ def provenance(
         "tokenizer": prepared.tokenizer,
         models.OBSERVATIONS: bool(recipe.objective.obs_weight),
         "reason_to_act": reason_to_act(prepared, recipe.objective.format),
-        "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        "packages": _packages(),
         "machine": _machine(recipe, device),
         "scores": {},
     }
@@ -389,6 +383,11 @@ def _taught(prepared: Prepared, recipe: Recipe) -> list[tuple[str, str]]:
     """The tasks of the episodes that train; held-out groups are drawn by their names alone."""
     share, seed = recipe.data.heldout, recipe.seed
     return [task for task in prepared.tasks if draw(group(*task), seed) >= share]
+
+
+def _packages() -> dict[str, str]:
+    """Versions of what trains, for harness.json."""
+    return {name: version(name) for name in ("torch", "transformers", "tokenizers")}
 
 
 def _machine(recipe: Recipe, device: torch.device) -> dict[str, str]:
