@@ -64,3 +64,28 @@ def vectors() -> Path:
     """Folder of the recorded runs of the originals."""
     assert VECTORS is not None
     return VECTORS
+
+
+@pytest.fixture(scope="session")
+def tok():
+    """A tokenizer of the traces that the tests of distillation share."""
+    from distill_traces import EPISODES, HEADER
+    from harness_distillation import tokenizer
+
+    return tokenizer.train(EPISODES, HEADER, 400)
+
+
+@pytest.fixture(scope="session")
+def encoder(tok):
+    from harness_distillation import tokenizer
+
+    return tokenizer.SegmentEncoder(tok)
+
+
+@pytest.fixture(scope="session")
+def samples(encoder):
+    """Those traces, labelled, in windows of 512 tokens."""
+    from distill_traces import EPISODES, HEADER
+    from harness_distillation import dataset
+
+    return dataset.encode(EPISODES, encoder, HEADER, 512, 32)[0]

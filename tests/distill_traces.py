@@ -11,6 +11,7 @@ from harness.types import Completion, Decision, Episode, Outcome, Step, Task
 
 THINGS = ("mug", "apple", "pen", "book", "plate", "key")
 PLACES = ("desk", "shelf", "fridge", "drawer", "table", "sink")
+HEADER = "Task: {instruction}\n"
 
 
 def episode(seed: int, *, steps: int | None = None, sampled: bool = False) -> Episode:
@@ -50,6 +51,7 @@ def record(path: Path, count: int, first: int = 0) -> Path:
     return path
 
 
+EPISODES = [episode(i, sampled=i % 3 == 0) for i in range(60)]
 SIZES = "layers = 2\nhidden = 32\nheads = 2"
 RECIPE = """
 name = "tiny"
