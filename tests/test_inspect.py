@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from distill_traces import episode, recipe, record
-from harness_distillation import cli, inspect, overlay, tokenizer, traces
+from harness_distillation import cli, findings, inspect, overlay, paper_labels, tokenizer, traces
 from harness_distillation import recipe as recipes
 from harness_distillation.dataset import Samples
 from harness_distillation.prepare import manifest_of
@@ -25,7 +25,7 @@ from harness.types import Decision, Episode, Step, Task
 
 pytestmark = pytest.mark.models
 HEADER = "Task: {instruction}\n"
-EMPTY = inspect.Lengths([], [], 0.0, 0.0, 0)
+EMPTY = findings.Lengths([], [], 0.0, 0.0, 0)
 EPISODES = [episode(i, sampled=True) for i in range(60)]
 HOSTILE = [
     "</div><script>document.title='pwned'</script>",
@@ -134,9 +134,9 @@ def test_lengths_are_those_of_the_spans(subject, tok):
 def test_agreement_with_the_papers_recipe(tok):
     """A tokenizer that splits at spaces agrees; one whose tokens run over them does not."""
     texts = [[s for s in row] for row in inspect.of_episodes("x", EPISODES, HEADER, tok).segments]
-    own = inspect.agreement("own", tok, texts)
+    own = paper_labels.agreement("own", tok, texts)
     assert (own.same, own.straddling) == (1.0, 0.0)
-    wide = inspect.agreement("wide", unsplit(EPISODES, 600), texts)
+    wide = paper_labels.agreement("wide", unsplit(EPISODES, 600), texts)
     assert wide.straddling > 0.02
     assert wide.same < 0.95
 
@@ -155,7 +155,7 @@ def test_agreement_on_a_text_counted_by_hand():
     tok = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="?")
     text = [Segment(Kind.CONTEXT, "see\n"), Segment(Kind.ACT_FORMAT, "Action:"),
             Segment(Kind.ACT, " go up"), Segment(Kind.ACT_FORMAT, "\n")]  # fmt: skip
-    found = inspect.agreement("words", tok, [text])
+    found = paper_labels.agreement("words", tok, [text])
     assert (found.same, found.straddling, found.lost_act) == (1.0, 0.0, 0.5)
 
 

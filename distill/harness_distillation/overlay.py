@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -19,19 +19,8 @@ from harness.figures import Bars, Panel, Strip
 from harness.pages import document, escape
 from harness.plain import plain
 from harness.transcript import Kind
+from harness_distillation.findings import Cell, Findings, Lengths
 from harness_distillation.tokenizer import OBSERVED
-
-if TYPE_CHECKING:
-    from harness_distillation.inspect import Findings, Lengths
-
-
-class Cell(NamedTuple):
-    """The text of a token (of several, where a character is spread over them), and its kind: a
-    segment's, or OBSERVED."""
-
-    kind: int
-    text: str
-
 
 _STYLE = {
     Kind.CONTEXT: "bright_black",
