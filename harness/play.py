@@ -12,7 +12,7 @@ def play(env: Environment, task_id: str | None, seed: int) -> None:
     print(f"[{info['task_id']}]  ('?' shows the possible actions, an empty line ends)\n")
     steps = 0
     while True:
-        print(observation)
+        print(_for_people(observation))
         try:
             action = input("> ").strip()
         except EOFError:
@@ -25,7 +25,12 @@ def play(env: Environment, task_id: str | None, seed: int) -> None:
         steps += 1
         observation, reward, terminated, _, info = env.step(action)
         if terminated:
-            print(observation)
+            print(_for_people(observation))
             print(f"Done after {steps} steps: reward {reward:g}, success {info['success']}.")
             break
     env.close()
+
+
+def _for_people(observation: str) -> str:
+    """A line a part where a page's parts are joined by WebShop's separator."""
+    return observation.replace(" [SEP] ", "\n")

@@ -132,14 +132,21 @@ def test_check_and_doctor(tmp_path):
     assert "starts on its built-in tasks" in harness("doctor", cwd=tmp_path).stdout
 
 
-def test_a_person_can_play(tmp_path):
+@pytest.mark.parametrize(
+    ("env", "action", "page", "possible"),
+    [
+        ("alfworld", "look", "You are in the middle of a room", "  inventory"),
+        ("webshop", "search[soap]", "\nBack to Search\nPage 1", "  click[next >]"),
+    ],
+)
+def test_a_person_can_play(tmp_path, env, action, page, possible):
     found = subprocess.run(
-        [*HARNESS, "play", "alfworld"], input="look\n?\n\n", capture_output=True, text=True,
+        [*HARNESS, "play", env], input=f"{action}\n?\n\n", capture_output=True, text=True,
         cwd=tmp_path,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
-    assert "You are in the middle of a room" in found.stdout
-    assert "  inventory" in found.stdout
+    assert page in found.stdout
+    assert possible in found.stdout
 
 
 @pytest.mark.parametrize(
