@@ -82,7 +82,8 @@ def verdict(c: Comparison) -> str:
     seen = (
         "No difference could be shown with 80 % power: play more tasks."
         if c.detectable is None
-        else f"This design shows differences from {100 * c.detectable:.1f} points on (80 % power)."
+        else "With the spread that was seen this design shows differences from "
+        f"{100 * c.detectable:.1f} points on (80 % power)."
     )
     if c.verdict == "a":
         return f"{c.a} is better. {seen}"

@@ -28,8 +28,17 @@ HEAD = """\
 
 Runs are written here (`results/<env>/<agent>/<run id>/`). Below: reference runs kept with the
 project, other measurements with the commands that give them, and the paper's numbers, which are
-another experiment and stand apart. Intervals are 95 % Wilson intervals. This page is written by
-`python results/build.py`.
+another experiment and stand apart. This page is written by `python results/build.py`.
+
+Words: an episode *broke* by a fault of environment, model or code (it is in no mean), was *truncated* when its
+steps were used up; a *loop* is a decision made before at the same observation; *chance* is the match with the
+trace of another task, *ceiling* that of a second sampling of the reference's agent; *N_r : N_a* are the tokens of
+reasoning and of action trained on; *effective n* is how many independent episodes would be worth as much.
+`s/ep` is elapsed time with up to 32 episodes sharing a model on a busy machine: no speed.
+
+Intervals of this first section are 95 % Wilson intervals over tasks, as if those were independent: too narrow
+where tasks share a product or a room (webshop/builtin-valid: 93 products). Comparisons and the trial have intervals
+over groups of tasks, and over training seeds.
 
 ## Reference runs
 
@@ -43,10 +52,12 @@ TRIAL = """\
 ## The trial, {name}
 
 {done} of {planned} cells are done. Plan, results and the weights that students start from are in
-[trial/{name}](trial/{name}), of traces and the teacher's runs what it decided; students and their
-episodes are not kept. To go on with it: `mkdir -p results/reproduce`, `cp -r results/trial/{name}
-results/reproduce/`, `harness reproduce {table} --scale {scale} --jobs 2`; `--export
-results/trial/{name}` brings it back here.
+[trial/{name}](trial/{name}), of traces and the teacher's runs what it decided; students, their training logs and
+their episodes are not kept. All below again from what is kept, without data: `harness reproduce {table} --scale
+{scale} --report --out results/trial/{name}`. To go on with it: `harness fetch alfworld --to DATA`, `mkdir -p
+results/reproduce`, `cp -r results/trial/{name} results/reproduce/`, `HARNESS_DATA=DATA harness reproduce {table}
+--scale {scale} --jobs 2`; `--export results/trial/{name}` brings it back here. (`harness view A B --task ID` needs
+episodes, so students trained again.)
 
 """
 

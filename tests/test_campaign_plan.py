@@ -97,9 +97,18 @@ def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatc
     (folder / "model.safetensors").write_bytes(b"weights")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HARNESS_MODELS", raising=False)
-    assert plan.at_hand(wanted) == {"teacher-tiny": str(folder), **start}
-    given = {"teacher-tiny": str(folder)}
+    given = {"teacher-tiny": "models:teacher-tiny"}
+    assert plan.at_hand(wanted) == {**given, **start}
+    assert plan.folder_of("models:teacher-tiny") == folder
     made = plan.make(wanted, given)
+    keys = {p.cell.name: p.key for p in made.cells}
+    for elsewhere in ({"teacher-tiny": str(folder)}, given):  # the weights count, not their place
+        monkeypatch.setenv("HARNESS_MODELS", str(folder.parent))
+        assert {p.cell.name: p.key for p in plan.make(wanted, elsewhere).cells} == keys
+    monkeypatch.setenv("HARNESS_MODELS", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"models:teacher-tiny: no weights .* looked in .*none"):
+        plan.make(wanted, given)
+    monkeypatch.delenv("HARNESS_MODELS")
     parents = {p.cell.name: p.cell for p in made.cells if p.cell.arm == grid.PARENT}
     assert sorted(parents) == ["student-tiny-start", "teacher-tiny"]
     assert parents["student-tiny-start"].parents == ("teacher-tiny",)

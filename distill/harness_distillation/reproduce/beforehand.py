@@ -170,10 +170,10 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
     ]
     if trial.fixed_steps is not None:
         lines.append(
-            "The endpoint is taken at convergence: of a training over which the learning rate "
-            f"falls to its end, the checkpoint that wins most on the dev set{_looks(plan)}. Beside "
-            "it students "
-            f"as they were after {trial.fixed_steps} steps of that training."
+            "The endpoint is taken at the end of training: the learning rate has fallen to its "
+            "end, and the student is the checkpoint that won most on the dev set"
+            f"{_looks(plan)}. Whether more steps would win more is no part of the trial. Beside it "
+            f"students as they were after {trial.fixed_steps} steps of that training."
         )
     lines += [*_tuning(grid), *_episodes(plan)]
     known = _pilot(plan, out)
@@ -187,16 +187,18 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
 
 
 def _looks(plan: Plan) -> str:
-    """After how many steps students are played on the dev set, where all are alike."""
+    """After how many steps students are played on the dev set, and how many tokens they are trained
+    on (padding too), where all are alike."""
     recipes = {
-        (c.recipe.dev.every, c.recipe.optim.steps)
+        (c.recipe.dev.every, c.recipe.optim.steps, c.recipe.optim.rows * c.recipe.optim.row_tokens)
         for c in (p.cell for p in plan.cells)
         if c.stage == "trial" and c.recipe.dev is not None
     }
     if len(recipes) != 1:
         return ""
-    ((every, steps),) = recipes
-    return f" (played after {', '.join(map(str, _plays(every, steps)))} steps)"
+    ((every, steps, tokens),) = recipes
+    played = ", ".join(f"{n:,}" for n in _plays(every, steps))
+    return f" (played after {played} steps of {tokens:,} tokens)"
 
 
 def _plays(every: int, steps: int) -> list[int]:
@@ -269,6 +271,7 @@ def _pilot(plan: Plan, out: Path) -> list[str]:
     if found is None:
         return [f"Pilot: {have} seeds of {wanted.arm} ended alike on {dev.name}: no spread to see."]
     tasks = len(dev.task_set().tasks)
+    trained = next(p.cell.recipe.optim for p in plan.cells if p.cell.stage == "pilot")
     rest = found.rest * math.sqrt(tasks / TASKS)
 
     def shown(sd: float) -> str:
@@ -276,10 +279,10 @@ def _pilot(plan: Plan, out: Path) -> list[str]:
         return " / ".join(f"{p:.1f}" if p < 100 else "over 100" for p in points)
 
     return [
-        f"Pilot: {have} seeds of {wanted.arm} on {dev.name} (n = {tasks}): success "
-        f"{100 * found.mean:.1f} %, standard deviation between seeds {100 * found.seeds:.1f} "
-        f"points (95 % interval {100 * found.low:.1f} to "
-        f"{100 * found.high:.1f}).",
+        f"Pilot: {have} seeds of {wanted.arm}, {trained.steps} steps at learning rate "
+        f"{trained.lr:g}, on {dev.name} (n = {tasks}): success {100 * found.mean:.1f} %, standard "
+        f"deviation between seeds {100 * found.seeds:.1f} points (95 % interval "
+        f"{100 * found.low:.1f} to {100 * found.high:.1f}).",
         f"So {' / '.join(map(str, SEEDS))} paired seeds on {TASKS:,} tasks show differences from "
         f"{shown(found.seeds)} points on (80 % power); with the spread at the upper end of its "
         f"interval, {shown(found.high)}.",

@@ -33,7 +33,8 @@ class Cell(msgspec.Struct, frozen=True):
     recipe: Recipe
     parents: tuple[str, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
-    #: Finished weights that are taken instead of training: a folder, or ``package:NAME``.
+    #: Finished weights that are taken instead of training: ``package:NAME``, ``models:NAME`` (of
+    #: ``$HARNESS_MODELS``, else ./models) or a folder.
     given: str | None = None
     parameters: float | None = None
     stage: Stage = "trial"

@@ -113,7 +113,7 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What a student's runs are: every evaluation at convergence, then at fixed steps."""
+        """What a student's runs are: every evaluation at the end, then at fixed steps."""
         steps = self.trial.fixed_steps
         ends = [Column(e.name, e, None) for e in self.evaluations]
         if steps is not None:

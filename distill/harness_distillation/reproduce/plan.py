@@ -170,12 +170,13 @@ def wanted(plan: Plan, last: Stage) -> list[Planned]:
 
 
 def at_hand(grid: Grid) -> dict[str, str]:
-    """Parents of a grid whose finished weights stand in the models folder, or ship."""
+    """Parents of a grid whose finished weights stand in the models folder, or ship
+    (``Cell.given``: no paths, so that a plan can be read elsewhere)."""
     root = checkpoints.models_folder()
     own = {p.name for p in grid.parents}
     names = [c.name for c in cells(grid) if c.arm == PARENT and c.name not in own]
     found = {n: f"package:{n}" for n in names if n in checkpoints.shipped()}
-    return found | {n: str(root / n) for n in names if any((root / n).glob("*.safetensors"))}
+    return found | {n: f"models:{n}" for n in names if any((root / n).glob("*.safetensors"))}
 
 
 def done(out: Path, planned: Planned) -> Done | None:
@@ -204,7 +205,10 @@ def _key(cell: Cell, parents: Sequence[str]) -> str:
     if cell.given is not None:
         weights = weights_of(folder_of(cell.given))
         if not weights:
-            raise ConfigError(f"{cell.given}: no weights (*.safetensors) there any more.")
+            raise ConfigError(
+                f"{cell.given}: no weights (*.safetensors) there any more, looked in "
+                f"{folder_of(cell.given)}.\n  'models:' is $HARNESS_MODELS, else ./models."
+            )
     recorded = [file_sha256(episodes_file(run)) for run in cell.recipe.data.runs]
     body = msgspec.json.encode(
         (
@@ -220,6 +224,8 @@ def _key(cell: Cell, parents: Sequence[str]) -> str:
 def folder_of(given: str) -> Path:
     """Where given weights are (``Cell.given``)."""
     kind, _, name = given.partition(":")
+    if kind == "models":
+        return checkpoints.models_folder() / name
     if kind != "package":
         return Path(given)
     found = checkpoints.shipped()

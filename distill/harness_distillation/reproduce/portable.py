@@ -7,8 +7,8 @@ FOLDER/shared/traces/              traces that they are trained on, as decisions
 
 Caches, students and their episodes stay behind. Of traces, and of a teacher's runs that students'
 reasoning is measured against, the decisions are kept (``harness.decisions``), from which the
-campaign makes the episodes again when it goes on. Paths of this machine are left out, but
-for those of the user's own recipes and given weights, which have to be where they were.
+campaign makes the episodes again when it goes on. Paths of this machine are left out, but for those
+of the user's own recipes, which have to be where they were; given weights are known by name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What decides, written down before anything runs: the grid's table ``[trial]``.
 
-endpoint = "alfworld/holdout-1000"   one number decides, at convergence
+endpoint = "alfworld/holdout-1000"   one number decides, at the end of training
 seeds, margin, alpha, fixed_steps
 [trial.dev]       the set that anything is chosen on; no test set
 [trial.tuning]    learning rates that every arm tries, equally many
@@ -81,8 +81,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Points of success that count as equivalent.
     margin: float = 3.0
     alpha: float = comparison.ALPHA
-    #: Students are also compared after so many steps, in checkpoints that their trainings to
-    #: convergence (recipes with [dev] patience) keep.
+    #: Students are also compared after so many steps, in checkpoints that their whole trainings
+    #: (recipes with [dev] patience) keep.
     fixed_steps: int | None = None
     dev: Evaluation | None = None
     tuning: Tuning | None = None
