@@ -228,7 +228,7 @@ def test_who_is_trained_on_other_episodes_is_told():
     told = "\n".join(beforehand.preregistration(plan.make(grid.load("table3", "tiny"), {}), Path()))
     assert "seqkd, sad-ce: those won of 4,500 of teacher-tiny. sft: those won of 12,361 of" in told
     assert "Holm over the arms of a comparison (1, 2, 3, 3; not over all 9 together)" in told
-    assert "(played after 800, 1600 steps)" in told
+    assert "(played after 800, 1,600 steps of 4,096 tokens)" in told
     told = "\n".join(beforehand.preregistration(plan.make(grid.load("table5", "tiny"), {}), Path()))
     assert "trained on other" not in told
 
