@@ -15,12 +15,13 @@ from harness.env import Environment
 from harness.errors import AgentError, BackendError, EnvError, EpisodeError, boundary
 from harness.policy import ContextOverflow, Policy, call
 from harness.protocol import Protocol, Repetition
-from harness.types import Decision, Episode, Fault, Info, Outcome, Step, Task
+from harness.types import Completion, Decision, Episode, Fault, Info, Outcome, Step, Task
 
 #: Shown when a reply names no action; costs a step.
 NO_ACTION = "Invalid reply: it has no line 'Action: <action>'."
 #: How the answer to a protocol's ``help_action`` begins.
 ADMISSIBLE = "Admissible actions: "
+_COMPLETION = msgspec.json.Decoder(Completion)
 
 
 class Clock:
@@ -98,6 +99,8 @@ def _result(info: Info) -> Info:
     for name, number in {"score": score, **measures}.items():
         if not math.isfinite(number):
             raise ValueError(f"info tells {number} as {name}")
+    if not 0.0 <= score <= 1.0:
+        raise ValueError(f"info tells {score:g} as score, which is within [0, 1]")
     return {"success": bool(info.get("success", False)), "score": score, "measures": measures}
 
 
@@ -106,6 +109,11 @@ def _text(value: Any, source: str) -> str:
     if not isinstance(value, str):
         raise EnvError(f"{source} is {type(value).__name__}, not a string")
     return clean(value)
+
+
+def _executed(info: Info, env: str) -> str | None:
+    executed = info.get("executed")
+    return None if executed is None else _text(executed, f"what {env}.step executed")
 
 
 def _play(
@@ -164,7 +172,7 @@ def _play(
             step,
             reward=reward,
             invalid=bool(info["invalid_action"]),
-            executed=info.get("executed"),
+            executed=_executed(info, task.env),
             env_seconds=round(time.perf_counter() - acted, 6),
         )
         observation = _text(observation, f"the observation of {task.env}.step")
@@ -191,7 +199,8 @@ def decide(
 def fault_of(error: EpisodeError) -> Fault:
     """What broke, for the record."""
     cause = error.__cause__
-    return Fault(type(error).__name__ + (f"/{type(cause).__name__}" if cause else ""), str(error))
+    kind = type(error).__name__ + (f"/{type(cause).__name__}" if cause else "")
+    return Fault(kind, clean(str(error)))
 
 
 def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:
@@ -238,7 +247,7 @@ def _act_for_the_agent(env: Environment, task: Task, action: str, clock: Clock) 
             Decision("", action, injected=True),
             reward,
             invalid=bool(info["invalid_action"]),
-            executed=info.get("executed"),
+            executed=_executed(info, task.env),
             forced=True,
             env_seconds=round(time.perf_counter() - began, 6),
         )
@@ -254,7 +263,10 @@ def sampling_seed(task: Task, attempt: int, step: int) -> int:
 
 
 def clean(text: str) -> str:
-    """Text that UTF-8 can hold: lone surrogates become U+FFFD. Nothing else is touched."""
+    """Text that a record can hold: a plain string (NumPy's are not), lone surrogates U+FFFD.
+    Nothing else is touched."""
+    if type(text) is not str:
+        text = str.__str__(text)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -263,11 +275,13 @@ def clean(text: str) -> str:
 
 
 def tidy(decision: Decision) -> Decision:
-    """What is executed is what is logged: one line, encodable."""
-    action = decision.action
+    """What is executed is what is logged: one line, encodable. Raises TypeError or a msgspec error
+    for a completion that a record could not hold."""
+    action, completion = decision.action, decision.completion
     if action is not None:
-        action = " ".join(clean(action).splitlines()).strip() if action.strip() else None
-    reasoning = clean(decision.reasoning)
-    if action == decision.action and reasoning == decision.reasoning:
-        return decision
-    return msgspec.structs.replace(decision, action=action, reasoning=reasoning)
+        action = " ".join(clean(action).splitlines()).strip() or None
+    if completion is not None:
+        texts = {"text": clean(completion.text), "hidden": clean(completion.hidden)}
+        completion = msgspec.structs.replace(completion, **texts)
+        completion = _COMPLETION.decode(msgspec.json.encode(completion))
+    return Decision(clean(decision.reasoning), action, completion, bool(decision.injected))

@@ -18,7 +18,7 @@ import msgspec
 
 from harness.env import Environment
 from harness.errors import ConfigError, EnvError, boundary
-from harness.loop import Clock, finish, play_episode
+from harness.loop import Clock, fault_of, finish, play_episode
 from harness.policy import Policy
 from harness.protocol import Protocol
 from harness.types import Episode, Fault, Outcome, Task
@@ -49,6 +49,8 @@ class _Slot:
         self.clock = Clock()
         self.job: Job | None = None
         self.abandoned = False
+        #: Held while an episode is given up or handed over, so that it is one of the two.
+        self.ending = threading.Lock()
 
 
 def play_all(
@@ -101,9 +103,10 @@ def play_all(
                     _close(env)
                     env = None
             assert episode is not None
-            slot.job = None
-            if not clock.abandoned:
-                done.put(episode)
+            with slot.ending:
+                slot.job = None
+                if not clock.abandoned:
+                    done.put(episode)
         if env is not None:
             _close(env)
 
@@ -115,23 +118,26 @@ def play_all(
     slots = [start() for _ in range(max(1, min(workers, len(jobs))))]
     left = len(jobs)
     tick = min(1.0, limits.step / 4, limits.episode / 4)
+    looked = time.perf_counter()
     try:
         while left:
-            try:
+            episode: Episode | BaseException | None = None
+            with suppress(queue.Empty):
                 episode = done.get(timeout=tick)
-            except queue.Empty:
-                for i, slot in enumerate(slots):
-                    late = _overdue(slot, limits, agent)
-                    if late is None:
-                        continue
+            if isinstance(episode, BaseException):  # such as sys.exit() in a policy: ends the run
+                raise episode
+            if episode is not None:
+                left -= 1
+                yield episode
+            if time.perf_counter() - looked < tick:
+                continue
+            looked = time.perf_counter()
+            for i, slot in enumerate(slots):
+                late = _overdue(slot, limits, agent)
+                if late is not None:
                     slots[i] = start()
                     left -= 1
                     yield late
-                continue
-            if isinstance(episode, BaseException):  # such as sys.exit() in a policy: ends the run
-                raise episode
-            left -= 1
-            yield episode
     finally:
         stop.set()
 
@@ -143,20 +149,21 @@ def _open(
         with boundary(EnvError, f"{job.task.env}: making the environment"):
             return make_env(), None
     except EnvError as error:
-        fault = Fault(type(error).__name__, str(error))
+        fault = fault_of(error)
         return None, finish(job.task, agent, job.attempt, clock, Outcome.ERROR, {}, fault)
 
 
 def _overdue(slot: _Slot, limits: Limits, agent: str) -> Episode | None:
     """The record of an episode that exceeded its limits, whose thread is now left behind."""
-    clock, job = slot.clock, slot.job
-    if job is None:
-        return None
-    now = time.perf_counter()
-    in_phase, in_all = now - clock.since, now - clock.started
-    if in_phase <= limits.step and in_all <= limits.episode:
-        return None
-    clock.abandoned = slot.abandoned = True
+    with slot.ending:
+        clock, job = slot.clock, slot.job
+        if job is None:
+            return None
+        now = time.perf_counter()
+        in_phase, in_all = now - clock.since, now - clock.started
+        if in_phase <= limits.step and in_all <= limits.episode:
+            return None
+        clock.abandoned = slot.abandoned = True
     what = (
         f"{clock.phase} took more than {limits.step:g} s"
         if in_phase > limits.step

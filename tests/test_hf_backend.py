@@ -6,6 +6,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -544,6 +546,37 @@ def test_slots_keep_what_they_must_and_take_no_more_than_they_may(
                 layer[:, row, :, :columns] = row + 1
     slots.reserve(1, 1)
     assert slots.room[0] * slots.room[1] <= 4 * 512
+
+
+SHORT_OF_MEMORY = """
+import resource, torch
+from harness_agents.backends.slots import Slots
+
+# Layers of 128 MB. There is memory for two of four, so that some have grown when it runs out.
+slots = Slots(4, 1, 16, torch.zeros(0))
+slots.reserve(1, 512)
+kept = slots.data[3].clone().fill_(7.0)
+slots.data[3].copy_(kept)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (320 << 20), resource.RLIM_INFINITY))
+for keep in (1, 0):
+    try:
+        slots.reserve(8, 1 << 17, keep=keep)
+    except RuntimeError:
+        pass
+    else:
+        raise SystemExit("there was memory for all")
+    if keep:
+        assert torch.equal(slots.data[3], kept), "what was kept is gone"
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+slots.reserve(4, 1 << 16)
+assert {tuple(layer.shape) for layer in slots.data} == {(2, 4, 1, 1 << 16, 16)}
+"""
+
+
+def test_slots_that_ran_out_of_memory_are_whole_again_at_the_next_request() -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_closing_wakes_whoever_waits(untrained: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 
 import msgspec
+import numpy as np
 import pytest
 from toy import CountEnv, Counter, Says
 
@@ -99,6 +100,8 @@ ODD = [
     (Odd(4, measures={"f1": float("inf")}), "info tells inf as f1"),
     (Odd(4, measures=None), "count: AttributeError"),
     (Odd(1, reward=float("nan")), "reward nan"),
+    (Odd(4, score=7.0), r"info tells 7 as score, which is within \[0, 1\]"),
+    (Odd(2, executed=["2"]), "what count.step executed is list, not a string"),
 ]
 
 
@@ -112,6 +115,61 @@ def test_what_no_record_can_hold_is_the_environments_fault_at_once(env, words):
     assert all(e.error.kind.startswith("EnvError") for e in episodes)
     assert all(re.search(words, e.error.message) for e in episodes), episodes[0].error
     assert msgspec.json.decode(msgspec.json.encode(episodes), type=list[Episode]) == episodes
+
+
+class Peculiar(Counter):
+    """A policy whose decisions have something odd about them."""
+
+    def __init__(self, **odd: object) -> None:
+        self.odd = odd
+
+    def act(self, instruction, history, observation):
+        action = super().act(instruction, history, observation).action
+        fields = {"reasoning": "", "action": action, **self.odd}
+        return Decision(**{k: v(action) if callable(v) else v for k, v in fields.items()})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"completion": "a text"},
+        {"completion": Completion("x", prompt_tokens=np.int64(4))},
+        {"completion": Completion("x", prompt_tokens="four")},
+        {"completion": Completion("x", ids=(1.5,))},
+        {"reasoning": None},
+        {"action": 7},
+    ],
+)
+def test_what_no_record_can_hold_is_the_policys_fault(odd):
+    episode = play(Peculiar(**odd))
+    assert episode.outcome is Outcome.ERROR
+    assert episode.error.kind.startswith("AgentError"), episode.error
+    assert msgspec.json.decode(msgspec.json.encode(episode), type=Episode) == episode
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"action": np.str_},
+        {"reasoning": np.str_("because")},
+        {"reasoning": "cut \ud83d"},
+        {"completion": Completion("cut \ud83d", hidden="\ud83d")},
+    ],
+)
+def test_strings_of_other_kinds_are_played_as_text(odd):
+    episode = play(Peculiar(**odd))
+    assert episode.outcome is Outcome.DONE, episode.error
+    assert msgspec.json.decode(msgspec.json.encode(episode), type=Episode) == episode
+
+
+def test_a_faults_message_can_be_written():
+    class Breaks(Counter):
+        def act(self, instruction, history, observation):
+            raise ValueError("cut \ud83d")
+
+    episode = play(Breaks())
+    assert "cut \ufffd" in episode.error.message
+    assert msgspec.json.decode(msgspec.json.encode(episode), type=Episode) == episode
 
 
 def test_what_is_no_fault_of_an_episode_ends_the_run_at_once():
@@ -231,6 +289,23 @@ def test_a_hung_step_is_an_error_and_the_run_goes_on():
     assert "env.step took more than 0.3 s" in broken[0].error.message
     assert len(broken[0].steps) == 1
     assert len(episodes) == 8
+
+
+def test_a_step_that_took_too_long_is_an_error_however_often_others_finish():
+    class Uneven(Counter):
+        def act(self, instruction, history, observation):
+            time.sleep(1.5 if instruction == "count to 8" and not history else 0.01)
+            return super().act(instruction, history, observation)
+
+    tasks = [
+        Job(Task("count", "valid", f"valid/{n}"), k)
+        for n, k in [(8, 0)] + [(1, k) for k in range(400)]
+    ]
+    settings = {"agent": "t", "protocol": Protocol(12), "limits": Limits(step=0.5)}
+    episodes = list(play_all(tasks, Uneven(), CountEnv, workers=2, **settings))
+    broken = [e for e in episodes if e.error]
+    assert [(e.task.id, e.error.kind) for e in broken] == [("valid/8", "AgentError/TimeoutError")]
+    assert len(episodes) == 401
 
 
 def test_a_slow_episode_is_an_error():

@@ -48,8 +48,9 @@ class Slots(Cache):  # type: ignore[misc]
 
     @property
     def room(self) -> tuple[int, int]:
-        """(rows, columns) there is memory for."""
-        return self.data[0].shape[1], self.data[0].shape[3]
+        """(rows, columns) there is memory for: in every layer, of which some may have grown when
+        memory ran out."""
+        return min(t.shape[1] for t in self.data), min(t.shape[3] for t in self.data)
 
     def reserve(self, rows: int, columns: int, keep: int = 0, most: int | None = None) -> None:
         """Make room; of the content only the first ``keep`` rows are sure to stay. Unwritten room
