@@ -231,10 +231,15 @@ def build_policy(config: AgentConfig) -> Policy:
     """Construct the policy of a config; options it does not take are refused with a suggestion."""
     factory = load("agents", config.policy, "policy")
     parameters = inspect.signature(factory).parameters
+    kinds = {p.kind for p in parameters.values()}
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = {key: p for key, p in parameters.items() if p.kind not in rest}
+    # (*args, **kwargs) is what a subclass of Policy without a constructor of its own shows.
+    takes_any = rest[1] in kinds and rest[0] not in kinds
     for key in config.options:
-        if key not in parameters:
-            raise ConfigError(f"Agent '{config.name}': " + unknown("option", key, parameters))
-    for key, parameter in parameters.items():
+        if key not in named and not takes_any:
+            raise ConfigError(f"Agent '{config.name}': " + unknown("option", key, named))
+    for key, parameter in named.items():
         if parameter.default is parameter.empty and key not in config.options:
             raise ConfigError(
                 f"Agent '{config.name}' needs the option '{key}': write a .toml with "

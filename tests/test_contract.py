@@ -187,6 +187,43 @@ def test_every_policy_of_a_run_is_closed_once(tmp_path: Path, agent: str, slips:
     assert (tmp_path / "closed").read_text() == closed
 
 
+CONSTRUCTORS = """
+import harness
+
+class Plain(harness.Policy):
+    def act(self, instruction, history, observation):
+        return harness.Decision("", "look")
+
+class Loose(Plain):
+    def __init__(self, depth=1, **options):
+        self.options = {"depth": depth, **options}
+"""
+
+BUILD = """
+from harness.config import AgentConfig
+from harness.registry import build_policy
+print(type(build_policy(AgentConfig("a", "plain"))).__name__)
+print(build_policy(AgentConfig("a", "loose", options={"width": 2})).options)
+try:
+    build_policy(AgentConfig("a", "plain", options={"width": 2}))
+except Exception as error:
+    print(error)
+"""
+
+
+def test_policies_are_built_whatever_their_constructors_take(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(CONSTRUCTORS)
+    points = 'plain = "mine:Plain"\nloose = "mine:Loose"\n'
+    installed(tmp_path, f'[project.entry-points."harness.agents"]\n{points}')
+    found = subprocess.run(
+        [sys.executable, "-c", BUILD], env=beside(tmp_path), cwd=tmp_path, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    told = found.stdout.splitlines()
+    assert told[:2] == ["Plain", "{'depth': 1, 'width': 2}"], found.stderr
+    assert told[2] == "Agent 'a': Unknown option 'width'."
+
+
 def test_a_long_list_of_names_is_cut():
     told = unknown("task", "task-07", [f"task-{k:02}" for k in range(500)])
     assert "Did you mean 'task-07'" in told

@@ -21,7 +21,7 @@ import harness
 from harness import registry
 from harness.config import AgentConfig
 from harness.errors import BackendError, ConfigError
-from harness.loop import play_episode
+from harness.loop import clean, play_episode
 from harness.policy import ContextOverflow, Decoding
 from harness.protocol import Protocol
 from harness.recorder import EPISODES
@@ -298,11 +298,20 @@ def test_what_may_pass_is_tried_again(serve):
             return 200, b"<html>not json"
         if n == 5:
             return 200, {"choices": []}
+        if n == 6:
+            return 408, b""
         return chat("Action: go")
 
     server = serve(answer)
-    assert ask(server).text == "Action: go"
-    assert len(server.bodies) == 6
+    assert ask(server, retries=6).text == "Action: go"
+    assert len(server.bodies) == 7
+
+
+def test_half_an_emoji_is_read_as_it_came(serve):
+    cut = rb'{"choices": [{"message": {"content": "Action: wave \ud83d"}}]}'
+    server = serve(lambda body, n: (200, cut))
+    assert clean(ask(server).text) == "Action: wave \ufffd"
+    assert len(server.bodies) == 1
 
 
 def test_what_stays_broken_is_an_error_not_a_score(serve):

@@ -2,10 +2,10 @@
 
     blocks -> prompt text (``completions``) or messages (``chat``) -> POST -> Completion
 
-Any number of episodes call at once, each from its own thread. Lost connections, time-outs, 429 and
-5xx are tried again with growing pauses, at another server where there is one; other refusals are
-not. What stays broken is a BackendError: an error beside the score, which ``--retry-errors`` plays
-again.
+Any number of episodes call at once, each from its own thread. Lost connections, time-outs, 408,
+409, 425, 429 and 5xx are tried again with growing pauses, at another server where there is one;
+other refusals are not. What stays broken is a BackendError: an error beside the score, which
+``--retry-errors`` plays again.
 
 A thinking model's hidden thought becomes the decision's reasoning and is not shown to it again, as
 its chat template would have it. A native tool call is read as an action (see ``answers``).
@@ -13,6 +13,7 @@ its chat template would have it. A native tool call is read as an action (see ``
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -37,6 +38,8 @@ from harness_agents.backends.answers import STOP, OddAnswer, read, too_long
 #: answer.
 _REST = 30.0
 _GONE = (502, 503, 504)
+#: Answers below 500 that may pass: time-out, conflict, too early, too many.
+_LATER = (408, 409, 425, 429)
 #: By how much a refused prompt is above what will be sent next, refusal after refusal.
 _SHRINK = (15 / 16, 3 / 4)
 
@@ -225,7 +228,7 @@ class ServerBackend:
             raise _Passing(f"{host}: {type(error).__name__}", gone=True) from None
         text = self._redact(raw.decode("utf-8", "replace"))
         status = reply.status_code
-        if status == 429 or status >= 500:
+        if status in _LATER or status >= 500:
             # After a fault many servers close the connection without a word.
             self._session().close()
             what = f"{host}: HTTP {status} {' '.join(text[:200].split())}".rstrip()
@@ -238,18 +241,12 @@ class ServerBackend:
                 what = f"HTTP {status}: it has moved to {self._redact(reply.headers['Location'])}"
             raise BackendError(f"'{self.config.model}' at {host} refuses: {what}")
         try:
-            answer = msgspec.json.decode(raw)
+            # Not msgspec's: servers cut emoji, and half of one is no JSON to it.
+            answer = json.loads(raw)
             choice = answer["choices"][0]
             if not isinstance(choice["message" if chat else "text"], dict if chat else str):
                 raise TypeError("wrong type")
-        except (
-            msgspec.DecodeError,
-            UnicodeDecodeError,
-            KeyError,
-            IndexError,
-            TypeError,
-            RecursionError,
-        ):
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise _Passing(f"{host}: an answer without choices: {text[:80]!r}") from None
         try:
             found = read(choice, answer.get("usage"), self.config.api)
