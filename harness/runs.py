@@ -73,6 +73,9 @@ class RunMeta(msgspec.Struct, frozen=True):
     started: str = ""
     finished: str | None = None
     status: str = "running"
+    #: sha256 of the reference traces' decisions as scored against (None: there are none, or it was
+    #: scored before this was kept).
+    reference_hash: str | None = None
     #: sha256 of metrics.jsonl as scored (None: scored before this was kept).
     metrics_hash: str | None = None
     #: sha256 of episodes.jsonl when the run was complete (None: before this was kept).
@@ -135,6 +138,14 @@ class Run:
             raise TraceError(
                 f"{file} was changed after it was recorded.\n  Put it back, or record it again; "
                 f"`harness verify {self.path}` tells which episodes are not as they were played."
+            )
+
+    def check_recorded(self) -> None:
+        """Raise TraceError for a run that came without its episodes."""
+        if not (self.path / EPISODES).is_file():
+            raise TraceError(
+                f"{self.path} holds no {EPISODES}. Get the run with its episodes (`harness export "
+                "--episodes`), or make them from its decisions (`harness restore`)."
             )
 
     def check_complete(self) -> None:
