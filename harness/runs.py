@@ -83,6 +83,12 @@ class RunMeta(msgspec.Struct, frozen=True):
     schema: int = SCHEMA
 
     @property
+    def measure(self) -> tuple[str, str]:
+        """Hash of the task set and version of the environment: runs that share both may be
+        compared."""
+        return self.task_set_hash, self.env_version
+
+    @property
     def n_episodes(self) -> int:
         if self.episodes is not None:
             return self.episodes
