@@ -239,13 +239,19 @@ def read_meta(folder: Path) -> RunMeta:
     """run.json of a folder; another schema or a damaged file raises TraceError."""
     file = folder / META
     try:
-        return msgspec.json.decode(file.read_bytes(), type=RunMeta)
+        meta = msgspec.json.decode(file.read_bytes(), type=RunMeta)
     except FileNotFoundError:
         raise TraceError(f"{folder} is not a run folder: it has no {META}.") from None
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TraceError(f"{file}: not a run description: {error}") from None
+    if meta.schema != SCHEMA:
+        raise TraceError(
+            f"{file}: its records are of schema {meta.schema}, this release reads {SCHEMA}. Read "
+            "them with the release that wrote them."
+        )
+    return meta
 
 
 def write_meta(folder: Path, meta: RunMeta) -> None:

@@ -76,10 +76,7 @@ def _which(found: Mapping[str, Mapping[_Measure, Run]], shared: set[_Measure]) -
 
     if not shared:
         told = "; ".join(f"'{name}' of {sets(runs, runs)}" for name, runs in found.items())
-        return (
-            f"No task set is shared by complete runs: {told}. "
-            "Run both on one task set."
-        )
+        return f"No task set is shared by complete runs: {told}. Run both on one task set."
     names = " and ".join(f"'{name}'" for name in found)
     have = "have" if len(found) > 1 else "has"
     return (

@@ -54,6 +54,22 @@ def test_a_part_may_stand_before_a_protocol():
     assert not named("dev[:12]", found)
 
 
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([Task("alfworld", "dev", "dev/1"), Task("alfworld", "dev", "dev/1")], "'dev/1' twice"),
+        ([Task("alfworld", "dev", "dev/1"), Task("alfworld", "dev", "dev/2", 7)], "has seed 7"),
+    ],
+)
+def test_a_task_stands_in_a_set_once_and_without_a_seed(tasks, words):
+    content = {task.id: "0" for task in tasks}
+    with pytest.raises(ConfigError, match=words):
+        TaskSet.make("alfworld/mine", "alfworld", tasks, max_steps=9, content=content)
+    mine = TaskSet("alfworld/mine", "alfworld", tuple(tasks), ("0", "0"), Protocol(9))
+    with pytest.raises(ConfigError, match=words):
+        harness.api.plan("random", "alfworld", tasks=mine)
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
@@ -122,6 +138,13 @@ def test_damage_beside_an_agents_run_is_told_and_damage_of_the_named_run_raised(
     (bad / "run.json").mkdir()
     with pytest.raises(TraceError, match="cannot be read"):
         find_side("expert", tmp_path)
+
+
+def test_records_of_another_schema_are_not_read(out, tmp_path):
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+    write_meta(tmp_path, msgspec.structs.replace(run.meta, schema=99))
+    with pytest.raises(TraceError, match=r"run\.json: its records are of schema 99"):
+        Run(tmp_path)
 
 
 def test_versions_of_an_environment_are_apart(out, tmp_path):
