@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,5 +148,14 @@ def resume(
 
 
 def results_folder(run: Run) -> Path:
-    """The folder that a run's ``<env>/<agent>/<run id>/`` stands in, however the run was named."""
-    return run.path.resolve().parent.parent.parent
+    """The folder that a run's ``<env>/<agent>/<run id>/`` stands in, however the run was named.
+    Raises ConfigError for a run that stands elsewhere: what is kept beside runs has no place."""
+    # Not resolved: a run that is linked into a results folder belongs to it.
+    folder = Path(os.path.abspath(run.path))
+    env = run.meta.task_set.env
+    if len(folder.parts) < 4 or folder.parents[1].name != env:
+        raise ConfigError(
+            f"{run.path} is in no results folder: it would stand in RESULTS/{env}/AGENT/"
+            f"{folder.name}. Copy it to such a place, which reference traces are kept beside."
+        )
+    return folder.parents[2]

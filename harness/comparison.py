@@ -212,8 +212,7 @@ def compare(
     estimate = _shares(whole, draws)
     lost = _shares(pairs, draws) if len(pairs) > len(whole) else estimate
     gains = [_won(p.a) - _won(p.b) for p in whole]
-    references = {run.meta.reference for run in (*left, *right)}
-    others = (*_OTHERS, *MATCH) if len(references) == 1 else _OTHERS
+    others = (*_OTHERS, *MATCH) if _one_reference([*left, *right]) else _OTHERS
     types = sorted({p.a.task_type for p in whole if p.a.task_type})
     tasks = len({p.a.task_id for p in whole})
     clusters = len({p.cluster for p in whole})
@@ -342,6 +341,14 @@ def _same_protocol(runs: Sequence[Run]) -> None:
                 f"{runs[0].path} in version {first.env_version}: they score different things. Run "
                 "both in one version."
             )
+
+
+def _one_reference(runs: Sequence[Run]) -> bool:
+    """Whether all were measured against the same traces: of one name, which say the same where it
+    is known what they say."""
+    names = {run.meta.reference for run in runs}
+    said = {run.meta.reference_hash for run in runs} - {None}
+    return len(names) == 1 and len(said) < 2
 
 
 def _pairs(a: Run, b: Run, number: int) -> list[_Pair]:

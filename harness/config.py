@@ -29,7 +29,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_toml(path: Path, type_: type[T], **overrides: Any) -> T:
     """Decode a TOML file into ``type_``; unknown keys and wrong types raise ConfigError."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors mark it so
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

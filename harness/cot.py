@@ -11,11 +11,14 @@ of the reference's agent with the first (the ceiling).
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
+
+import msgspec
 
 from harness.protocol import Protocol
 from harness.types import Decision, Episode, Outcome
@@ -120,6 +123,16 @@ def references(
         task: Reference(episode, others.get(task), second.get(task))
         for task, episode in first.items()
     }
+
+
+def fingerprint(found: Mapping[str, Reference]) -> str:
+    """sha256 of what the references say and do, task by task, in hex digits; when and how fast they
+    were played does not count."""
+    said = [
+        (task, [(s.decision.reasoning, s.decision.action) for s in reference.episode.steps])
+        for task, reference in found.items()
+    ]
+    return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
 
 
 def other_tasks(

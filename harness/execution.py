@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 
 from harness import registry, remote
 from harness.cost import Cost, cost_of, total
-from harness.cot import Reference
+from harness.cot import Reference, fingerprint
 from harness.cot import references as cot_references
 from harness.env import Environment
 from harness.errors import ConfigError, DataError, TraceError, unknown
@@ -55,59 +56,83 @@ def execute(
     Raises ConfigError or DataError, before anything is played, for what scoring would break on,
     data that are not the task set's, and another policy than that of the episodes there.
     """
-    _check_scoring(meta, out)
+    meta = _scorable(meta, out)
     own = policy is None
     if policy is None:
         if meta.agent.role == registry.OBJECT:
             raise ConfigError(f"{folder}: {_needs_object(meta.agent.policy)}")
         policy = registry.build_policy(meta.agent)
     playing = policy
-    try:
-        if meta.error_rate:
-            playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
-        described = _described(playing, None if own else registry.class_of(policy))
-        make_env = env_maker(meta, getattr(policy, "privileged", False))
-        check_data(make_env, meta.task_set)
-        _check_policy(folder, described, retry_errors)
-        if (folder / META).is_file():
-            Run(folder).check_episodes()
-        if retry_errors:
-            _set_errors_aside(folder)
-        with Recorder(folder) as recorder:
+    with ExitStack() as held:
+        try:
+            if meta.error_rate:
+                playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
+            described = _described(playing, None if own else registry.class_of(policy))
+            make_env = env_maker(meta, getattr(playing, "privileged", False))
+            check_data(make_env, meta.task_set)
+            _check_policy(folder, described, retry_errors)
+            if (folder / META).is_file():
+                Run(folder).check_episodes()
+            # Reference traces are shared: two runs may need them at once.
+            shared = meta.kind == "reference" and not retry_errors
+            recorder = held.enter_context(Recorder(folder, wait=shared))
+            if shared and _is_played(folder):
+                return Run(folder)
+            # Before errors are set aside: a run that is killed in between is one to go on with.
+            meta = msgspec.structs.replace(meta, status="running", episodes_hash=None)
+            write_meta(folder, meta)
+            if retry_errors:
+                recorder.set_errors_aside()
             learned: TrainedOn | None = getattr(policy, "trained_on", None)
             met = learned and overlap(learned, meta.task_set.env, meta.task_set.tasks)
-            meta = msgspec.structs.replace(
-                meta, policy=described, overlap=met, status="running", episodes_hash=None
-            )
+            meta = msgspec.structs.replace(meta, policy=described, overlap=met)
             write_meta(folder, meta)
-            jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
-            costs = [(meta.cost if recorder.keys else None) or Cost()]
-            began = time.perf_counter()
-            try:
-                for episode in play_all(
-                    jobs,
-                    playing,
-                    make_env,
-                    agent=meta.agent.name,
-                    protocol=meta.task_set.protocol,
-                    workers=meta.workers,
-                    limits=limits,
-                ):
-                    recorder.write(episode)
-                    costs.append(cost_of(episode))
-                    if on_episode is not None:
-                        on_episode(episode, meta.n_episodes)
-            finally:
-                costs.append(Cost(wall_seconds=time.perf_counter() - began))
-                meta = msgspec.structs.replace(meta, cost=total(costs))
-                write_meta(folder, meta)
-    finally:
-        if playing is not policy:
-            _close(playing)
-        if own:
-            _close(policy)
-    score(folder, out)
-    return complete(folder)
+            _play(meta, playing, make_env, recorder, limits, on_episode)
+        finally:
+            if playing is not policy:
+                _close(playing)
+            if own:
+                _close(policy)
+        score(folder, out)
+        return complete(folder)
+
+
+def _play(
+    meta: RunMeta,
+    policy: Policy,
+    make_env: Callable[[], Environment],
+    recorder: Recorder,
+    limits: Limits | None,
+    on_episode: OnEpisode | None,
+) -> None:
+    """Play and record what is not recorded; in the end, however it comes, note what it cost."""
+    jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
+    costs = [(meta.cost if recorder.keys else None) or Cost()]
+    began = time.perf_counter()
+
+    def note_cost() -> None:
+        spent = total([*costs, Cost(wall_seconds=time.perf_counter() - began)])
+        write_meta(recorder.path.parent, msgspec.structs.replace(meta, cost=spent))
+
+    try:
+        for episode in play_all(
+            jobs,
+            policy,
+            make_env,
+            agent=meta.agent.name,
+            protocol=meta.task_set.protocol,
+            workers=meta.workers,
+            limits=limits,
+        ):
+            recorder.write(episode)
+            costs.append(cost_of(episode))
+            if on_episode is not None:
+                on_episode(episode, meta.n_episodes)
+    except BaseException:
+        with suppress(OSError):  # of a full disk, say: what broke first tells what to do
+            note_cost()
+        raise
+    note_cost()
 
 
 def _close(policy: Policy) -> None:
@@ -162,19 +187,23 @@ def score(
 
     Another ``reference`` or ``ceiling`` (a run of the reference's agent, whose episodes of other
     seeds or attempts tell how well the agent matches itself) than the run's becomes the run's: rows
-    say what they were measured with. Raises TraceError for a description that was changed, for an
-    episode that is not of the run, and for one that is recorded twice; ConfigError for a ceiling of
-    another agent, or with no further sampling of any reference.
+    say what they were measured with. Raises TraceError for a description that was changed, a run
+    that came without its episodes, an episode that is not of the run, and one that is recorded
+    twice; ConfigError for a ceiling of another agent, or with no further sampling of any reference.
     """
     folder = Path(path)
     run = Run(folder)
     check_description(run)
+    run.check_recorded()
     meta = run.meta
     if reference not in (None, meta.reference):
         meta = msgspec.structs.replace(meta, reference=reference, ceiling=ceiling)
     elif ceiling is not None:
         meta = msgspec.structs.replace(meta, ceiling=ceiling)
+    meta = _scorable(meta, Path(out))
     found = references(meta, Path(out))
+    said = fingerprint(found) if found else None
+    meta = msgspec.structs.replace(meta, reference_hash=said)
     others = _further_metrics()
     rows = []
     seen = set()
@@ -190,8 +219,7 @@ def score(
         other = against.episode if against else None
         extra = {name: metric(episode, other) for name, metric in others.items()}
         rows.append(measure(episode, against, extra, meta.task_set.protocol))
-    if (reference, ceiling) != (None, None):
-        write_meta(folder, meta)
+    write_meta(folder, meta)
     write_metrics(folder, rows)
     return rows
 
@@ -234,6 +262,7 @@ def reference_run(meta: RunMeta, out: Path, reference: str | None) -> Run | None
             raise ConfigError(unknown("reference", reference, known, _OTHER_REFERENCE)) from error
     folder = reference_folder(meta, out, reference)
     if not _is_played(folder):
+        _check_playable(meta, reference)
         options = {**meta.task_set.options, **meta.env_options}
         base = plan(reference, meta.task_set.env, tasks=meta.task_set, kind="reference",
                     env_options=options, attempts=2, workers=1)  # fmt: skip
@@ -249,24 +278,36 @@ _OTHER_REFERENCE = (
 
 
 def _is_played(folder: Path) -> bool:
-    return (folder / EPISODES).exists() and read_meta(folder).status == "complete"
+    """A kill between the two files leaves one that is not."""
+    there = (folder / META).is_file() and (folder / EPISODES).is_file()
+    return there and read_meta(folder).status == "complete"
 
 
-def _check_scoring(meta: RunMeta, out: Path) -> None:
-    """Refuse beforehand what scoring would break on, when all is played."""
+def _check_playable(meta: RunMeta, reference: str) -> None:
+    """Refuse an agent whose traces, of the version of the run's environment, cannot be had here."""
+    env = meta.task_set.env
+    why, here = registry.missing(registry.agent_configs()[reference]), registry.env_class(env)
+    if meta.env_version != here.version:
+        why = f"the run is of version {meta.env_version} of '{env}', {here.version} is installed."
+    if why is not None:
+        raise ConfigError(
+            f"The reference '{reference}' cannot be played: {why}\n  {_OTHER_REFERENCE}"
+        )
+
+
+def _scorable(meta: RunMeta, out: Path) -> RunMeta:
+    """The description with a recorded reference by its own folder: an agent's newest run may become
+    another. Refuses beforehand what scoring would break on."""
     _further_metrics()
     reference = meta.reference
     if reference is None or meta.kind == "reference":
-        return
-    config = registry.agent_configs().get(reference)
-    if config is None:
-        reference_run(meta, out, reference)  # a recorded one: it is opened
-    elif not _is_played(reference_folder(meta, out, reference)):
-        why = registry.missing(config)
-        if why is not None:
-            raise ConfigError(
-                f"The reference '{reference}' cannot be played: {why}\n  {_OTHER_REFERENCE}"
-            )
+        return meta
+    if reference in registry.agent_configs():
+        if not _is_played(reference_folder(meta, out, reference)):
+            _check_playable(meta, reference)
+        return meta
+    run = reference_run(meta, out, reference)
+    return meta if run is None else msgspec.structs.replace(meta, reference=str(run.path))
 
 
 def _further_metrics() -> dict[str, Any]:
@@ -274,7 +315,12 @@ def _further_metrics() -> dict[str, Any]:
 
 
 def reference_folder(meta: RunMeta, out: Path, reference: str) -> Path:
-    return out / meta.task_set.env / reference / f"reference-{meta.task_set_hash}"
+    """Where an agent's traces of a run's tasks are: in the version of its environment. Those of
+    another version keep the place that they have."""
+    folder = out / meta.task_set.env / reference / f"reference-{meta.task_set_hash}"
+    if (folder / META).is_file() and read_meta(folder).env_version != meta.env_version:
+        return folder.with_name(f"{folder.name}-{meta.env_version}")
+    return folder
 
 
 def _key(job: Job) -> tuple[str, int, int]:
@@ -302,12 +348,22 @@ def _needs_object(played: str) -> str:
 
 
 def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -> None:
-    """Refuse a policy that is not the one of the episodes that are there and stay."""
+    """Refuse a policy that is not the one of the episodes that are there and stay, or of those that
+    a complete run came without: its weights must tell."""
     file = folder / EPISODES
     episodes = read_episodes(file) if file.is_file() else iter(())
-    if not any(e.outcome is not Outcome.ERROR or not retry_errors for e in episodes):
+    published = _is_published(folder)
+    stay = any(e.outcome is not Outcome.ERROR or not retry_errors for e in episodes)
+    if not (stay or published):
         return
     meta = read_meta(folder)
+    again = f"delete {folder}" if meta.kind == "reference" else "begin a new run"
+    if published and "weights_sha256" not in meta.policy.keys() & described.keys():
+        raise ConfigError(
+            f"{folder} is complete and came without its episodes: others played in their place "
+            "would not be those that were scored.\n  Make them from its decisions (`harness "
+            f"restore`), or {again}."
+        )
     was, now = meta.policy.get("object"), described.get("object")
     if was is not None and now is None:
         raise ConfigError(f"{folder}: {_needs_object(was)}")
@@ -318,7 +374,6 @@ def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -
         )
     # Compared as written: tuples come back as lists.
     if differ := differences(meta.policy, msgspec.json.decode(msgspec.json.encode(described))):
-        again = f"delete {folder}" if meta.kind == "reference" else "begin a new run"
         raise ConfigError(
             f"{folder}: its episodes were played by another policy than agent '{meta.agent.name}' "
             f"is now: {', '.join(differ)}.\n"
@@ -326,18 +381,8 @@ def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -
         )
 
 
-def _set_errors_aside(folder: Path) -> None:
-    """Move error records out of episodes.jsonl: nothing is lost, and they are played again."""
+def _is_published(folder: Path) -> bool:
+    """Whether a run is complete and its episodes are not here."""
     file = folder / EPISODES
-    encode = msgspec.json.Encoder().encode
-    kept: list[bytes] = []
-    broken: list[bytes] = []
-    for episode in read_episodes(file) if file.exists() else ():
-        (broken if episode.outcome is Outcome.ERROR else kept).append(encode(episode) + b"\n")
-    if not broken:
-        return
-    with open(folder / "episodes.errors.jsonl", "ab") as aside:
-        aside.write(b"".join(broken))
-    temporary = file.with_suffix(".tmp")
-    temporary.write_bytes(b"".join(kept))
-    temporary.replace(file)
+    recorded = file.is_file() and file.stat().st_size > 0
+    return not recorded and (folder / META).is_file() and read_meta(folder).status == "complete"

@@ -38,11 +38,13 @@ def export(run: Run, to: Path, *, episodes: bool = False, without_words: bool = 
     them: ``decisions``). Absolute paths keep their last part, in run.json as in the messages of
     episodes that broke. The copy appears in one move.
 
-    Raises ConfigError for a run that is not complete or was exported there before, and what
-    ``decisions.export`` raises.
+    Raises ConfigError for a run that is not complete or was exported there before, TraceError for
+    ``episodes`` that are not here, and what ``decisions.export`` raises.
     """
     meta = run.meta
     run.check_complete()
+    if episodes:
+        run.check_recorded()
     folder = run.path.resolve()
     target = to / meta.task_set.env / folder.parent.name / folder.name
     if target.exists():

@@ -52,7 +52,8 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Board(msgspec.Struct, frozen=True):
-    """Rows that may be compared: same tasks, data, budget, rules (one task-set hash)."""
+    """Rows that may be compared: same tasks, data, budget, rules (one task-set hash), and version
+    of the environment."""
 
     env: str
     task_set: str
@@ -62,6 +63,8 @@ class Board(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
     #: The agent whose success the others' retention is a share of.
     teacher: str | None = None
+    #: The environment's version, where there are boards of several for one task set.
+    env_version: str | None = None
 
 
 def boards(
@@ -71,18 +74,19 @@ def boards(
     teacher: str | None = None,
     on_damage: OnDamage | None = None,
 ) -> list[Board]:
-    """Group complete runs by task-set hash; of an agent's runs the newest counts.
+    """Group complete runs by task-set hash and version of the environment; of an agent's runs the
+    newest counts.
 
-    Runs under different hashes never meet in a table: they score different things. A run whose
+    Runs that differ in either never meet in a table: they score different things. A run whose
     metrics cannot be read is told to ``on_damage`` and passed over (None: the error is raised).
     A board's teacher is the agent named ``teacher``, else its only one with the role of a teacher.
     """
-    groups: dict[str, dict[str, list[Run]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
     for run in runs:
         meta = run.meta
         if meta.status != "complete" or meta.kind not in kinds or meta.error_rate:
             continue
-        played = groups.setdefault(meta.task_set_hash, {})
+        played = groups.setdefault(meta.measure, {})
         played.setdefault(meta.agent.name, []).append(run)
     found = []
     for played in groups.values():
@@ -99,8 +103,11 @@ def boards(
             continue
         rows.sort(key=lambda r: (-(r.summary.success or 0.0), -(r.summary.score or 0.0), r.agent))
         meta = next(iter(played.values()))[-1].meta
-        found.append(board(meta, rows, teacher))
-    return sorted(found, key=lambda b: (b.env, b.task_set))
+        one = board(meta, rows, teacher)
+        if sum(task_set == meta.task_set_hash for task_set, _ in groups) > 1:
+            one = msgspec.structs.replace(one, env_version=meta.env_version)
+        found.append(one)
+    return sorted(found, key=lambda b: (b.env, b.task_set, b.env_version or ""))
 
 
 def _newest(runs: Sequence[Run]) -> Row:
@@ -233,7 +240,11 @@ def cells(board: Board, row: Row, *, more: bool = False) -> list[str]:
 
 def title(board: Board) -> str:
     reference = f", CoT reference {board.reference}" if board.reference else ""
-    return f"{board.task_set} ({board.max_steps} steps, task set {board.task_set_hash}{reference})"
+    version = f", version {board.env_version} of {board.env}" if board.env_version else ""
+    return (
+        f"{board.task_set} ({board.max_steps} steps, task set {board.task_set_hash}{version}"
+        f"{reference})"
+    )
 
 
 def footnotes(board: Board) -> list[str]:

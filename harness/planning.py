@@ -66,6 +66,7 @@ def plan(
             f"names. Leave --data out, or say with --tasks which of its tasks to play: "
             f"{', '.join(real_sets)}, or the file of a frozen set."
         )
+    task_set.check()
     if task_set.env != env:
         raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
     if attempts < 1 or not seeds or len(set(seeds)) < len(seeds):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from io import BufferedWriter
 from pathlib import Path
 
 import msgspec
 
 from harness.errors import ConfigError, TraceError
-from harness.types import Episode
+from harness.types import Episode, Outcome
 
 EPISODES = "episodes.jsonl"
+#: Where records of broken episodes go when these are played again.
+ERRORS = "episodes.errors.jsonl"
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Episode)
 
@@ -24,12 +27,12 @@ class Recorder:
     """The only writer of a run folder. ``keys`` are the episodes already there.
 
     A torn last line (the process died while writing) is cut off and its episode played again. A
-    second writer is refused.
+    second writer is refused, or waits for the first one to end (``wait``).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, wait: bool = False) -> None:
         self.path = folder / EPISODES
-        self._file = open_to_append(self.path)
+        self._file = open_to_append(self.path, wait=wait)
         self.keys: set[Key] = {episode.key for episode in read_episodes(self.path)}
 
     def write(self, episode: Episode) -> None:
@@ -46,35 +49,68 @@ class Recorder:
             ) from error
         self.keys.add(episode.key)
 
+    def set_errors_aside(self) -> None:
+        """Move records of broken episodes to ``episodes.errors.jsonl``: nothing is lost, and they
+        can be played again."""
+        kept: list[Episode] = []
+        broken: list[Episode] = []
+        for episode in read_episodes(self.path):
+            (broken if episode.outcome is Outcome.ERROR else kept).append(episode)
+        if not broken:
+            return
+        with open(self.path.with_name(ERRORS), "ab") as aside:
+            aside.write(_lines(broken))
+        temporary = self.path.with_suffix(".tmp")
+        file = open(temporary, "wb")  # noqa: SIM115 (the writer holds it open)
+        file.write(_lines(kept))
+        file.flush()
+        # Locked before it takes the place: nobody finds it there unlocked.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary.replace(self.path)
+        self._file.close()
+        self._file = file
+        self.keys = {episode.key for episode in kept}
+
     def close(self) -> None:
         self._file.close()
 
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Closing flushes what could not be written once more, and would hide that error.
+        with suppress(OSError) if kind else nullcontext():
+            self.close()
 
 
-def open_to_append(path: Path) -> BufferedWriter:
+def _lines(episodes: list[Episode]) -> bytes:
+    return b"".join(_encoder.encode(episode) + b"\n" for episode in episodes)
+
+
+def open_to_append(path: Path, *, wait: bool = False) -> BufferedWriter:
     """A file of lines, held open by one writer, its torn last line cut off.
 
-    Raises ConfigError where it cannot be written, or another process writes it.
+    Raises ConfigError where it cannot be written, or another process writes it; with ``wait`` the
+    other's end, however it comes, is waited for.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab")  # noqa: SIM115 (the writer holds it open)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write to {path.parent}: {error.strerror}. Choose another place with --out."
-        ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ConfigError(
-            f"{path.parent} is being written by another process. Wait for it, or stop it."
-        ) from None
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "ab")  # noqa: SIM115 (the writer holds it open)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot write to {path.parent}: {error.strerror}. Choose another place with --out."
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            file.close()
+            raise ConfigError(
+                f"{path.parent} is being written by another process. Wait for it, or stop it."
+            ) from None
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            break
+        file.close()  # its writer put another in its place meanwhile
     _cut_torn_line(path)
     return file
 

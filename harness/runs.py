@@ -73,11 +73,20 @@ class RunMeta(msgspec.Struct, frozen=True):
     started: str = ""
     finished: str | None = None
     status: str = "running"
+    #: sha256 of the reference traces' decisions as scored against (None: there are none, or it was
+    #: scored before this was kept).
+    reference_hash: str | None = None
     #: sha256 of metrics.jsonl as scored (None: scored before this was kept).
     metrics_hash: str | None = None
     #: sha256 of episodes.jsonl when the run was complete (None: before this was kept).
     episodes_hash: str | None = None
     schema: int = SCHEMA
+
+    @property
+    def measure(self) -> tuple[str, str]:
+        """Hash of the task set and version of the environment: runs that share both may be
+        compared."""
+        return self.task_set_hash, self.env_version
 
     @property
     def n_episodes(self) -> int:
@@ -135,6 +144,14 @@ class Run:
             raise TraceError(
                 f"{file} was changed after it was recorded.\n  Put it back, or record it again; "
                 f"`harness verify {self.path}` tells which episodes are not as they were played."
+            )
+
+    def check_recorded(self) -> None:
+        """Raise TraceError for a run that came without its episodes."""
+        if not (self.path / EPISODES).is_file():
+            raise TraceError(
+                f"{self.path} holds no {EPISODES}. Get the run with its episodes (`harness export "
+                "--episodes`), or make them from its decisions (`harness restore`)."
             )
 
     def check_complete(self) -> None:
@@ -222,13 +239,19 @@ def read_meta(folder: Path) -> RunMeta:
     """run.json of a folder; another schema or a damaged file raises TraceError."""
     file = folder / META
     try:
-        return msgspec.json.decode(file.read_bytes(), type=RunMeta)
+        meta = msgspec.json.decode(file.read_bytes(), type=RunMeta)
     except FileNotFoundError:
         raise TraceError(f"{folder} is not a run folder: it has no {META}.") from None
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error.strerror}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TraceError(f"{file}: not a run description: {error}") from None
+    if meta.schema != SCHEMA:
+        raise TraceError(
+            f"{file}: its records are of schema {meta.schema}, this release reads {SCHEMA}. Read "
+            "them with the release that wrote them."
+        )
+    return meta
 
 
 def write_meta(folder: Path, meta: RunMeta) -> None:

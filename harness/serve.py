@@ -80,10 +80,14 @@ def hosts(port: int) -> set[str]:
 def render(results: Path, path: str) -> str | None:
     """The page at a path; None: there is none."""
     damaged: list[str] = []
-    runs = find_runs(results, lambda error: damaged.append(str(error)))
+    named = {}
+    for run in find_runs(results, lambda error: damaged.append(str(error))):
+        try:
+            named[_name(results, run)] = run
+        except ConfigError as error:  # a link that leads out of the folder
+            damaged.append(str(error))
     if path == "/":
-        return _front(results, runs, damaged)
-    named = {_name(results, run): run for run in runs}
+        return _front(results, list(named.values()), damaged)
     parts = [unquote(part) for part in path.split("/")]
     if parts[:2] != ["", "run"] or len(parts) not in (5, 8):
         return None
@@ -110,15 +114,15 @@ def _name(results: Path, run: Run) -> tuple[str, ...]:
 
 def _front(results: Path, runs: list[Run], damaged: list[str]) -> str:
     boards = leaderboard.boards(runs, on_damage=lambda error: damaged.append(str(error)))
-    sets: dict[str, list[Run]] = {}
+    sets: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        sets.setdefault(run.meta.task_set_hash, []).append(run)
+        sets.setdefault(run.meta.measure, []).append(run)
     rows = []
     for run in reversed(runs):
         meta = run.meta
         beside = " ".join(
             _link(results, [run, other], other.meta.agent.name)
-            for other in sets[meta.task_set_hash]
+            for other in sets[meta.measure]
             if other is not run
         )
         rows.append(

@@ -10,6 +10,9 @@ from harness.errors import ConfigError, unknown
 from harness.runs import OnDamage, Run, find_runs, open_run
 from harness.tasksets import SUFFIX, Frozen, named, split_slice, thaw
 
+#: Hash of a task set, and version of its environment (``RunMeta.measure``).
+_Measure = tuple[str, str]
+
 
 def find_side(
     text: str,
@@ -33,7 +36,8 @@ def find_sides(
 ) -> list[list[Run]]:
     """Runs that each argument names: folders, or an agent whose newest complete run (of ``tasks``)
     counts; several joined by commas are replicates. Where agents have runs of several task sets,
-    the one set counts that all arguments have runs of (and that holds ``task``).
+    the one set counts that all arguments have runs of (and that holds ``task``), in one version of
+    its environment: the newest.
 
     Damaged runs beside an agent's are told to ``on_damage`` and passed over (None: raised).
     Raises ConfigError where no set, or more than one, is shared.
@@ -54,17 +58,21 @@ def find_sides(
     if task is not None:
         holding = {key for key in shared if task in next(iter(found.values()))[key].tasks}
         shared = holding or shared
+    first = next(iter(found.values()))
+    newest = {key[0]: key for key in sorted(shared, key=lambda key: first[key].meta.started)}
+    shared = set(newest.values())
     if len(shared) != 1:
         raise ConfigError(_which(found, shared))
     (only,) = shared
     return [[found[name][only] for name in names] for names in sides]
 
 
-def _which(found: Mapping[str, Mapping[str, Run]], shared: set[str]) -> str:
+def _which(found: Mapping[str, Mapping[_Measure, Run]], shared: set[_Measure]) -> str:
     """Why it is not clear which runs are meant, and what would make it so."""
 
-    def sets(runs: Mapping[str, Run], keys: Iterable[str]) -> str:
-        return ", ".join(sorted(f"{runs[key].meta.task_set.name} ({key})" for key in keys))
+    def sets(runs: Mapping[_Measure, Run], keys: Iterable[_Measure]) -> str:
+        told = (f"{runs[k].meta.task_set.name} ({k[0]}, version {k[1]})" for k in keys)
+        return ", ".join(sorted(told))
 
     if not shared:
         told = "; ".join(f"'{name}' of {sets(runs, runs)}" for name, runs in found.items())
@@ -83,16 +91,16 @@ def _by_set(
     recorded: Sequence[Run],
     fits: Callable[[Run], bool],
     asked: str | None,
-) -> dict[str, Run]:
-    """The run of a folder, or an agent's newest complete run of each task set, by the set's hash;
-    ``recorded`` are in order of age."""
+) -> dict[_Measure, Run]:
+    """The run of a folder, or an agent's newest complete run of each task set in each version of
+    its environment; ``recorded`` are in order of age."""
     if Path(name).is_dir():
         run = open_run(name)
         if not fits(run):
             raise ConfigError(f"{run.path} is a run on '{run.meta.task_set.name}', not '{asked}'.")
-        return {run.meta.task_set_hash: run}
+        return {run.meta.measure: run}
     found = {
-        run.meta.task_set_hash: run
+        run.meta.measure: run
         for run in recorded
         if run.meta.agent.name == name and run.meta.kind == "run" and run.meta.status == "complete"
     }
@@ -122,7 +130,7 @@ def chooser(env: str | None, tasks: str | None) -> Callable[[Run], bool]:
         return lambda run: ours(run) and named(tasks, run.meta.task_set)
     frozen = thaw(Path(base)).part(part)
     wanted = (frozen.hash, frozen.env_version)
-    return lambda run: ours(run) and (run.meta.task_set_hash, run.meta.env_version) == wanted
+    return lambda run: ours(run) and run.meta.measure == wanted
 
 
 def find_set(text: str, env: str | None = None) -> Frozen:

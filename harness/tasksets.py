@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,29 @@ class TaskSet(msgspec.Struct, frozen=True):
         **fields: Any,
     ) -> TaskSet:
         """Build a set from tasks and their content hashes (task id -> hex digits); ``fields`` are
-        ``options``, ``success``, ``reference``."""
+        ``options``, ``success``, ``reference``. Raises ConfigError for no tasks, one without a
+        hash, and what ``check`` refuses."""
         if not tasks:
             raise ConfigError(f"Task set '{name}' has no tasks.")
         try:
             hashes = tuple(content[task.id] for task in tasks)
         except KeyError as error:
             raise ConfigError(f"Task set '{name}': no content hash for task {error}.") from None
-        return cls(name, env, tuple(tasks), hashes, Protocol(max_steps), **fields)
+        return cls(name, env, tuple(tasks), hashes, Protocol(max_steps), **fields).check()
+
+    def check(self) -> TaskSet:
+        """Itself. Raises ConfigError for a task that is listed twice, and for one with a seed: a
+        run's seeds are played over all tasks, whatever theirs."""
+        twice = [name for name, n in Counter(task.id for task in self.tasks).items() if n > 1]
+        if twice:
+            raise ConfigError(f"Task set '{self.name}' lists '{twice[0]}' twice: list it once.")
+        for task in self.tasks:
+            if task.seed != 0:
+                raise ConfigError(
+                    f"Task set '{self.name}': '{task.id}' has seed {task.seed}. A set's tasks have "
+                    "none; give seeds to the run (--seeds N, or plan's 'seeds')."
+                )
+        return self
 
     def part(self, part: slice) -> TaskSet:
         """Some of the tasks, in order: another set, with another hash."""

@@ -18,7 +18,6 @@ from harness.errors import AgentError, TraceError
 from harness.loop import play_episode
 from harness.metrics import EpisodeMetrics, measure
 from harness.policy import ContextOverflow
-from harness.recorder import EPISODES
 from harness.runs import METRICS, Run, RunMeta, check_description, read_metrics
 from harness.types import Decision, Episode, Outcome, Step
 
@@ -117,12 +116,7 @@ def verify(
 
 def check_meta(run: Run) -> None:
     """Refuse a description that contradicts itself, or another version of the environment."""
-    if not (run.path / EPISODES).exists():
-        raise TraceError(
-            f"{run.path} holds no {EPISODES}: there is nothing to play again. Get the run with its "
-            "episodes (`harness export --episodes`), or make them from its decisions "
-            "(`harness restore`)."
-        )
+    run.check_recorded()
     check_description(run)
     check_version(run)
 

@@ -178,6 +178,12 @@ def test_wrong_names_get_the_nearest_right_ones(call, words):
         call()
 
 
+def test_an_agents_file_may_begin_with_a_mark_of_utf_8(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('policy = "random"\n', encoding="utf-8-sig")
+    assert api.plan(str(file), "alfworld", tasks="builtin-dev[:2]").agent.name == "mine"
+
+
 def test_make_takes_the_environments_keywords_and_gymnasiums():
     env = harness.make("alfworld", engine="fast", reveal=True, max_episode_steps=3)
     assert env.spec.max_episode_steps == 3

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import harness
-from harness import paired
+from harness import api, paired
 from harness.cli import app
 from harness.comparison import compare_all
 from harness.comparison_text import markdown, rows, sentences, units
@@ -229,6 +229,37 @@ def test_overlap_with_different_references_is_not_compared(played, tmp_path):
     assert "CoT overlap" in names
     names = [p.name for p in harness.compare(runs["random"], other, draws=200).others]
     assert "CoT overlap" not in names
+
+
+def test_match_with_traces_that_changed_under_one_name_is_not_compared(tmp_path):
+    """An agent's folder means its newest run; and a run may get other episodes."""
+
+    def run(agent, **options):
+        return harness.evaluate(agent, "alfworld", tasks="builtin-dev[:6]", out=tmp_path, **options)
+
+    def matched(a, b):
+        return "CoT overlap" in [part.name for part in harness.compare(a, b, draws=200).others]
+
+    newest = {"reference": str(tmp_path / "alfworld" / "expert")}
+    first = run("expert")
+    a, again = run("random", **newest), run("random", seeds=(0, 1), **newest)
+    assert {a.meta.reference, again.meta.reference} == {str(first.path)}
+    assert matched(a, again)
+    run("expert", seeds=(3,))
+    b = run("random", seeds=(0, 2), **newest)
+    assert b.meta.reference != a.meta.reference
+    assert not matched(a, b)
+    api.score(a.path, tmp_path)
+    assert (Run(a.path).meta.reference, matched(Run(a.path), again)) == (str(first.path), True)
+    # Other episodes of the same run.
+    lines = (first.path / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (first.path / "episodes.jsonl").write_bytes(b"".join(lines[:-1]))
+    api.score(again.path, tmp_path)
+    assert Run(again.path).meta.reference == a.meta.reference
+    assert not matched(Run(a.path), Run(again.path))
+    # Of runs from before this was told, the name alone is known.
+    write_meta(again.path, msgspec.structs.replace(Run(again.path).meta, reference_hash=None))
+    assert matched(Run(a.path), Run(again.path))
 
 
 def test_cot_match_is_told_in_percent_and_steps_for_what_they_are(played, tmp_path):

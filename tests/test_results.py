@@ -16,7 +16,7 @@ from harness import leaderboard, registry
 from harness.api import results_folder
 from harness.errors import ConfigError, TraceError
 from harness.export import export
-from harness.runs import find_runs, open_run, write_meta
+from harness.runs import Run, find_runs, open_run, write_meta
 from harness.types import Fault, Outcome
 
 
@@ -155,6 +155,24 @@ def test_inside_its_folder_a_run_is_still_itself(run, tmp_path, monkeypatch):
     here = harness.load(".")
     assert export(here, tmp_path / "b") == tmp_path / "b" / "alfworld" / "expert" / copy.name
     assert results_folder(here) == tmp_path / "a"
+
+
+def test_a_run_that_was_copied_elsewhere_has_no_results_folder(run, tmp_path):
+    copy = Run(shutil.copytree(run.path, tmp_path / "x" / "run"))
+    with pytest.raises(ConfigError, match="RESULTS/alfworld/AGENT/run"):
+        results_folder(copy)
+    linked = tmp_path / "results" / "alfworld" / "expert"
+    linked.mkdir(parents=True)
+    (linked / "run").symlink_to(copy.path)
+    assert results_folder(Run(linked / "run")) == tmp_path / "results"
+
+
+def test_episodes_that_are_not_here_are_not_exported(run, tmp_path):
+    published = Run(export(run, tmp_path / "a"))
+    with pytest.raises(TraceError, match=r"holds no episodes\.jsonl.*harness restore"):
+        export(published, tmp_path / "b", episodes=True)
+    assert not list((tmp_path / "b").rglob("*"))
+    assert export(published, tmp_path / "b").is_dir()
 
 
 def test_the_page_says_where_there_is_nothing(build, tmp_path):

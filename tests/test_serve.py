@@ -104,6 +104,20 @@ def test_one_damaged_run_does_not_hide_the_others(played, tmp_path):
     assert isinstance(call(app, ["view", str(bad.parent)]).exception, TraceError)
 
 
+def test_runs_that_are_linked_from_elsewhere_do_not_hide_the_others(played, tmp_path):
+    out, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    shutil.copytree(played[0], out)
+    shutil.move(out / "alfworld" / "random", elsewhere)
+    (out / "alfworld" / "random").symlink_to(elsewhere)
+    name = played[1]["expert"].path.name
+    (out / "alfworld" / "expert" / "again").symlink_to(out / "alfworld" / "expert" / name)
+    front = render(out, "/")
+    assert front.count("Passed over") == 1
+    assert f"/run/alfworld/expert/{name}" in front
+    assert "/run/alfworld/random/" not in front
+    assert render(out, f"/run/alfworld/expert/{name}") is not None
+
+
 def test_metrics_that_cannot_be_read_do_not_hide_the_others(played, tmp_path):
     out = tmp_path / "results"
     shutil.copytree(played[0], out)

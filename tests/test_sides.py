@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import msgspec
 import pytest
 
 import harness
 from harness.errors import ConfigError, TraceError
-from harness.leaderboard import boards
+from harness.leaderboard import boards, title
 from harness.metrics import summarise
 from harness.protocol import Protocol
-from harness.runs import Run, write_meta
+from harness.runs import Run, find_runs, write_meta
+from harness.serve import render
 from harness.sides import find_side, find_sides, labels
 from harness.tasksets import TaskSet, named
 from harness.types import Task
@@ -50,6 +52,22 @@ def test_a_part_may_stand_before_a_protocol():
     assert found.name == "e/dev[0:12]+react"
     assert named("dev[:12]+react", found)
     assert not named("dev[:12]", found)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([Task("alfworld", "dev", "dev/1"), Task("alfworld", "dev", "dev/1")], "'dev/1' twice"),
+        ([Task("alfworld", "dev", "dev/1"), Task("alfworld", "dev", "dev/2", 7)], "has seed 7"),
+    ],
+)
+def test_a_task_stands_in_a_set_once_and_without_a_seed(tasks, words):
+    content = {task.id: "0" for task in tasks}
+    with pytest.raises(ConfigError, match=words):
+        TaskSet.make("alfworld/mine", "alfworld", tasks, max_steps=9, content=content)
+    mine = TaskSet("alfworld/mine", "alfworld", tuple(tasks), ("0", "0"), Protocol(9))
+    with pytest.raises(ConfigError, match=words):
+        harness.api.plan("random", "alfworld", tasks=mine)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +116,7 @@ def test_of_several_task_sets_the_shared_one_counts(out, tmp_path):
     recorded("teacher", three)
     with pytest.raises(ConfigError, match=r"'teacher' and 'student' have runs of several") as error:
         find_sides(["teacher", "student"], tmp_path)
-    assert f"alfworld/builtin-dev[0:3] ({three.meta.task_set_hash})" in str(error.value)
+    assert f"alfworld/builtin-dev[0:3] ({three.meta.task_set_hash}, version" in str(error.value)
     with pytest.raises(ConfigError, match="No task set is shared"):
         find_sides([str(two.path), str(three.path), "student"], tmp_path)
 
@@ -120,6 +138,42 @@ def test_damage_beside_an_agents_run_is_told_and_damage_of_the_named_run_raised(
     (bad / "run.json").mkdir()
     with pytest.raises(TraceError, match="cannot be read"):
         find_side("expert", tmp_path)
+
+
+def test_records_of_another_schema_are_not_read(out, tmp_path):
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+    write_meta(tmp_path, msgspec.structs.replace(run.meta, schema=99))
+    with pytest.raises(TraceError, match=r"run\.json: its records are of schema 99"):
+        Run(tmp_path)
+
+
+def test_versions_of_an_environment_are_apart(out, tmp_path):
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+
+    def recorded(agent, version, started):
+        meta = msgspec.structs.replace(
+            run.meta, agent=msgspec.structs.replace(run.meta.agent, name=agent),
+            env_version=version, started=started,
+        )  # fmt: skip
+        folder = shutil.copytree(run.path, tmp_path / "alfworld" / agent / started)
+        write_meta(folder, meta)
+
+    recorded("a", "8", "2026-01-01")
+    recorded("a", "9", "2026-01-02")
+    recorded("b", "8", "2026-01-03")
+    found = find_sides(["a", "b"], tmp_path)
+    assert [r.path.name for (r,) in found] == ["2026-01-01", "2026-01-03"]
+    assert find_side("a", tmp_path)[0].path.name == "2026-01-02"
+    recorded("c", "9", "2026-01-04")
+    with pytest.raises(ConfigError, match="version"):
+        find_sides(["a", "b", "c"], tmp_path)
+    tables = boards(find_runs(tmp_path))
+    assert [[row.agent for row in board.rows] for board in tables] == [["a", "b"], ["a", "c"]]
+    assert [board.env_version for board in tables] == ["8", "9"]
+    assert "version 8 of alfworld" in title(tables[0])
+    assert "version" not in title(boards([run])[0])
+    # Four runs, and beside each the other one of its version.
+    assert render(tmp_path, "/").count('href="/run/') == 8
 
 
 def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
