@@ -69,6 +69,7 @@ def execute(
                 playing = registry.with_errors(policy, meta.error_rate, meta.errors_from)
             described = _described(playing, None if own else registry.class_of(policy))
             make_env = env_maker(meta, getattr(playing, "privileged", False))
+            _check_version(folder, meta)
             check_data(make_env, meta.task_set)
             _check_policy(folder, described, retry_errors)
             if (folder / META).is_file():
@@ -158,6 +159,16 @@ def env_maker(meta: RunMeta, reveal: bool) -> Callable[[], Environment]:
     if cls.shareable:
         return lambda: cls(**keywords)
     return lambda: remote.RemoteEnvironment(meta.task_set.env, keywords)
+
+
+def _check_version(folder: Path, meta: RunMeta) -> None:
+    """Refuse to go on in another version of the environment: one score of two things."""
+    here = registry.env_class(meta.task_set.env).version
+    if meta.env_version != here:
+        raise ConfigError(
+            f"{folder} was begun in version {meta.env_version} of '{meta.task_set.env}', {here} is "
+            "installed. Go on in that version, or play all of it anew as a run of its own."
+        )
 
 
 def check_data(make_env: Callable[[], Environment], task_set: TaskSet) -> None:

@@ -129,6 +129,15 @@ def test_the_shown_examples_are_whole_decisions() -> None:
         assert re.fullmatch(grammar, action or "")
 
 
+def test_a_prompt_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_bytes("\ufeffSay “go”.".encode())  # a mark that some editors write is no part of it
+    assert read_prompts(str(own)) == {"": "Say “go”."}
+    own.write_text("Say “go”.", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"own\.txt: not UTF-8 .*save it as UTF-8"):
+        read_prompts(str(own))
+
+
 def test_describe_names_prompt_and_decoding() -> None:
     one = ReActPolicy(backend=Recital(""), prompt="zero-shot", top_p=0.9).describe()
     two = ReActPolicy(backend=Recital(""), prompt="few-shot", top_p=0.9).describe()

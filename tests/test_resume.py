@@ -191,6 +191,15 @@ def test_reference_traces_of_another_version_are_left_alone(tmp_path):
         api.score(run.path, tmp_path)
 
 
+def test_a_run_does_not_go_on_in_another_version_of_its_environment(tmp_path):
+    run = short("random", tmp_path)
+    write_meta(run.path, replace(run.meta, env_version="0", status="running", episodes_hash=None))
+    before = contents(run.path)
+    with pytest.raises(ConfigError, match=r"begun in version 0 of 'alfworld', .* is installed"):
+        harness.resume(run.path)
+    assert contents(run.path) == before
+
+
 # Slips of an agent that knows the solution -------------------------------------------------------
 
 
