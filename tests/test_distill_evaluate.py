@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from distill_traces import recipe, record
+from harness_agents import checkpoints
 from harness_distillation import checkpoint, cli, recordings
 from harness_distillation import recipe as recipes
 from harness_distillation.recipe import Collect
@@ -91,6 +92,34 @@ def test_a_stopped_run_goes_on_and_other_weights_are_played_anew(tmp_path, trace
     assert len(runs(tmp_path)) == 4
     told = {score["run"] for score in checkpoint.read_notes(out)["scores"].values()}
     assert told == {str(r.path) for r in runs(tmp_path)[2:]}
+
+
+def test_the_student_is_played_whatever_its_folder_is_called(tmp_path, traces, monkeypatch):
+    """A bare name could be a registered agent's."""
+    monkeypatch.chdir(tmp_path)
+    path = recipe(tmp_path, EVALUATE, steps=2)
+    command = [str(path), "--data", str(traces), "--out", "expert", "--quiet"]
+    for _ in range(2):
+        assert cli.main(command) == 0
+        played = runs(tmp_path)
+        weights = checkpoints.locate(str(tmp_path / "expert")).sha256()
+        assert [run.meta.policy.get("weights_sha256") for run in played] == [weights] * 2
+
+
+@pytest.mark.parametrize(
+    "design", [{"seeds": (0, 1)}, {"attempts": 2}, {"error_rate": 0.5}], ids=lambda d: next(iter(d))
+)
+def test_a_run_of_another_design_is_no_score(tmp_path, traces, design):
+    out = distill(tmp_path, traces, more="")
+    other = harness.evaluate(
+        str(out), "alfworld", tasks="builtin-dev[:3]", max_steps=2, out=tmp_path / "results",
+        **design,
+    )  # fmt: skip
+    more = EVALUATE[: EVALUATE.index("[[evaluate]]", 2)]
+    distill(tmp_path, traces, more=more)
+    [score] = checkpoint.read_notes(out)["scores"].values()
+    assert score["run"] != str(other.path)
+    assert (score["n"], len(runs(tmp_path))) == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,14 @@ def distill(
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
     and what is ``shared`` stay). Without it everything finished is reused and a stopped training
     goes on. ``device``: "cpu", "cuda" ...; None: an accelerator where there is one. ``trackers``
-    are sent the log. Raises ConfigError where another process works in ``out``, and
-    checkpoint.DiskFull.
+    are sent the log. Raises ConfigError where another process works in ``out``, or it is a link,
+    and checkpoint.DiskFull.
     """
     place = Workplace(out, shared)
     here = device_of(device)
     us = ranks.current()
     check_trackers(trackers, recipe)
+    checkpoint.refuse_link(out)
     _refuse(recipe, us, here)
     with owned(place.training) if us.first else nullcontext(-1) as lock, room(place.training):
         if fresh and us.first:
