@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from broken import break_episode
 from grids import GRID, written
 from harness_distillation import recipe as recipes
 from harness_distillation.reproduce import beforehand, cli, grid, plan, report
@@ -20,11 +21,8 @@ from harness_distillation.reproduce import cell as cells
 from harness_distillation.reproduce.trial import PILOT_SEEDS
 
 import harness
-from harness import api
 from harness.errors import ConfigError
-from harness.recorder import EPISODES
-from harness.runs import complete, read_meta, write_meta
-from harness.types import Fault, Outcome
+from harness.runs import read_meta, write_meta
 
 
 @pytest.fixture(scope="module")
@@ -322,20 +320,13 @@ def test_tuning_that_broke_is_played_again_by_the_campaign(campaign, tmp_path):
     settled = taken_along(out, here)
     (here / "cells" / "ours-s1.json").unlink()
     record = msgspec.json.decode((here / "cells" / "tune-ours-lr0.01.json").read_bytes())
-    run = harness.load(here / record["runs"]["alfworld/builtin-dev[3:6]"])
-    episodes = list(run.episodes())
-    fault = Fault("AgentError", "the machine gave up")
-    episodes[1] = msgspec.structs.replace(episodes[1], outcome=Outcome.ERROR, error=fault)
-    (run.path / EPISODES).write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in episodes))
-    cut = msgspec.structs.replace(read_meta(run.path), status="running", episodes_hash=None)
-    write_meta(run.path, cut)
-    api.score(run.path, here / "results")
-    complete(run.path)
+    run = here / record["runs"]["alfworld/builtin-dev[3:6]"]
+    break_episode(run, 1)
     student = next(p.cell for p in settled.cells if p.cell.name == "ours-s1")
     with pytest.raises(ConfigError, match=r"1 of 3 episodes of .* broke"):
         beforehand.tuned(settled, here, student)
     assert cli.main([str(path), "--out", str(here)]) == 0
-    assert harness.load(run.path).summary.errors == 0
+    assert harness.load(run).summary.errors == 0
     assert (here / "cells" / "ours-s1.json").is_file()
 
 

@@ -169,7 +169,8 @@ def _from_traces(
     that goes on there."""
     with us.first_alone():
         runs = [*recipe.data.runs]
-        runs += [str(run) for run in collect_all(recipe.data.collect, place.traces, quiet)]
+        unused = place.shared is None and begun is None
+        runs += map(str, collect_all(recipe.data.collect, place.traces, quiet, again=unused))
         if until == "collect":
             return None
         tok, samples, prepared = prepare(recipe, runs, place, quiet, begun)
