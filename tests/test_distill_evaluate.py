@@ -16,9 +16,11 @@ from harness_distillation import recipe as recipes
 from harness_distillation.recipe import Collect
 
 import harness
+from harness import registry
 from harness.errors import ConfigError, DataError
 from harness.recorder import EPISODES
 from harness.runs import Run, find_runs, read_meta, write_meta
+from harness.tasksets import Frozen, freeze
 
 pytestmark = pytest.mark.models
 
@@ -145,6 +147,21 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path):
     more = '[[evaluate]]\nenv = "alfworld"\ntasks = "builtin-train[3:5]"\n'
     with pytest.raises(DataError, match=r"(?s)1 training groups .* out of \[\[evaluate\]\]"):
         distill(tmp_path, run.path, more=more)
+
+
+@pytest.mark.parametrize("table", ["[[evaluate]]", "[dev]"])
+def test_a_frozen_set_may_be_measured_on(tmp_path, traces, table):
+    known, file = registry.task_set("alfworld", "builtin-train[:2]"), tmp_path / "mine.json"
+    freeze(Frozen(known.hash, registry.env_class("alfworld").version, known), file)
+    more = f'{table}\nenv = "alfworld"\ntasks = "{file}[:2]"\nmax_steps = 2\n'
+    more += "every = 1\n" if table == "[dev]" else ""
+    out = distill(tmp_path, traces, more=more)
+    assert (out / "model.safetensors").is_file()
+    run = harness.evaluate("expert", "alfworld", tasks="builtin-train[1:4]", out=tmp_path / "runs")
+    with pytest.raises(DataError, match="1 training groups belong to") as error:
+        distill(tmp_path, run.path, "--fresh", more=more)
+    assert f"'{file}[:2]', which is held out" in str(error.value)
+    assert f"out of {table}." in str(error.value)
 
 
 def test_measuring_and_a_temperature_unsaid_decide_no_hash(tmp_path):

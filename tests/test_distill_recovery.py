@@ -35,6 +35,7 @@ from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Samples
 from harness_distillation.locks import alone, owned
 from harness_distillation.machine import random_state_kept
+from harness_distillation.prepare import manifest_of
 from harness_distillation.recipe import Dev
 from harness_distillation.train import Corpus, Diverged, train
 from harness_distillation.training_log import truncate
@@ -623,6 +624,18 @@ def paired(path: Path, lost: int = 1000) -> Path:
 
 
 CONTRASTIVE = "[objective]\nname = 'sft'\ncontrastive = 0.3\n"
+
+
+def test_pairs_hold_no_task_that_is_held_out(tmp_path):
+    """Nor of those whose won episode is over the limit, so that it is in no sample."""
+    data = paired(tmp_path / "run" / "episodes.jsonl")
+    training = Training(tmp_path / "a", data, CONTRASTIVE, steps=1)
+    path = Path(training.args[0])
+    path.write_text(path.read_text().replace("heldout = 0.1", "heldout = 0.6\nlimit = 12"))
+    prepared = manifest_of(training.go("--stage", "prepare") / "training" / "data")
+    of = [episode(i).task for i in range(0, 30, 3)]
+    learned = [t for t in of if draw(group(t.env, t.id), 0) >= 0.6]
+    assert 0 < prepared.pairs == len(learned) < len(of)
 
 
 def test_lost_episodes_changed_between_stop_and_resume_are_refused(tmp_path):

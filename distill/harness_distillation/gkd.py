@@ -100,8 +100,8 @@ def guard(recipe: Recipe, play: OnPolicy) -> None:
     ``[[evaluate]]`` and ``[data] exclude``. Raises DataError."""
     tasks = [(play.env, task.id) for task in registry.task_set(play.env, play.tasks).tasks]
     traces.guard(tasks, recipe.data.exclude)
-    for table, task_set in recipe.measured_on:
-        traces.guard(tasks, [task_set], table)
+    for table, what in recipe.measured_on:
+        traces.guard(tasks, [what.task_set], table, what.env)
 
 
 def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:

@@ -140,8 +140,8 @@ def _guard_start(recipe: Recipe) -> None:
         return
     learned = models.learned(start)
     traces.guard_start(start, learned, recipe.data.exclude)
-    for table, task_set in measured:
-        traces.guard_start(start, learned, [task_set], table)
+    for table, what in measured:
+        traces.guard_start(start, learned, [what.task_set], table, what.env)
 
 
 def _told_warmup(optim: Optim) -> str:
@@ -178,8 +178,8 @@ def _from_traces(
             write(place.training / RECIPE, recipe)
         # Again for what was prepared earlier: what is known of tasks may have grown.
         traces.guard(prepared.tasks, recipe.data.exclude)
-        for table, task_set in recipe.measured_on:
-            traces.guard(prepared.tasks, [task_set], table)
+        for table, what in recipe.measured_on:
+            traces.guard(prepared.tasks, [what.task_set], table, what.env)
         learn, held = _sides(recipe, samples, prepared)
         counts = check_classes(samples, learn, recipe.objective)
         if recipe.objective.name != "minillm":
