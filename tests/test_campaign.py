@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from broken import break_episode
 from grids import GRID, written
 from harness_distillation import recipe as recipes
 from harness_distillation.reproduce import beforehand, cli, grid, plan, report
@@ -262,6 +264,95 @@ def test_traces_and_the_teachers_episodes_come_back_from_decisions(campaign, tmp
     assert {p.relative_to(here).parts[0] for p in back} == {"results", "shared"}
     for file in back:
         assert file.read_bytes() == (out / file.relative_to(here)).read_bytes()
+
+
+def taken_along(out: Path, to: Path) -> plan.Plan:
+    """A copy of a campaign."""
+    shutil.copytree(out, to, symlinks=True)
+    return plan.read(to)
+
+
+@pytest.mark.models
+def test_what_a_changed_plan_does_again_makes_room_for_itself(campaign, tmp_path):
+    """Before the first student: a pilot that is done under the plan as it was, and one that was
+    begun by a release that noted no keys."""
+    _, out = campaign
+    here = tmp_path / "out"
+    taken_along(out, here)
+    for student in ("token-s1", "ours-s1"):
+        for file in (here / "cells").glob(f"{student}.*"):
+            file.unlink()
+    names = ("pilot-token-s1001", "pilot-token-s1002")
+    (here / "cells" / f"{names[1]}.json").unlink()
+    (here / "models" / names[1] / cells.KEY).unlink()
+    before = {n: plan.weights_of(here / "models" / n) for n in names}
+    kept = (here / "cells" / "small.json").read_bytes()
+    text = GRID.replace("seeds = 2\nsteps = 1", "seeds = 2\nsteps = 2")
+    changed = written(tmp_path, text)
+    assert cli.main([str(changed), "--out", str(here), "--stage", "pilot"]) == 0
+    settled = plan.read(here)
+    for planned in settled.cells:
+        if planned.cell.stage == "pilot":
+            assert plan.done(here, planned).recipe_hash == recipes.recipe_hash(planned.cell.recipe)
+    for name in names:
+        assert plan.weights_of(here / "models" / name) != before[name]
+        assert plan.weights_of(here / "models" / f".{name}.before") == before[name]
+    assert (here / "cells" / "small.json").read_bytes() == kept  # as planned before
+    # The key decides, for other traces of the same recipe too; what was only stopped goes on.
+    place, cwd = here / "models" / names[0], Path.cwd()
+    try:
+        for key, again in ((None, False), ("other", True)):
+            (here / "cells" / f"{names[0]}.json").unlink()
+            if key is not None:
+                (place / cells.KEY).write_text(key)
+            made = place.stat().st_ino
+            cells.run(here, names[0])
+            assert (place.stat().st_ino != made) == again
+    finally:
+        os.chdir(cwd)
+
+
+@pytest.mark.models
+def test_tuning_that_broke_is_played_again_by_the_campaign(campaign, tmp_path):
+    """Its run names its model by the campaign's folder: from elsewhere it could not be resumed."""
+    path, out = campaign
+    here = tmp_path / "out"
+    settled = taken_along(out, here)
+    (here / "cells" / "ours-s1.json").unlink()
+    record = msgspec.json.decode((here / "cells" / "tune-ours-lr0.01.json").read_bytes())
+    run = here / record["runs"]["alfworld/builtin-dev[3:6]"]
+    break_episode(run, 1)
+    student = next(p.cell for p in settled.cells if p.cell.name == "ours-s1")
+    with pytest.raises(ConfigError, match=r"1 of 3 episodes of .* broke"):
+        beforehand.tuned(settled, here, student)
+    assert cli.main([str(path), "--out", str(here)]) == 0
+    assert harness.load(run).summary.errors == 0
+    assert (here / "cells" / "ours-s1.json").is_file()
+
+
+@pytest.mark.models
+def test_given_weights_need_no_notes(campaign, tmp_path):
+    """As another library saves them."""
+    path, out = campaign
+    given = {}
+    for name in ("small", "small-start"):
+        folder = tmp_path / "given" / name
+        shutil.copytree(out / "models" / name, folder, ignore=shutil.ignore_patterns("training"))
+        (folder / "harness.json").unlink()
+        given[name] = str(folder)
+    here = tmp_path / "out"
+    (here / "cells").mkdir(parents=True)
+    made = plan.make(grid.load(str(path), None), given)
+    plan.write(made, here)
+    campaigns._link(made, here)
+    cwd = Path.cwd()
+    try:
+        cells.run(here, "small")
+    finally:
+        os.chdir(cwd)
+    record = plan.done(here, next(p for p in made.cells if p.cell.name == "small"))
+    assert (record.reason_to_act, record.traces) == (None, None)
+    assert len(record.runs) == 1
 
 
 @pytest.mark.models

@@ -117,6 +117,41 @@ def test_parents_come_from_recipes_or_from_finished_weights(tmp_path, monkeypatc
     assert {a.key == b.key for a, b in zip(made.cells, again.cells, strict=True)} == {False}
 
 
+def test_a_report_needs_no_given_weights(tmp_path, monkeypatch, capsys):
+    """They are found where the campaign has them, whatever folder it is looked at from; what was
+    taken along without them is reported, and does not go on."""
+    monkeypatch.delenv("HARNESS_MODELS", raising=False)
+    here, out, away = tmp_path / "here", tmp_path / "out", tmp_path / "away"
+    model = here / "models" / "teacher-tiny"
+    for folder in (model, away, out / "cells"):
+        folder.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(here)
+    wanted = grid.load("table5", "tiny")
+    first = plan.settle(wanted, out)
+    assert {p.cell.given for p in first.cells} >= {"models:teacher-tiny"}
+    plan.write(first, out)
+    campaigns._link(first, out)
+    (out / "cells" / next(p.cell.name for p in first.cells if p.cell.stage == "trial")).with_suffix(
+        ".log"
+    ).touch()  # from here on the plan is fixed
+    command = ["table5", "--scale", "tiny", "--out", str(out)]
+    monkeypatch.chdir(away)
+    assert plan.settle(wanted, out) == first
+    (model / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ConfigError, match="parents or task sets of teacher-tiny"):
+        plan.settle(wanted, out)
+    (out / "models" / "teacher-tiny").unlink()
+    assert plan.settle(wanted, out) == first
+    assert cli.main([*command, "--report"]) == 0
+    assert "finished in" in capsys.readouterr().out
+    assert cli.main([*command, "--export", str(tmp_path / "copy")]) == 0
+    with pytest.raises(ConfigError, match=r"models:teacher-tiny: no weights .* there any more"):
+        cli.main(command)
+    assert [p.name for p in (out / "cells").iterdir() if p.suffix != ".log"] == []
+    assert len(list((out / "cells").iterdir())) == 1  # nothing was started
+
+
 def changed_grids(folder: Path) -> list[tuple[grid.Grid, str]]:
     changes = (
         ("verdict = true", "verdict = true\nmargin = 5.0", "the trial"),

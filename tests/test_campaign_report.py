@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from grids import GRID, SHIPPED, written
 from harness_distillation.reproduce import beforehand, cli, estimates, grid, plan, report
+from harness_distillation.reproduce import campaign as campaigns
 from rich.console import Console
 from scipy.special import stdtrit
 
@@ -205,8 +206,15 @@ def test_broken_episodes_choose_no_learning_rate(finished, tmp_path):
     assert row[1] == f"{first.summary.successes} of 3"
     assert row[2] == f"{second.summary.successes} of 3, 1 broke"
     assert row[3] == "-"
-    with pytest.raises(ConfigError, match=r"1 of 3 episodes of .* broke.*\n.*--retry-errors"):
+    with pytest.raises(ConfigError, match=r"1 of 3 episodes of .* broke.*\n.*played again"):
         beforehand.tuned(made, out, student)
+    undone = tuple(
+        msgspec.structs.replace(p, key="other") if p.cell.name == "ours-s1" else p
+        for p in made.cells
+    )
+    waits = campaigns.to_do(msgspec.structs.replace(made, cells=undone), out, "tuning")
+    assert set(student.tuned_by) & {p.cell.name for p in waits} == {student.tuned_by[1]}
+    assert student.tuned_by[1] not in {p.cell.name for p in campaigns.to_do(made, out, "tuning")}
     harness.resume(second.path, retry_errors=True, policy=policy)
     assert beforehand.tuned(made, out, student).optim.lr == 0.001  # the earlier of equals
     assert beforehand.tuning_table(made, out)[1][3] == "0.001 (the lowest tried)"

@@ -10,14 +10,17 @@ import pytest
 pytest.importorskip("torch")
 
 from distill_traces import recipe, record
+from harness_agents import checkpoints
 from harness_distillation import checkpoint, cli, recordings
 from harness_distillation import recipe as recipes
 from harness_distillation.recipe import Collect
 
 import harness
+from harness import registry
 from harness.errors import ConfigError, DataError
 from harness.recorder import EPISODES
 from harness.runs import Run, find_runs, read_meta, write_meta
+from harness.tasksets import Frozen, freeze
 
 pytestmark = pytest.mark.models
 
@@ -93,6 +96,34 @@ def test_a_stopped_run_goes_on_and_other_weights_are_played_anew(tmp_path, trace
     assert told == {str(r.path) for r in runs(tmp_path)[2:]}
 
 
+def test_the_student_is_played_whatever_its_folder_is_called(tmp_path, traces, monkeypatch):
+    """A bare name could be a registered agent's."""
+    monkeypatch.chdir(tmp_path)
+    path = recipe(tmp_path, EVALUATE, steps=2)
+    command = [str(path), "--data", str(traces), "--out", "expert", "--quiet"]
+    for _ in range(2):
+        assert cli.main(command) == 0
+        played = runs(tmp_path)
+        weights = checkpoints.locate(str(tmp_path / "expert")).sha256()
+        assert [run.meta.policy.get("weights_sha256") for run in played] == [weights] * 2
+
+
+@pytest.mark.parametrize(
+    "design", [{"seeds": (0, 1)}, {"attempts": 2}, {"error_rate": 0.5}], ids=lambda d: next(iter(d))
+)
+def test_a_run_of_another_design_is_no_score(tmp_path, traces, design):
+    out = distill(tmp_path, traces, more="")
+    other = harness.evaluate(
+        str(out), "alfworld", tasks="builtin-dev[:3]", max_steps=2, out=tmp_path / "results",
+        **design,
+    )  # fmt: skip
+    more = EVALUATE[: EVALUATE.index("[[evaluate]]", 2)]
+    distill(tmp_path, traces, more=more)
+    [score] = checkpoint.read_notes(out)["scores"].values()
+    assert score["run"] != str(other.path)
+    assert (score["n"], len(runs(tmp_path))) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("what", "error", "message"),
     [
@@ -116,6 +147,21 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path):
     more = '[[evaluate]]\nenv = "alfworld"\ntasks = "builtin-train[3:5]"\n'
     with pytest.raises(DataError, match=r"(?s)1 training groups .* out of \[\[evaluate\]\]"):
         distill(tmp_path, run.path, more=more)
+
+
+@pytest.mark.parametrize("table", ["[[evaluate]]", "[dev]"])
+def test_a_frozen_set_may_be_measured_on(tmp_path, traces, table):
+    known, file = registry.task_set("alfworld", "builtin-train[:2]"), tmp_path / "mine.json"
+    freeze(Frozen(known.hash, registry.env_class("alfworld").version, known), file)
+    more = f'{table}\nenv = "alfworld"\ntasks = "{file}[:2]"\nmax_steps = 2\n'
+    more += "every = 1\n" if table == "[dev]" else ""
+    out = distill(tmp_path, traces, more=more)
+    assert (out / "model.safetensors").is_file()
+    run = harness.evaluate("expert", "alfworld", tasks="builtin-train[1:4]", out=tmp_path / "runs")
+    with pytest.raises(DataError, match="1 training groups belong to") as error:
+        distill(tmp_path, run.path, "--fresh", more=more)
+    assert f"'{file}[:2]', which is held out" in str(error.value)
+    assert f"out of {table}." in str(error.value)
 
 
 def test_measuring_and_a_temperature_unsaid_decide_no_hash(tmp_path):

@@ -109,6 +109,30 @@ def test_a_chain_of_recipes_goes_through_the_models_folder(tmp_path, monkeypatch
     assert (tmp_path / "kept" / "tiny" / "model.safetensors").is_file()
 
 
+@pytest.mark.models
+def test_a_student_is_never_trained_into_what_its_name_is_a_link_to(tmp_path, monkeypatch):
+    """As a parent is linked that comes with the package: its weights are not ours to replace."""
+    pytest.importorskip("torch")
+    data = record(tmp_path / "episodes.jsonl", 6)
+    monkeypatch.chdir(tmp_path)
+    path = recipe(tmp_path, steps=1)
+    kept = tmp_path / "kept"
+    assert cli.main([str(path), "--data", str(data), "--out", str(kept), "--quiet"]) == 0
+    parents.link(Path("models/tiny"), kept)
+    before = {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()}
+    command = [str(path), "--data", str(data), "--quiet"]
+    for more in ([], ["--fresh"], ["--stage", "prepare"]):
+        with pytest.raises(ConfigError, match=r"models/tiny is a link to .*kept.*\n.*rm models/ti"):
+            cli.main([*command, *more])
+    with pytest.raises(ConfigError, match="models/tiny is a link to"):
+        cli.main(["export", str(kept), "models/tiny"])
+    assert {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()} == before
+    Path("models/tiny").unlink()
+    assert cli.main([*command, "--seed", "5"]) == 0
+    assert Path("models/tiny/model.safetensors").is_file()
+    assert {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()} == before
+
+
 def test_a_dry_run_tells_all_numbers_and_makes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["ours-tiny", "--steps", "7", "--dry-run"]) == 0

@@ -20,13 +20,25 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import episode, recipe, record
-from harness_distillation import checkpoint, cli, models, stages, teacher_cache, tokenizer, traces
+from harness_distillation import (
+    checkpoint,
+    cli,
+    gate,
+    models,
+    stages,
+    teacher_cache,
+    tokenizer,
+    traces,
+)
 from harness_distillation import recipe as recipes
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Samples
 from harness_distillation.locks import alone, owned
 from harness_distillation.machine import random_state_kept
+from harness_distillation.prepare import manifest_of
+from harness_distillation.recipe import Dev
 from harness_distillation.train import Corpus, Diverged, train
+from harness_distillation.training_log import truncate
 
 import harness
 from harness.errors import ConfigError, DataError, TraceError
@@ -170,6 +182,41 @@ def test_a_full_disk_is_told_wherever_it_is_met(tmp_path, run, name):
         training.go(*args)
     assert len(log(training.go())) == 2
     assert (training.out / "model.safetensors").is_file()
+
+
+def test_a_play_that_was_noted_is_not_lost_to_a_full_disk(tmp_path):
+    """What was won decides which checkpoint is the student: the file is rewritten in one move, and
+    only where a line of it goes."""
+    path = tmp_path / gate.LOG
+    lines = [b'{"step":%d,"won":1,"n":3}\n' % step for step in (1, 2, 3)]
+    path.write_bytes(b"".join(lines))
+    dev = Dev(env="alfworld", tasks="builtin-dev", every=1)
+    with file_limit(1):
+        assert len(gate.Gate(dev, tmp_path, 3).played) == 3
+        with pytest.raises(OSError, match="File too large"):
+            gate.Gate(dev, tmp_path, 2)
+    assert path.read_bytes() == b"".join(lines)
+    assert [p.step for p in gate.Gate(dev, tmp_path, 2).played] == [1, 2]
+    assert len(path.read_bytes().splitlines()) == 2
+
+
+def test_a_log_line_that_finds_no_room_stops_training_before_its_checkpoint(tmp_path, run):
+    training = Training(tmp_path, run, steps=3)
+    path = training.go("--stage", "prepare") / "training" / "log.jsonl"
+    path.write_bytes(b'{"step": 0, "pad": "%s"}\n' % (b"x" * 4_000_000))  # the largest file by far
+    with file_limit(path.stat().st_size + 50), pytest.raises(checkpoint.DiskFull):
+        training.go()
+    assert checkpoint.latest(path.parent / "checkpoints") is None
+    assert [line["step"] for line in log(training.go())] == [0, 1, 2, 3]
+
+
+def test_what_is_no_line_of_a_log_is_dropped(tmp_path):
+    """A torn line with the next one behind it."""
+    path = tmp_path / "log.jsonl"
+    lines = [b'{"step": 1}\n', b'{"step": 2, "lo{"step": 3}\n', b'{"step": 4}\n', b'{"step": 5}\n']
+    path.write_bytes(b"".join(lines))
+    truncate(path, 4)
+    assert path.read_bytes() == lines[0] + lines[2]
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
@@ -577,6 +624,18 @@ def paired(path: Path, lost: int = 1000) -> Path:
 
 
 CONTRASTIVE = "[objective]\nname = 'sft'\ncontrastive = 0.3\n"
+
+
+def test_pairs_hold_no_task_that_is_held_out(tmp_path):
+    """Nor of those whose won episode is over the limit, so that it is in no sample."""
+    data = paired(tmp_path / "run" / "episodes.jsonl")
+    training = Training(tmp_path / "a", data, CONTRASTIVE, steps=1)
+    path = Path(training.args[0])
+    path.write_text(path.read_text().replace("heldout = 0.1", "heldout = 0.6\nlimit = 12"))
+    prepared = manifest_of(training.go("--stage", "prepare") / "training" / "data")
+    of = [episode(i).task for i in range(0, 30, 3)]
+    learned = [t for t in of if draw(group(t.env, t.id), 0) >= 0.6]
+    assert 0 < prepared.pairs == len(learned) < len(of)
 
 
 def test_lost_episodes_changed_between_stop_and_resume_are_refused(tmp_path):

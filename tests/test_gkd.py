@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from broken import break_episode
 from distill_traces import episode, recipe, record
 from harness_distillation import checkpoint, cli, models, tokenizer
 from harness_distillation import recipe as recipes
@@ -299,6 +300,19 @@ def test_tasks_are_played_again_where_episodes_are_more(tmp_path, teacher):
     with pytest.raises(DataError, match="another set of samples"):
         gkd(tmp_path / "few", teacher, change=few)
     assert len(find_runs(place)) == 2
+
+
+def test_episodes_that_broke_are_played_again_before_they_are_learned_from(tmp_path, teacher):
+    whole = gkd(tmp_path / "whole", teacher, "--max-minutes", "0")
+    out = gkd(tmp_path / "broken", teacher, "--max-minutes", "0")
+    [run] = find_runs(out / "training" / "rounds" / "000")
+    for place in ("checkpoints", "log.jsonl"):  # stopped before the first step
+        (out / "training" / place).rename(tmp_path / place)
+    break_episode(run.path)
+    gkd(tmp_path / "broken", teacher, "--max-minutes", "0")
+    [run] = find_runs(out / "training" / "rounds" / "000")
+    assert (run.summary.n, run.summary.errors) == (2, 0)
+    assert lines(out) == lines(whole)
 
 
 def test_a_teacher_that_was_changed_meanwhile_is_refused(tmp_path, teacher):

@@ -12,8 +12,11 @@ from harness_distillation import recipe as recipes
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce import estimates, expansion, grid, plan, report
 
+from harness import registry
 from harness.errors import ConfigError
+from harness.tasksets import Frozen, freeze
 
+CLASS = registry.env_class("alfworld")
 #: The endpoint's tasks once more, under another budget.
 BUDGETS = '[[evaluations]]\nenv = "alfworld"\ntasks = "builtin-dev[:3]"\nmax_steps = 4\n'
 
@@ -197,6 +200,50 @@ def test_cells_that_cannot_be_are_refused(tmp_path, before, after, message):
     found = grid.load(str(written(tmp_path, GRID.replace(before, after))), None)
     with pytest.raises(ConfigError, match=message):
         expansion.cells(found)
+
+
+def test_task_sets_may_be_named_with_their_environment(tmp_path):
+    text = GRID.replace('"builtin-dev', '"alfworld/builtin-dev')
+    assert text.count('"alfworld/builtin-dev') > GRID.count('"alfworld/builtin-dev')
+    plain, named = (grid.load(str(written(tmp_path, t)), None) for t in (GRID, text))
+    assert [e.name for e in named.evaluations] == [e.name for e in plain.evaluations]
+    assert len(expansion.cells(named)) == len(expansion.cells(plain))
+    both = text.replace("builtin-dev[6:8]", "builtin-dev[:2]")
+    with pytest.raises(ConfigError, match=r"both 'alfworld/builtin-dev\[:2\]', which is chosen"):
+        expansion.cells(grid.load(str(written(tmp_path, both)), None))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('checkpoint = "models/small"', 'checkpoint = "PLACE"'),
+        ('start = "models/small-start"', 'start = "PLACE"'),
+        ('agent = "expert"', 'agent = "PLACE"'),
+        ('"builtin-dev[6:8]"', '"PLACE.json[6:8]"'),
+        ('tasks = "builtin-dev[:3]"\nmax_steps', 'tasks = "PLACE.json"\nmax_steps'),
+    ],
+)
+def test_what_is_named_by_a_path_is_found_from_the_campaigns_folder(
+    tmp_path, monkeypatch, before, after
+):
+    """There its cells run, whoever planned them wherever."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    known, version = registry.task_set("alfworld", "builtin-valid"), CLASS.version
+    freeze(Frozen(known.hash, version, known), tmp_path / "mine.json")
+    assert before in GRID
+    for place in ("mine", str(tmp_path / "mine")):
+        text = GRID.replace(before, after.replace("PLACE", place))
+        if "max_steps" in before:
+            text = text.replace("alfworld/builtin-dev[:3]", f"alfworld/{place}.json")
+        found = grid.load(str(written(tmp_path, text)), None)
+        if place == "mine":
+            with pytest.raises(
+                ConfigError, match=rf"'mine.*' is a path from .*\n.*{tmp_path}/mine"
+            ):
+                expansion.cells(found)
+        else:
+            assert expansion.cells(found)
 
 
 def test_a_grid_says_only_how_it_differs_from_its_base(tmp_path):

@@ -144,7 +144,10 @@ def teacher(tmp_path) -> Path:
 
 def test_a_job_is_the_same_one_elsewhere_and_for_as_long_as_one_likes():
     job = {"steps": 3, "lr": 1e-3, "threads": 1, "bf16": True, "use_cpu": True, "max_minutes": None}
+    places = ("student", "teacher", "prompts", "out", "log")
+    job |= {name: f"/here/{name}" for name in places}
     there = {**job, "threads": 8, "bf16": False, "use_cpu": False, "max_minutes": 5.0}
+    there |= {name: f"/there/{name}" for name in places}
     one, two, other = (
         minillm._elsewhere(msgspec.json.encode(x)) for x in (job, there, {**job, "lr": 1e-4})
     )

@@ -140,9 +140,21 @@ def write_model(
     write_notes(folder, notes)
 
 
+def refuse_link(out: Path) -> None:
+    """Refuse to write into a link, which is another model's folder by a second name (parents of a
+    recipe are linked into ./models, from the package too). Raises ConfigError."""
+    if out.is_symlink():
+        raise ConfigError(
+            f"{out} is a link to {out.resolve()}, whose weights would be written over.\n"
+            f"  Remove the link (rm {out}; the weights stay), or name a folder with --out."
+        )
+
+
 def export(source: Path, out: Path, dtype: str = "float16", **notes: Any) -> None:
     """Copy a checkpoint's model alone, in ``dtype``: what is shipped. ``notes`` (measured scores)
-    join its harness.json."""
+    join its harness.json. Raises ConfigError for an unknown ``dtype``, or an ``out`` that is a
+    link."""
+    refuse_link(out)
     if dtype not in ("float16", "bfloat16", "float32"):
         raise ConfigError(f"Unknown dtype '{dtype}'. Known: bfloat16, float16, float32.")
     model = models.load(source).to(getattr(torch, dtype))

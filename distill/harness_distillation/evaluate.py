@@ -33,6 +33,7 @@ def check(recipe: Recipe) -> None:
 def evaluate(recipe: Recipe, student: Path, results: Path, quiet: bool) -> None:
     """Play the student's task sets, greedily and once each, and note in its harness.json what it
     won. Episodes that broke are played once more, and are in no score."""
+    student = student.absolute()  # a bare name may be a registered agent's
     scores: dict[str, Any] = {}
     for what in recipe.evaluate:
         run = once_more(_run(student, what, results, quiet))
@@ -62,13 +63,14 @@ def _run(student: Path, what: Evaluate, results: Path, quiet: bool) -> Run:
     new one."""
     agent = registry.agent_config(str(student))
     planned = _planned(str(student), what)
-    now = locate(str(student.absolute())).sha256()
+    now = locate(str(student)).sha256()
     found = [
         run
         for run in find_runs(results, warn)
         if run.meta.kind == "run"
         and run.meta.agent == agent
         and run.meta.task_set_hash == planned.task_set_hash
+        and _design(run.meta) == _design(planned)
         and run.meta.policy.get("weights_sha256") == now
     ]
     done = next((run for run in found if run.meta.status == "complete"), None)
@@ -80,6 +82,11 @@ def _run(student: Path, what: Evaluate, results: Path, quiet: bool) -> Run:
         return _play(student, what, results, found, None)
     with Progress(f"{agent.name} on {planned.task_set.name}") as progress:
         return _play(student, what, results, found, progress)
+
+
+def _design(meta: RunMeta) -> tuple[Any, ...]:
+    """What of a run besides agent and task set decides its success."""
+    return meta.seeds, meta.attempts, meta.error_rate
 
 
 def _play(

@@ -11,6 +11,7 @@ training stops the loss has a say if it is asked (``heldout``): while it falls, 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import msgspec
@@ -50,7 +51,11 @@ class Gate:
             lines = path.read_bytes().splitlines(keepends=True)
             found = [msgspec.json.decode(x, type=Played) for x in lines if x.endswith(b"\n")]
             self.played = [p for p in found if p.step <= step]
-            path.write_bytes(b"".join(msgspec.json.encode(p) + b"\n" for p in self.played))
+            if len(self.played) < len(lines):
+                # In one move: without these lines another checkpoint would be the student.
+                draft = path.with_suffix(".draft")
+                draft.write_bytes(b"".join(msgspec.json.encode(p) + b"\n" for p in self.played))
+                os.replace(draft, path)
 
     def due(self, step: int, last: int) -> bool:
         """Whether the checkpoint of ``step`` is to be played and was not yet."""

@@ -32,8 +32,10 @@ from harness.tasksets import TaskSet
 from harness.types import Decision, Episode, Info, Outcome, Step
 from harness_distillation import checkpoint, models, tokenizer, traces
 from harness_distillation.dataset import Samples, encode
+from harness_distillation.gate import first_fault
 from harness_distillation.hub import locate
 from harness_distillation.machine import CPU, random_state_kept
+from harness_distillation.prepare import say
 from harness_distillation.recipe import OnPolicy, Recipe, lambdas, recipe_hash
 from harness_distillation.supervision import class_tokens
 from harness_distillation.train import Corpus, Part, Result, train
@@ -98,8 +100,8 @@ def guard(recipe: Recipe, play: OnPolicy) -> None:
     ``[[evaluate]]`` and ``[data] exclude``. Raises DataError."""
     tasks = [(play.env, task.id) for task in registry.task_set(play.env, play.tasks).tasks]
     traces.guard(tasks, recipe.data.exclude)
-    for table, task_set in recipe.measured_on:
-        traces.guard(tasks, [task_set], table)
+    for table, what in recipe.measured_on:
+        traces.guard(tasks, [what.task_set], table, what.env)
 
 
 def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:
@@ -138,6 +140,13 @@ def train_on_policy(
             continue
         student = start if last is None else last
         runs = _round(recipe, play, number, student, out / "rounds", at > part[0])
+        if broken := [run for run in runs if run.summary.errors]:
+            errors = sum(run.summary.errors for run in broken)
+            say(
+                quiet,
+                f"round {number}: {errors} episodes broke, twice, of which nothing is learned: "
+                f"{first_fault(broken[0])}",
+            )
         corpus = _corpus(recipe, runs, tok)
         played = [run.path / EPISODES for run in runs]
         told = with_round(notes, recipe, last, number, played, corpus.samples)
@@ -158,7 +167,8 @@ def _round(
     recipe: Recipe, play: OnPolicy, number: int, student: Path, rounds: Path, learned: bool
 ) -> list[Run]:
     """The runs of a round, one for each of its sets; one that was stopped is played again by the
-    same student. ``learned``: steps were taken on what is there, so that nothing joins it."""
+    same student, and so are episodes that broke, once. ``learned``: steps were taken on what is
+    there, so that nothing joins it."""
     root = rounds / f"{number:03d}"
     found: dict[tuple[int, ...], Run] = {}
     for run in find_runs(root):
@@ -170,7 +180,8 @@ def _round(
         (recipe.seed * 1000 + number + AGAIN * again,): tasks
         for again, tasks in enumerate(round_tasks(play, number, recipe.seed))
     }
-    if found.keys() == wanted.keys() or (learned and found):
+    whole = found.keys() == wanted.keys() and not any(run.summary.errors for run in found.values())
+    if whole or (learned and found):
         return list(found.values())
     assert recipe.teacher is not None
     share = teacher_share(play, number)
@@ -188,6 +199,8 @@ def _round(
                         tasks=tasks, out=root, kind="collect", policy=mixture, seeds=seeds,
                         max_steps=play.max_steps, env_options=dict(play.env_options),
                     )  # fmt: skip
+                if found[seeds].summary.errors:
+                    found[seeds] = api.resume(found[seeds].path, retry_errors=True, policy=mixture)
         finally:
             for side in sides:
                 side.close()  # type: ignore[attr-defined]

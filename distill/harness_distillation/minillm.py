@@ -240,10 +240,12 @@ def _step(folder: Path) -> int:
 
 
 def _elsewhere(job: bytes) -> dict[str, Any]:
-    """A job without what the machine, or one call, decides."""
+    """A job without what the machine, or one call, decides, nor where its files lie: what is in
+    them the hashes tell."""
     found: dict[str, Any] = msgspec.json.decode(job)
     own = ("bf16", "use_cpu", "threads", "max_minutes")
-    return {key: value for key, value in found.items() if key not in own}
+    places = ("student", "teacher", "prompts", "out", "log")
+    return {key: value for key, value in found.items() if key not in own + places}
 
 
 def _run(python: Path, job: Path, lock: int, quiet: bool) -> None:

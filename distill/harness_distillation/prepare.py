@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from harness.errors import DataError
-from harness.rows import group
+from harness.rows import draw, group
 from harness.transcript import Kind
 from harness.types import Episode
 from harness_distillation import chunks, tokenizer, traces
@@ -262,9 +262,12 @@ def _make(recipe: Recipe, runs: list[str], data: Path, key: str) -> Prepared:
     samples.save(data / SAMPLES)
     paired = []
     if objective.contrastive:
-        away = {group(*_task(found.episodes[i])) for i in held}
         every = traces.load(runs, successes_only=False, exclude=recipe.data.exclude).episodes
-        paired = pair_up([e for e in every if group(*_task(e)) not in away])
+        # By lot, as of the samples: of what the limit left out there is no held-out episode.
+        lots = (draw(group(*_task(e)), recipe.seed) for e in every)
+        paired = pair_up(
+            [e for e, lot in zip(every, lots, strict=True) if lot >= recipe.data.heldout]
+        )
         if paired:
             encode(
                 paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens

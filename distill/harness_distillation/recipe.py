@@ -19,6 +19,7 @@ objective's name implies, so that a resolved recipe states every number.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ import msgspec
 
 from harness.config import convert, load_toml
 from harness.errors import ConfigError, unknown
+from harness.tasksets import SUFFIX
 from harness_distillation.recipe_faults import faults, outside
 
 Format = Literal["span", "shared", "none"]
@@ -236,8 +238,9 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def task_set(self) -> str:
-        """``tasks`` with its environment before it."""
-        return self.tasks if self.tasks.startswith(f"{self.env}/") else f"{self.env}/{self.tasks}"
+        """``tasks`` with its environment before it; a frozen set's file as it is."""
+        said = self.tasks.startswith(f"{self.env}/") or is_frozen(self.tasks)
+        return self.tasks if said else f"{self.env}/{self.tasks}"
 
 
 class Dev(Evaluate, frozen=True, forbid_unknown_fields=True):
@@ -269,10 +272,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_new_tokens: int = 96
 
     @property
-    def measured_on(self) -> list[tuple[str, str]]:
-        """(table, task set) of what its student is measured on."""
-        dev = [("[dev]", self.dev.task_set)] if self.dev is not None else []
-        return dev + [("[[evaluate]]", what.task_set) for what in self.evaluate]
+    def measured_on(self) -> list[tuple[str, Evaluate]]:
+        """(table, its entry) of what its student is measured on."""
+        dev: list[tuple[str, Evaluate]] = [("[dev]", self.dev)] if self.dev is not None else []
+        return dev + [("[[evaluate]]", what) for what in self.evaluate]
 
 
 _FLAT: dict[str, Any] = {
@@ -311,6 +314,11 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     "optim": {"micro_rows": 1, "optimizer": "adamw", "recompute": False},
     "dev": {"heldout": False},
 }  # fmt: skip
+
+
+def is_frozen(tasks: str) -> bool:
+    """Whether a task set is named by the file of a frozen one (or a part of it, or a protocol)."""
+    return re.search(rf"{re.escape(SUFFIX)}(\[[^\]]*\])?(\+.*)?\Z", tasks) is not None
 
 
 def load(name: str, *changes: dict[str, Any]) -> Recipe:

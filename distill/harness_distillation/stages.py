@@ -85,13 +85,14 @@ def distill(
     ``fresh`` starts again: checkpoints, samples and cache of an earlier go are deleted (traces
     and what is ``shared`` stay). Without it everything finished is reused and a stopped training
     goes on. ``device``: "cpu", "cuda" ...; None: an accelerator where there is one. ``trackers``
-    are sent the log. Raises ConfigError where another process works in ``out``, and
-    checkpoint.DiskFull.
+    are sent the log. Raises ConfigError where another process works in ``out``, or it is a link,
+    and checkpoint.DiskFull.
     """
     place = Workplace(out, shared)
     here = device_of(device)
     us = ranks.current()
     check_trackers(trackers, recipe)
+    checkpoint.refuse_link(out)
     _refuse(recipe, us, here)
     with owned(place.training) if us.first else nullcontext(-1) as lock, room(place.training):
         if fresh and us.first:
@@ -139,8 +140,8 @@ def _guard_start(recipe: Recipe) -> None:
         return
     learned = models.learned(start)
     traces.guard_start(start, learned, recipe.data.exclude)
-    for table, task_set in measured:
-        traces.guard_start(start, learned, [task_set], table)
+    for table, what in measured:
+        traces.guard_start(start, learned, [what.task_set], table, what.env)
 
 
 def _told_warmup(optim: Optim) -> str:
@@ -168,7 +169,8 @@ def _from_traces(
     that goes on there."""
     with us.first_alone():
         runs = [*recipe.data.runs]
-        runs += [str(run) for run in collect_all(recipe.data.collect, place.traces, quiet)]
+        unused = place.shared is None and begun is None
+        runs += map(str, collect_all(recipe.data.collect, place.traces, quiet, again=unused))
         if until == "collect":
             return None
         tok, samples, prepared = prepare(recipe, runs, place, quiet, begun)
@@ -176,8 +178,8 @@ def _from_traces(
             write(place.training / RECIPE, recipe)
         # Again for what was prepared earlier: what is known of tasks may have grown.
         traces.guard(prepared.tasks, recipe.data.exclude)
-        for table, task_set in recipe.measured_on:
-            traces.guard(prepared.tasks, [task_set], table)
+        for table, what in recipe.measured_on:
+            traces.guard(prepared.tasks, [what.task_set], table, what.env)
         learn, held = _sides(recipe, samples, prepared)
         counts = check_classes(samples, learn, recipe.objective)
         if recipe.objective.name != "minillm":

@@ -136,32 +136,36 @@ def content_key(episode: Episode) -> str:
 
 
 def guard(
-    tasks: Iterable[tuple[str, str]], exclude: Iterable[str], named_in: str = "[data] exclude"
+    tasks: Iterable[tuple[str, str]],
+    exclude: Iterable[str],
+    named_in: str = "[data] exclude",
+    env: str | None = None,
 ) -> None:
     """Refuse training tasks that share a group (or another key: ``rows.keys``) with an excluded
     task set or task.
 
     Imported tasks of unknown id count as contaminated: they may be any task of their environment.
-    ``named_in``: where a recipe says ``exclude``.
+    ``named_in``: where a recipe says ``exclude``; ``env``: whose task sets they are, where they do
+    not say it.
     Raises DataError naming the set, how many tasks leak, and the first of them.
     """
     present: dict[str, str] = {}
     unknown: dict[str, str] = {}
-    for env, task_id in tasks:
-        for key in keys(env, task_id):
+    for of, task_id in tasks:
+        for key in keys(of, task_id):
             present.setdefault(key, task_id)
         if task_id.startswith(IMPORTED):
-            unknown.setdefault(env, task_id)
+            unknown.setdefault(of, task_id)
     for name in exclude:
-        env = _env_of(name)
-        if env in unknown:
+        of = env or _env_of(name)
+        if of in unknown:
             raise DataError(
-                f"Imported logs that do not say which tasks they are of (first: {unknown[env]}) "
+                f"Imported logs that do not say which tasks they are of (first: {unknown[of]}) "
                 f"may hold tasks of '{name}', which is held out.\n"
                 "  Import them with --data, so that their tasks are known; leave them out; or take "
                 f"the set out of {named_in}."
             )
-        leaked = sorted({present[key] for key in excluded_keys(name) if key in present})
+        leaked = sorted({present[key] for key in excluded_keys(name, env) if key in present})
         if leaked:
             raise DataError(
                 f"{len(leaked)} training groups belong to '{name}', which is held out "
@@ -171,44 +175,49 @@ def guard(
 
 
 def guard_start(
-    start: str, learned: TrainedOn | None, exclude: Iterable[str], named_in: str = "[data] exclude"
+    start: str,
+    learned: TrainedOn | None,
+    exclude: Iterable[str],
+    named_in: str = "[data] exclude",
+    env: str | None = None,
 ) -> None:
     """``guard`` of what the weights have learned from that a student starts from; None: they do not
     tell, and nothing is refused. Raises DataError naming the start, the set and the first task."""
     if learned is None:
         return
     for name in exclude:
-        env = _env_of(name)
+        of = env or _env_of(name)
         remedy = f"\n  Start from other weights, or take the set out of {named_in}."
-        if env in learned.unknown:
+        if of in learned.unknown:
             raise DataError(
                 f"[student] start {start} was trained on imported logs that do not say which tasks "
                 f"they are of: they may be of '{name}', which is held out.{remedy}"
             )
-        if met := learned.met(env, _excluded(name)):
-            groups = {group(env, task_id) for task_id in met}
+        if met := learned.met(of, _excluded(name, env)):
+            groups = {group(of, task_id) for task_id in met}
             raise DataError(
                 f"[student] start {start} was trained on {len(groups)} groups of '{name}', which "
                 f"is held out (first: {min(met)}).{remedy}"
             )
 
 
-def excluded_keys(name: str) -> set[str]:
-    """Keys of a task set (``env/set``) or of one task (``env:task id``)."""
-    env = _env_of(name)
-    return {key for task_id in _excluded(name) for key in keys(env, task_id)}
+def excluded_keys(name: str, env: str | None = None) -> set[str]:
+    """Keys of a task set (``env/set``; with ``env`` any name of it, or a frozen one's file) or of
+    one task (``env:task id``)."""
+    of = env or _env_of(name)
+    return {key for task_id in _excluded(name, env) for key in keys(of, task_id)}
 
 
 def _env_of(name: str) -> str:
     return re.split("[/:]", name, maxsplit=1)[0]
 
 
-def _excluded(name: str) -> list[str]:
+def _excluded(name: str, env: str | None) -> list[str]:
     """Ids of the tasks of a task set, or of the one task that is named."""
     head, colon, task_id = name.partition(":")
-    if colon and "/" not in head:
+    if env is None and colon and "/" not in head:
         return [task_id]
-    return [task.id for task in registry.task_set(_env_of(name), name).tasks]
+    return [task.id for task in registry.task_set(env or _env_of(name), name).tasks]
 
 
 def split_heldout(

@@ -195,7 +195,7 @@ def train(
     with (
         term_waits() as ended,
         Progress(recipe.name, optim.steps, state.step, hushed, told) as progress,
-        (out / LOG if ranks.first else Path(os.devnull)).open("ab", buffering=0) as log,
+        (out / LOG if ranks.first else Path(os.devnull)).open("ab") as log,
         closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
     ):
         over = play()
@@ -262,6 +262,7 @@ def train(
             if heldout and ranks.first and due:
                 line["heldout"] = evaluate(model, heldout, precision)
             log.write(msgspec.json.encode(line) + b"\n")
+            log.flush()  # a line that finds no room raises, where an unbuffered write is cut short
             progress.step(state.step, line)
             sent.log(line)
             told_to_end = ranks.any(ended())

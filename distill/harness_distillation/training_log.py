@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,21 @@ def log_line(
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop log lines of steps that will be taken again (and a torn last line)."""
+    """Drop log lines of steps that will be taken again, and what is no whole line: one that was
+    torn when it was written, or torn and joined to the next."""
     if not path.is_file():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    # TRL's may hold Infinity, which is no JSON to msgspec.
-    kept = [x for x in lines if x.endswith(b"\n") and json.loads(x)["step"] <= step]
+    kept = [x for x in lines if x.endswith(b"\n") and _step(x) <= step]
     draft = path.with_suffix(".draft")
     draft.write_bytes(b"".join(kept))
     os.replace(draft, path)
+
+
+def _step(line: bytes) -> float:
+    """A line's step; infinity where it is none."""
+    try:
+        # TRL's may hold Infinity, which is no JSON to msgspec.
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return math.inf

@@ -75,7 +75,7 @@ def tuned(plan: Plan, out: Path, cell: Cell) -> Recipe:
         raise ConfigError(
             f"'{cell.name}' waits for its tuning: {broken[0].broke} of {broken[0].n} episodes of "
             f"{broken[0].run} broke.\n"
-            f"  harness run --resume {broken[0].run} --retry-errors"
+            "  Mend what broke them, then give the same command: they alone are played again."
         )
     optim = msgspec.structs.replace(cell.recipe.optim, lr=best(found).lr)
     return msgspec.structs.replace(cell.recipe, optim=optim)

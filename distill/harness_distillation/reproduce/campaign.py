@@ -24,6 +24,7 @@ from harness.runs import read_meta
 from harness_distillation.locks import owned
 from harness_distillation.parents import link
 from harness_distillation.recipe_faults import references
+from harness_distillation.reproduce.beforehand import tried
 from harness_distillation.reproduce.estimates import cost
 from harness_distillation.reproduce.expansion import Cell, Stage
 from harness_distillation.reproduce.plan import (
@@ -32,6 +33,7 @@ from harness_distillation.reproduce.plan import (
     Planned,
     done,
     folder_of,
+    gone,
     wanted,
     weights_of,
     write,
@@ -89,8 +91,9 @@ def run(
 
 
 def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
-    """What is not finished, and teachers to play again, of whose episodes some were lost: students'
-    reasoning is measured against them.
+    """What is not finished, and what is to be played again: teachers of whose episodes some were
+    lost (students' reasoning is measured against them), and the tuning that students wait for where
+    episodes of it broke.
 
     Raises ConfigError where the weights that a student needs are not those of its finished parent.
     """
@@ -113,6 +116,10 @@ def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
         runs = record.runs.values() if record is not None else ()
         if not all(_recorded(out / run) for run in runs):
             todo.add(name)
+    waiting = {name for p in plan.cells if records[p.cell.name] is None for name in p.cell.tuned_by}
+    for p in wanted(plan, last):
+        if p.cell.name in waiting and any(t.broke for t in tried(plan, out, [p.cell.name])):
+            todo.add(p.cell.name)
     return [p for p in plan.cells if p.cell.name in todo]
 
 
@@ -169,11 +176,17 @@ def _left(plan: Plan, out: Path, jobs: int) -> str:
 
 
 def _link(plan: Plan, out: Path) -> None:
-    """Given weights under the name that recipes know them by."""
+    """Given weights under the name that recipes know them by. Raises ConfigError where they are not
+    here and something is left to do."""
+    finished = all(done(out, p) is not None for p in plan.cells)
     for p in plan.cells:
         place = out / "models" / p.cell.name
-        if p.cell.given is not None and not place.exists():
-            link(place, folder_of(p.cell.given))
+        if p.cell.given is None or place.exists() or finished:
+            continue
+        folder = folder_of(p.cell.given)
+        if not weights_of(folder):
+            raise gone(p.cell.given)
+        link(place, folder)
 
 
 def _restore(out: Path, say: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ finished is kept: a stopped cell goes on in training, in the middle of a run, or
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from harness.config import AgentConfig
 from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
 from harness.runs import META, Run, read_meta
+from harness_distillation import checkpoint
 from harness_distillation.gate import once_more
 from harness_distillation.recipe import Recipe, recipe_hash
 from harness_distillation.reproduce.beforehand import tuned
@@ -49,6 +51,8 @@ class _Notes(msgspec.Struct):
 
 RESULTS = Path("results")
 CHECKPOINTS = Path("training") / "checkpoints"
+#: Below a model: the key of the cell that is trained there.
+KEY = Path("training") / "cell.key"
 
 
 def run(out: Path, name: str) -> None:
@@ -63,10 +67,14 @@ def run(out: Path, name: str) -> None:
     before = done(Path(), planned[name])
     # A finished one is here to play again: its training may have stayed elsewhere.
     if cell.given is None and before is None:
+        if cell.stage != "trial":
+            _put_aside(planned[name], recipe, model)
         _train(recipe, model)
     trained = time.monotonic()
     teacher = planned.get(cell.teacher or "")
-    notes = msgspec.json.decode((model / "harness.json").read_bytes(), type=_Notes)
+    notes = _Notes()
+    if cell.given is None or (model / "harness.json").is_file():  # who gave it may not tell
+        notes = msgspec.json.decode((model / "harness.json").read_bytes(), type=_Notes)
     runs = {}
     for column in columns(plan.grid, cell):
         played = model if column.steps is None else model / CHECKPOINTS / f"step-{column.steps:07d}"
@@ -88,6 +96,27 @@ def run(out: Path, name: str) -> None:
     draft = path.with_suffix(".draft")
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     draft.replace(path)
+
+
+def _put_aside(planned: Planned, recipe: Recipe, model: Path) -> None:
+    """Make room where another training was begun under this name: before its first student a plan
+    may change (``plan.settle``), and what pilot, tuning or a parent came to then is of no use now.
+    It is left in ``models/.NAME.before``."""
+    noted = model / KEY
+    if noted.is_file():
+        other = noted.read_text(encoding="utf-8") != planned.key
+    else:  # begun before keys were noted: by its record, which is not this cell's, or its recipe
+        begun = checkpoint.begun(model)
+        record = Path("cells") / f"{planned.cell.name}.json"
+        other = record.is_file() or (begun is not None and begun.recipe != recipe_hash(recipe))
+    if model.is_symlink():  # it was given then
+        model.unlink()
+    elif other and model.is_dir():
+        aside = model.with_name(f".{model.name}.before")
+        shutil.rmtree(aside, ignore_errors=True)
+        model.rename(aside)
+    noted.parent.mkdir(parents=True, exist_ok=True)
+    noted.write_text(planned.key, encoding="utf-8")
 
 
 def _train(recipe: Recipe, model: Path) -> None:

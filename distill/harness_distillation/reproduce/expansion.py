@@ -12,14 +12,18 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness import registry
 from harness.errors import ConfigError
 from harness_distillation import recipe as recipes
 from harness_distillation import traces
-from harness_distillation.recipe import Recipe
+from harness_distillation.recipe import Evaluate, Recipe, is_frozen
 from harness_distillation.recipe_faults import MODELS, references
 from harness_distillation.reproduce import trial as trials
 from harness_distillation.reproduce.grid import PARENT, Grid, Row
 from harness_distillation.reproduce.trial import Evaluation
+
+#: Begins the name of a model that is no path: the campaign's own, or one that is found anywhere.
+_ELSEWHERE = (MODELS, "hub:", "module:", "package:")
 
 Stage = Literal["parent", "pilot", "tuning", "trial"]
 
@@ -49,8 +53,8 @@ def cells(grid: Grid, given: dict[str, str] | None = None) -> list[Cell]:
     seed by seed: a stopped campaign has whole pairs, and its first comparison is decided first.
 
     ``given`` are finished models by name, which need no training and no parents. Raises
-    ConfigError for parents that cannot be, and where something is chosen on tasks that it is
-    measured on.
+    ConfigError for parents that cannot be, where something is chosen on tasks that it is measured
+    on, and for paths that lead nowhere from the campaign's folder.
     """
     given = given or {}
     found: dict[str, Cell] = {}
@@ -67,6 +71,7 @@ def cells(grid: Grid, given: dict[str, str] | None = None) -> list[Cell]:
         ]
     every = [*found.values(), *pilot, *students]
     _apart(grid, every)
+    _whole_paths(grid, every)
     return every
 
 
@@ -192,16 +197,48 @@ def _kept(grid: Grid, row: Row, recipe: Recipe) -> Recipe:
 
 def _apart(grid: Grid, every: list[Cell]) -> None:
     """Refuse sets to choose on that share groups of tasks with sets to measure on."""
-    chosen_on = {f"{d.env}/{d.tasks}" for c in every if (d := c.recipe.dev) is not None}
+    chosen_on: dict[str, Evaluate | Evaluation] = {
+        d.task_set: d for c in every if (d := c.recipe.dev) is not None
+    }
     if grid.trial.dev is not None:
-        chosen_on.add(grid.trial.dev.name)
-    for name in sorted(chosen_on):
+        chosen_on[grid.trial.dev.name] = grid.trial.dev
+    for name, what in sorted(chosen_on.items(), key=lambda item: item[0]):
+        keys = traces.excluded_keys(what.tasks, what.env)
         for e in grid.evaluations:
-            if shared := traces.excluded_keys(name) & traces.excluded_keys(e.name):
+            if shared := keys & traces.excluded_keys(e.tasks, e.env):
                 raise ConfigError(
                     f"Grid {grid.name}: {len(shared)} groups of tasks are in both '{name}', which "
                     f"is chosen on, and '{e.name}', which is measured (first: {min(shared)})."
                 )
+
+
+def _whole_paths(grid: Grid, every: list[Cell]) -> None:
+    """Refuse files that are named from the folder of whoever plans: cells run in the campaign's."""
+    named = [(c.name, text) for c in every if c.given is None for text in _files(c.recipe)]
+    plays = (*grid.evaluations, *([grid.trial.dev] if grid.trial.dev is not None else ()))
+    named += [("evaluations", e.tasks) for e in plays if is_frozen(e.tasks)]
+    for where, text in named:
+        if not Path(text).is_absolute():
+            raise ConfigError(
+                f"Grid {grid.name}, {where}: '{text}' is a path from this folder, and cells run in "
+                f"the campaign's own.\n  Write the whole path, {Path(text).absolute()} (a model "
+                f"may be one of the grid's [[parents]] instead, {MODELS}NAME)."
+            )
+
+
+def _files(recipe: Recipe) -> list[str]:
+    """What a recipe names by a path of the user's own."""
+    student, tokenizer = recipe.student, recipe.tokenizer
+    models = [student.start, tokenizer.start, tokenizer.extend]
+    models += [recipe.teacher.checkpoint] if recipe.teacher is not None else []
+    agents = [name for what in recipe.data.collect for name in (what.agent, what.errors_from)]
+    known = registry.agent_configs()
+    # A name that is no path is refused where it is played, with those that are known.
+    models += [a for a in agents if a is not None and a not in known and Path(a).exists()]
+    tasks = [what.tasks for what in recipe.data.collect]
+    tasks += [what.tasks for what in (recipe.dev, recipe.on_policy) if what is not None]
+    found = [m for m in models if m is not None and not m.startswith(_ELSEWHERE)]
+    return found + [t for t in tasks if t is not None and is_frozen(t)]
 
 
 def _with_parents(

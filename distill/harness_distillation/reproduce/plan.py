@@ -12,7 +12,7 @@ OUT/cells/CELL.json      what a finished cell came to (CELL.log: what it said)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,29 @@ class Done(msgspec.Struct, frozen=True):
     traces: str | None
 
 
-def make(grid: Grid, given: dict[str, str]) -> Plan:
-    """The plan of a grid; ``given`` are finished models by name (``Cell.given``)."""
+def make(
+    grid: Grid, given: dict[str, str], out: Path | None = None, before: Mapping[str, str] = {}
+) -> Plan:
+    """The plan of a grid; ``given`` are finished models by name (``Cell.given``). Those that the
+    campaign in ``out`` has already are taken from there.
+
+    ``before``: keys by name as they were planned. Given models whose weights are not here keep
+    theirs, so that what is finished can be reported without them; where they are not among them
+    ConfigError is raised.
+    """
     found = cells(grid, given)
     keys: dict[str, str] = {}
     for cell in found:
-        keys[cell.name] = _key(cell, [keys[p] for p in cell.parents])
+        weights: list[str] = []
+        if cell.given is not None:
+            own = [] if out is None else weights_of(out / "models" / cell.name)
+            weights = own or weights_of(folder_of(cell.given))
+            if not weights and cell.name in before:
+                keys[cell.name] = before[cell.name]
+                continue
+            if not weights:
+                raise gone(cell.given)
+        keys[cell.name] = _key(cell, [keys[p] for p in cell.parents], weights)
     return Plan(grid, tuple(Planned(c, keys[c.name]) for c in found), utc_now())
 
 
@@ -90,12 +107,13 @@ def settle(grid: Grid, out: Path) -> Plan:
     """
     path = out / PLAN
     if not path.is_file():
-        now = make(grid, at_hand(grid))
+        now = make(grid, at_hand(grid), out)
         _refuse_other_trials(now, out)
         return now
     before = read(out)
+    keys = {p.cell.name: p.key for p in before.cells}
     given = {p.cell.name: p.cell.given for p in before.cells if p.cell.given is not None}
-    now = make(grid, given)
+    now = make(grid, given, out, {name: keys[name] for name in given})
     _refuse_other_trials(now, out)
     if not any(begun(out, p) for p in before.cells):
         return now
@@ -103,8 +121,8 @@ def settle(grid: Grid, out: Path) -> Plan:
         raise ConfigError(
             _changed(path, "the trial (endpoint, seeds, margin, tuning ...) or its comparisons")
         )
-    ours, theirs = ({p.cell.name: p.key for p in x.cells} for x in (now, before))
-    if differ := [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]:
+    ours = {p.cell.name: p.key for p in now.cells}
+    if differ := [name for name in {**keys, **ours} if ours.get(name) != keys.get(name)]:
         raise ConfigError(_changed(path, f"recipe, traces, parents or task sets of {_few(differ)}"))
     return before
 
@@ -200,15 +218,7 @@ def _decoded(path: Path, type_: type[Any], remedy: str) -> Any:
         ) from None
 
 
-def _key(cell: Cell, parents: Sequence[str]) -> str:
-    weights = []
-    if cell.given is not None:
-        weights = weights_of(folder_of(cell.given))
-        if not weights:
-            raise ConfigError(
-                f"{cell.given}: no weights (*.safetensors) there any more, looked in "
-                f"{folder_of(cell.given)}.\n  'models:' is $HARNESS_MODELS, else ./models."
-            )
+def _key(cell: Cell, parents: Sequence[str], weights: Sequence[str]) -> str:
     recorded = [file_sha256(episodes_file(run)) for run in cell.recipe.data.runs]
     body = msgspec.json.encode(
         (
@@ -232,6 +242,14 @@ def folder_of(given: str) -> Path:
     if name not in found:
         raise ConfigError(unknown("model shipped with the package", name, found))
     return found[name]
+
+
+def gone(given: str) -> ConfigError:
+    """What to raise where given weights are not."""
+    return ConfigError(
+        f"{given}: no weights (*.safetensors) there any more, looked in {folder_of(given)}.\n"
+        "  'models:' is $HARNESS_MODELS, else ./models."
+    )
 
 
 def weights_of(model: Path) -> list[str]:

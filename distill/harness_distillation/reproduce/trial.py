@@ -37,7 +37,8 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        return f"{self.env}/{self.tasks}"
+        """``tasks`` with its environment before it."""
+        return self.tasks if self.tasks.startswith(f"{self.env}/") else f"{self.env}/{self.tasks}"
 
     def task_set(self) -> TaskSet:
         """The set as it is scored."""
