@@ -267,10 +267,12 @@ def reference_run(meta: RunMeta, out: Path, reference: str | None) -> Run | None
         return None
     if reference not in registry.agent_configs():
         try:
-            return open_run(reference)
+            run = open_run(reference)
         except ConfigError as error:
             known = registry.agent_configs()
             raise ConfigError(unknown("reference", reference, known, _OTHER_REFERENCE)) from error
+        run.check_recorded()
+        return run
     folder = reference_folder(meta, out, reference)
     if not _is_played(folder):
         _check_playable(meta, reference)

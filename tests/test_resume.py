@@ -191,6 +191,12 @@ def test_reference_traces_of_another_version_are_left_alone(tmp_path):
         api.score(run.path, tmp_path)
 
 
+def test_a_run_without_episodes_is_no_reference(tmp_path):
+    told = export(short("expert", tmp_path / "played"), tmp_path / "published")
+    with pytest.raises(TraceError, match="holds no episodes"):
+        short("random", tmp_path, kind="run", reference=str(told))
+
+
 def test_a_run_does_not_go_on_in_another_version_of_its_environment(tmp_path):
     run = short("random", tmp_path)
     write_meta(run.path, replace(run.meta, env_version="0", status="running", episodes_hash=None))
