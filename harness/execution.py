@@ -20,7 +20,7 @@ from harness.metrics import EpisodeMetrics, measure
 from harness.overlap import TrainedOn, overlap
 from harness.planning import plan
 from harness.policy import Policy, differences
-from harness.recorder import EPISODES, Recorder, read_episodes
+from harness.recorder import EPISODES, Recorder, open_to_append, read_episodes
 from harness.runner import Job, Limits, play_all
 from harness.runs import (
     META,
@@ -94,7 +94,7 @@ def execute(
                 _close(playing)
             if own:
                 _close(policy)
-        score(folder, out)
+        _score(folder, out, None, None)
         return complete(folder)
 
 
@@ -200,19 +200,29 @@ def score(
     seeds or attempts tell how well the agent matches itself) than the run's becomes the run's: rows
     say what they were measured with. Raises TraceError for a description that was changed, a run
     that came without its episodes, an episode that is not of the run, and one that is recorded
-    twice; ConfigError for a ceiling of another agent, or with no further sampling of any reference.
+    twice; ConfigError for a run that is being written, and a ceiling of another agent, or with no
+    further sampling of any reference.
     """
     folder = Path(path)
+    Run(folder).check_recorded()
+    with open_to_append(folder / EPISODES):
+        return _score(folder, Path(out), reference, ceiling)
+
+
+def _score(
+    folder: Path, out: Path, reference: str | None, ceiling: str | None
+) -> list[EpisodeMetrics]:
+    """``score``, for who holds the run's lock."""
     run = Run(folder)
     check_description(run)
-    run.check_recorded()
-    meta = run.meta
-    if reference not in (None, meta.reference):
-        meta = msgspec.structs.replace(meta, reference=reference, ceiling=ceiling)
-    elif ceiling is not None:
+    meta = _scorable(run.meta, out)
+    if reference is not None:
+        asked = _scorable(msgspec.structs.replace(meta, reference=reference), out)
+        if asked.reference != meta.reference:
+            meta = msgspec.structs.replace(asked, ceiling=None)
+    if ceiling is not None:
         meta = msgspec.structs.replace(meta, ceiling=ceiling)
-    meta = _scorable(meta, Path(out))
-    found = references(meta, Path(out))
+    found = references(meta, out)
     said = fingerprint(found) if found else None
     meta = msgspec.structs.replace(meta, reference_hash=said)
     others = _further_metrics()
@@ -292,8 +302,9 @@ _OTHER_REFERENCE = (
 
 def _is_played(folder: Path) -> bool:
     """A kill between the two files leaves one that is not."""
-    there = (folder / META).is_file() and (folder / EPISODES).is_file()
-    return there and read_meta(folder).status == "complete"
+    if not (folder / META).is_file() or not (folder / EPISODES).is_file():
+        return False
+    return read_meta(folder).status == "complete" and not _is_published(folder)
 
 
 def _check_playable(meta: RunMeta, reference: str) -> None:

@@ -148,7 +148,9 @@ class Run:
 
     def check_recorded(self) -> None:
         """Raise TraceError for a run that came without its episodes."""
-        if not (self.path / EPISODES).is_file():
+        file = self.path / EPISODES
+        complete = self.meta.status == "complete"
+        if not file.is_file() or (complete and file.stat().st_size == 0):
             raise TraceError(
                 f"{self.path} holds no {EPISODES}. Get the run with its episodes (`harness export "
                 "--episodes`), or make them from its decisions (`harness restore`)."

@@ -114,6 +114,9 @@ def test_a_recorded_run_can_be_the_ceiling(tmp_path):
     api.score(oracle.path, tmp_path, ceiling=str(other.path))
     scored = harness.load(oracle.path)
     assert (scored.meta.reference, scored.meta.ceiling) == (str(once.path), str(other.path))
+    # The same reference under another name is the same: the ceiling stays.
+    api.score(oracle.path, tmp_path, reference=str(once.path.parent / "." / once.path.name))
+    assert harness.load(oracle.path).meta.ceiling == str(other.path)
     assert 0.5 < scored.summary.cot_ceiling < 1.0
     assert scored.summary.cot_overlap == 0.0
     before = (oracle.path / "metrics.jsonl").read_bytes()

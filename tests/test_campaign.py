@@ -286,6 +286,7 @@ def test_what_a_changed_plan_does_again_makes_room_for_itself(campaign, tmp_path
     (here / "cells" / f"{names[1]}.json").unlink()
     (here / "models" / names[1] / cells.KEY).unlink()
     before = {n: plan.weights_of(here / "models" / n) for n in names}
+    asides = {names[0]: (here / "models" / names[0] / cells.KEY).read_text(), names[1]: "before"}
     kept = (here / "cells" / "small.json").read_bytes()
     text = GRID.replace("seeds = 2\nsteps = 1", "seeds = 2\nsteps = 2")
     changed = written(tmp_path, text)
@@ -296,7 +297,7 @@ def test_what_a_changed_plan_does_again_makes_room_for_itself(campaign, tmp_path
             assert plan.done(here, planned).recipe_hash == recipes.recipe_hash(planned.cell.recipe)
     for name in names:
         assert plan.weights_of(here / "models" / name) != before[name]
-        assert plan.weights_of(here / "models" / f".{name}.before") == before[name]
+        assert plan.weights_of(here / "models" / f".{name}.{asides[name]}") == before[name]
     assert (here / "cells" / "small.json").read_bytes() == kept  # as planned before
     # The key decides, for other traces of the same recipe too; what was only stopped goes on.
     place, cwd = here / "models" / names[0], Path.cwd()

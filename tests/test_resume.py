@@ -70,6 +70,14 @@ def test_a_run_that_is_being_written_keeps_its_broken_episodes(broken):
     assert [e.attempt for e in run.episodes()].count(7) == 1
 
 
+def test_a_run_that_is_being_written_is_not_scored_from_outside(broken):
+    run, _ = broken
+    before = contents(run.path)
+    with Recorder(run.path), pytest.raises(ConfigError, match="being written by another process"):
+        api.score(run.path, api.results_folder(run))
+    assert contents(run.path) == before
+
+
 def test_a_file_that_its_writer_replaced_is_not_written(broken):
     run, _ = broken
     with Recorder(run.path) as recorder:
@@ -142,6 +150,15 @@ def test_reference_traces_killed_before_their_description_are_played(tmp_path):
     assert not (folder / META).exists()
     run = short("random", tmp_path, kind="run")
     assert (run.meta.status, read_meta(folder).status) == ("complete", "complete")
+
+
+def test_published_reference_traces_are_not_taken_for_empty_ones(tmp_path):
+    run = short("random", tmp_path, kind="run")
+    folder = reference_of(run, tmp_path)
+    (folder / EPISODES).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="without its episodes"):
+            api.score(run.path, tmp_path)
 
 
 def test_a_run_waits_for_reference_traces_that_another_process_plays(tmp_path):

@@ -314,6 +314,15 @@ def test_half_an_emoji_is_read_as_it_came(serve):
     assert len(server.bodies) == 1
 
 
+@pytest.mark.parametrize("arguments", ['{"q": "\ud83d"}', {"q": ["\ud83d"]}, "\ud83d"])
+def test_half_an_emoji_in_a_tool_call_is_read_too(serve, arguments):
+    call = {"function": {"name": "say", "arguments": arguments}}
+    cut = json.dumps({"choices": [{"message": {"content": "", "tool_calls": [call]}}]})
+    completion = ask(serve(lambda body, n: (200, cut.encode())))
+    assert "Action: say[" in clean(completion.text)
+    assert "\ufffd" in clean(completion.text)
+
+
 def test_what_stays_broken_is_an_error_not_a_score(serve):
     server = serve(lambda body, n: (500, b""))
     with pytest.raises(BackendError, match=r"no answer in 3 tries.*HTTP 500.*--retry-errors"):

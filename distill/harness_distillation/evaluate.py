@@ -69,7 +69,7 @@ def _run(student: Path, what: Evaluate, results: Path, quiet: bool) -> Run:
         for run in find_runs(results, warn)
         if run.meta.kind == "run"
         and run.meta.agent == agent
-        and run.meta.task_set_hash == planned.task_set_hash
+        and run.meta.measure == planned.measure
         and _design(run.meta) == _design(planned)
         and run.meta.policy.get("weights_sha256") == now
     ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from harness_agents.checkpoints import locate
 
-from harness import api
+from harness import api, registry
 from harness.config import AgentConfig
 from harness.errors import DataError
 from harness.runs import META, Run
@@ -89,7 +89,8 @@ class Gate:
             run = Run(file.parent)
             # A step that was taken again, as on another machine, may have led to other weights.
             now = locate(str(checkpoint.absolute())).sha256()
-            if run.meta.policy.get("weights_sha256") == now:
+            same = run.meta.env_version == registry.env_class(self.dev.env).version
+            if same and run.meta.policy.get("weights_sha256") == now:
                 return run if run.meta.status == "complete" else api.resume(run.path)
         agent = AgentConfig(
             name=self.folder.parent.name, policy="react", role="checkpoint",

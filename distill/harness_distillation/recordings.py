@@ -51,8 +51,9 @@ def collect(what: Collect, out: Path, quiet: bool, again: bool = False, wait: bo
     BlockingIOError where another process makes it and ``wait`` is off."""
     root = out / hashlib.sha256(msgspec.json.encode(what.plain())).hexdigest()[:12]
     run = _recorded(what, root)
-    # A finished one may stand where nothing can be written.
-    if run is None or run.meta.status != "complete" or (again and run.summary.errors):
+    # A finished one may stand where nothing can be written; one with errors may be about to be
+    # played again, by the process that has just finished it.
+    if run is None or run.meta.status != "complete" or run.summary.errors:
         with alone(root, wait):
             run = _collect(what, root, quiet, again)
     if errors := run.summary.errors:
@@ -73,9 +74,11 @@ def _recorded(what: Collect, root: Path) -> Run | None:
 
 
 def _played_by(run: Run, what: Collect) -> bool:
-    """Whether a recording is of the agent's config now, and notes no other weights than those of
-    its agents. Where these are not here, as in a campaign that goes on elsewhere, what was recorded
-    with them stays."""
+    """Whether a recording is of the agent's config and the environment's version now, and notes no
+    other weights than those of its agents. Where these are not here, as in a campaign that goes on
+    elsewhere, what was recorded with them stays."""
+    if run.meta.env_version != registry.env_class(what.env).version:
+        return False
     if not _as_configured(run.meta.agent, what):
         return False
     said = run.meta.policy

@@ -170,7 +170,9 @@ def _from_traces(
     with us.first_alone():
         runs = [*recipe.data.runs]
         unused = place.shared is None and begun is None
-        runs += map(str, collect_all(recipe.data.collect, place.traces, quiet, again=unused))
+        runs += map(
+            str, collect_all(recipe.data.collect, place.traces, quiet, again=unused and us.first)
+        )
         if until == "collect":
             return None
         tok, samples, prepared = prepare(recipe, runs, place, quiet, begun)

@@ -8,12 +8,11 @@ is; what only a server can have got wrong raises OddAnswer.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-
-import msgspec
 
 from harness.transcript import ACTED, Kind, join, split_reply
 from harness.types import Completion
@@ -129,8 +128,9 @@ def _tool_call(message: Mapping[str, Any], text: str) -> str:
     if not isinstance(name, str):
         raise OddAnswer("'tool_calls' is no list of named functions")
     if isinstance(arguments, str):
-        with suppress(msgspec.DecodeError, RecursionError):  # no JSON: the text is the argument
-            arguments = msgspec.json.decode(arguments or "null")
+        # Not msgspec's: half an emoji, as servers cut them, is no text to it.
+        with suppress(ValueError, RecursionError):  # no JSON: the text is the argument
+            arguments = json.loads(arguments or "null")
     if isinstance(arguments, dict) and "action" in arguments:
         action = _plain(arguments["action"])
     else:
@@ -146,7 +146,9 @@ def _tool_call(message: Mapping[str, Any], text: str) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _get(table: Any, key: str) -> Any:

@@ -118,8 +118,15 @@ def to_do(plan: Plan, out: Path, last: Stage) -> list[Planned]:
             todo.add(name)
     waiting = {name for p in plan.cells if records[p.cell.name] is None for name in p.cell.tuned_by}
     for p in wanted(plan, last):
-        if p.cell.name in waiting and any(t.broke for t in tried(plan, out, [p.cell.name])):
-            todo.add(p.cell.name)
+        name, record = p.cell.name, records[p.cell.name]
+        if name in waiting and record and any(t.broke for t in tried(plan, out, [name])):
+            if tuple(weights_of(out / "models" / name)) != record.weights:
+                raise ConfigError(
+                    f"Episodes of {name} broke, and the weights that could play them again are not "
+                    f"in {out / 'models' / name}.\n  Put them there, or delete "
+                    f"{out / 'cells' / name}.json to have it trained again."
+                )
+            todo.add(name)
     return [p for p in plan.cells if p.cell.name in todo]
 
 

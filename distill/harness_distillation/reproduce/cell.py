@@ -8,6 +8,7 @@ finished is kept: a stopped cell goes on in training, in the middle of a run, or
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import api
+from harness import api, registry
 from harness.config import AgentConfig
 from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
@@ -24,6 +25,7 @@ from harness.runs import META, Run, read_meta
 from harness_distillation import checkpoint
 from harness_distillation.gate import once_more
 from harness_distillation.recipe import Recipe, recipe_hash
+from harness_distillation.recipe_faults import MODELS, references
 from harness_distillation.reproduce.beforehand import tuned
 from harness_distillation.reproduce.expansion import Cell
 from harness_distillation.reproduce.plan import (
@@ -36,6 +38,7 @@ from harness_distillation.reproduce.plan import (
     weights_of,
 )
 from harness_distillation.reproduce.trial import Evaluation
+from harness_distillation.traces import episodes_file, file_sha256
 
 
 class _Parents(msgspec.Struct):
@@ -51,7 +54,7 @@ class _Notes(msgspec.Struct):
 
 RESULTS = Path("results")
 CHECKPOINTS = Path("training") / "checkpoints"
-#: Below a model: the key of the cell that is trained there.
+#: Below a model: the key of the training that is made there.
 KEY = Path("training") / "cell.key"
 
 
@@ -68,7 +71,7 @@ def run(out: Path, name: str) -> None:
     # A finished one is here to play again: its training may have stayed elsewhere.
     if cell.given is None and before is None:
         if cell.stage != "trial":
-            _put_aside(planned[name], recipe, model)
+            _put_aside(recipe, model)
         _train(recipe, model)
     trained = time.monotonic()
     teacher = planned.get(cell.teacher or "")
@@ -98,25 +101,35 @@ def run(out: Path, name: str) -> None:
     draft.replace(path)
 
 
-def _put_aside(planned: Planned, recipe: Recipe, model: Path) -> None:
+def _put_aside(recipe: Recipe, model: Path) -> None:
     """Make room where another training was begun under this name: before its first student a plan
     may change (``plan.settle``), and what pilot, tuning or a parent came to then is of no use now.
-    It is left in ``models/.NAME.before``."""
-    noted = model / KEY
+    It is left in ``models/.NAME.KEY``."""
+    noted, key, before = model / KEY, _training_key(recipe), "before"
     if noted.is_file():
-        other = noted.read_text(encoding="utf-8") != planned.key
-    else:  # begun before keys were noted: by its record, which is not this cell's, or its recipe
+        before = noted.read_text(encoding="utf-8")
+        other = before != key
+    else:  # begun before keys were noted, or given then
         begun = checkpoint.begun(model)
-        record = Path("cells") / f"{planned.cell.name}.json"
-        other = record.is_file() or (begun is not None and begun.recipe != recipe_hash(recipe))
-    if model.is_symlink():  # it was given then
+        other = begun is not None and begun.recipe != recipe_hash(recipe)
+    if model.is_symlink() and (other or not noted.is_file()):  # a name of given weights
         model.unlink()
-    elif other and model.is_dir():
-        aside = model.with_name(f".{model.name}.before")
-        shutil.rmtree(aside, ignore_errors=True)
+    elif other:
+        aside = model.with_name(f".{model.name}.{before}")
+        shutil.rmtree(aside, ignore_errors=True)  # the same training, put aside before
         model.rename(aside)
     noted.parent.mkdir(parents=True, exist_ok=True)
-    noted.write_text(planned.key, encoding="utf-8")
+    noted.write_text(key, encoding="utf-8")
+
+
+def _training_key(recipe: Recipe) -> str:
+    """16 hex digits over what a training depends on: its recipe, its traces, the weights it starts
+    from and learns from. What the student is played on is no part of it."""
+    recorded = [file_sha256(episodes_file(run)) for run in recipe.data.runs]
+    parents = {name: weights_of(Path(MODELS) / name) for name in references(recipe)}
+    collected = [what.plain() for what in recipe.data.collect]
+    body = msgspec.json.encode((recipe_hash(recipe), collected, recorded, parents), order="sorted")
+    return hashlib.sha256(body).hexdigest()[:16]
 
 
 def _train(recipe: Recipe, model: Path) -> None:
@@ -134,10 +147,11 @@ def _play(cell: Cell, model: Path, what: Evaluation, reference: str | None) -> R
         options={"checkpoint": str(model)},
     )  # fmt: skip
     task_set = what.task_set()
+    measure = (task_set.hash, registry.env_class(what.env).version)
     weights = weights_of(model)
     for file in sorted((RESULTS / what.env / cell.arm).glob(f"*/{META}")):
         meta = read_meta(file.parent)
-        if meta.task_set_hash == task_set.hash and list(meta.parents) == weights:
+        if meta.measure == measure and list(meta.parents) == weights:
             whole = meta.status == "complete" and (file.parent / EPISODES).is_file()
             return once_more(Run(file.parent) if whole else api.resume(file.parent))
     print(f"playing {what.name}", file=sys.stderr, flush=True)
