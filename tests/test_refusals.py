@@ -205,7 +205,7 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "compare": ("TraceError", "0 rows, but the run has 6"),
         "leaderboard": ("ok", "passed over"),
         "view": ("ConfigError", "No episode of"),
-        "verify": ("exit 1", "0 of 6 episodes are equal"),
+        "verify": ("TraceError", "holds no episodes.jsonl"),
         "export": ("TraceError", "0 rows, but the run has 6"),
         "plot": ("ok", "expert 100.0"),
     },
