@@ -206,7 +206,7 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "leaderboard": ("ok", "passed over"),
         "view": ("ConfigError", "No episode of"),
         "verify": ("TraceError", "holds no episodes.jsonl"),
-        "export": ("TraceError", "0 rows, but the run has 6"),
+        "export": ("TraceError", "holds no episodes.jsonl"),
         "plot": ("ok", "expert 100.0"),
     },
     all_broke: {
