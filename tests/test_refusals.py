@@ -201,7 +201,7 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
     },
     no_trace: {"leaderboard": ("ok", "| - |")},
     no_episodes: {
-        "score": ("TraceError", "0 rows, but the run has 6"),
+        "score": ("TraceError", "holds no episodes.jsonl"),
         "compare": ("TraceError", "0 rows, but the run has 6"),
         "leaderboard": ("ok", "passed over"),
         "view": ("ConfigError", "No episode of"),
