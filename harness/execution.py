@@ -215,12 +215,10 @@ def _score(
     """``score``, for who holds the run's lock."""
     run = Run(folder)
     check_description(run)
-    meta = _scorable(run.meta, out)
-    if reference is not None:
-        asked = _scorable(msgspec.structs.replace(meta, reference=reference), out)
-        if asked.reference != meta.reference:
-            meta = msgspec.structs.replace(asked, ceiling=None)
-    if ceiling is not None:
+    asked = reference or run.meta.reference
+    meta = _scorable(msgspec.structs.replace(run.meta, reference=asked), out)
+    other = reference is not None and not _same(run.meta.reference, meta.reference)
+    if ceiling is not None or other:
         meta = msgspec.structs.replace(meta, ceiling=ceiling)
     found = references(meta, out)
     said = fingerprint(found) if found else None
@@ -237,12 +235,19 @@ def _score(
             )
         seen.add(episode.key)
         against = found.get(episode.task.id)
-        other = against.episode if against else None
-        extra = {name: metric(episode, other) for name, metric in others.items()}
+        trace = against.episode if against else None
+        extra = {name: metric(episode, trace) for name, metric in others.items()}
         rows.append(measure(episode, against, extra, meta.task_set.protocol))
     write_meta(folder, meta)
     write_metrics(folder, rows)
     return rows
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    """Whether two references are one, by its agent's name or by its folder."""
+    if one is None or other is None:
+        return one is other
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 def references(meta: RunMeta, out: Path) -> dict[str, Reference]:
