@@ -1,11 +1,12 @@
-"""One rank of several under torchrun: trains each recipe named, sums gradients of its own, and
-meets a loss that is no number.
+"""One rank of several under torchrun: trains each recipe named, sums gradients of its own, meets
+a loss that is no number, and parts from the others.
 
 torchrun --nproc-per-node 2 tests/ranks_worker.py FOLDER OUT=RECIPE ...
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def diverge(folder: Path, data: Path, path: Path, us: ranks.Ranks) -> None:
         (folder / f"broken-{us.rank}.txt").write_text(text)
 
 
+def threads() -> list[str]:
+    """Names of this process's threads that belong to the group, where the system tells them."""
+    tasks = Path("/proc/self/task")
+    names = [(t / "comm").read_text().strip() for t in tasks.iterdir()] if tasks.is_dir() else []
+    return [name for name in names if "gloo" in name]
+
+
 def main(folder: str, *given: str) -> None:
     us = ranks.current()
     torch.set_num_threads(1)
@@ -67,7 +75,9 @@ def main(folder: str, *given: str) -> None:
     torch.save([p.grad for p in held], Path(folder) / f"summed-{us.rank}.pt")
     one = Path(folder) / "one" / "sum" / "training" / "data"
     diverge(Path(folder), one, Path(folder) / "sum.toml", us)
+    joined = threads()
     ranks.leave()
+    (Path(folder) / f"threads-{us.rank}.json").write_text(json.dumps([joined, threads()]))
 
 
 if __name__ == "__main__":

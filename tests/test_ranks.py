@@ -3,6 +3,7 @@ the pairs."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -125,6 +126,15 @@ def test_gradients_are_summed_in_buckets_of_bounded_size(trained):
         found = torch.load(trained / f"summed-{rank}.pt", weights_only=True)
         for got, sum_ in zip(found, wanted, strict=True):
             assert torch.equal(got, sum_)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads have no names to read")
+def test_no_thread_of_the_group_outlives_it(trained):
+    """One that meets the interpreter's end aborts a process that did all its work."""
+    for rank in (0, 1):
+        joined, left = json.loads((trained / f"threads-{rank}.json").read_text())
+        assert joined
+        assert left == []
 
 
 def test_buckets_keep_order_and_size():

@@ -108,6 +108,10 @@ def current() -> Ranks:
     if not dist.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Ranks()
+        # Imported after it, functions there have the group as their default: its threads would
+        # live past `leave` and abort the process if one meets the interpreter's end.
+        import torch.distributed.nn
+
         # Counts are summed on the CPU, gradients where they are.
         # The first one may collect traces for hours while the others wait.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
