@@ -89,3 +89,20 @@ def samples(encoder):
     from harness_distillation import dataset
 
     return dataset.encode(EPISODES, encoder, HEADER, 512, 32)[0]
+
+
+@pytest.fixture
+def serve():
+    """Starts chat servers that answer as they are told."""
+    from chat_server import Server
+
+    servers = []
+
+    def start(answer):
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()

@@ -19,7 +19,7 @@ from harness_agents.backends.copies import Copies, copies_for  # noqa: E402
 from harness_agents.backends.hf import HFBackend  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
-from test_hf_backend import one_thread, prompts  # noqa: E402, F401
+from hf_replies import one_thread, prompts  # noqa: E402, F401
 from tiny import config, save  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,11 +18,11 @@ pytest.importorskip("transformers")
 from harness_agents.backends.drafts import CONTEXTS, RECUR, SIZES, Drafts, Pace, recurring
 from harness_agents.backends.hf import HFBackend
 from harness_agents.checkpoints import locate
+from tiny import WORDS, config, decision, save
 
 from harness.policy import Decoding
 from harness.transcript import render
 from harness.types import Completion, Step
-from tests.test_hf_backend import WORDS, config, decision, save, torch
 
 tokens = st.lists(st.integers(0, 2), max_size=60)
 

