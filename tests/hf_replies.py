@@ -19,10 +19,10 @@ from harness.types import Completion, Step
 pytest.importorskip("torch", reason="needs the extra 'models'")
 pytest.importorskip("transformers", reason="needs the extra 'models'")
 
-import torch  # noqa: E402
-from harness_agents.backends.hf import HFBackend  # noqa: E402
-from harness_agents.checkpoints import locate  # noqa: E402
-from tiny import (  # noqa: E402
+import torch
+from harness_agents.backends.hf import HFBackend
+from harness_agents.checkpoints import locate
+from tiny import (
     HEADER,
     WORDS,
     config,
@@ -33,7 +33,7 @@ from tiny import (  # noqa: E402
     save,
     transcript,
 )
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM
 
 Blocks = list[list[Segment]]
 
