@@ -15,6 +15,7 @@ from harness.errors import TraceError
 from harness.metrics import Summary, wilson
 from harness.overlap import Overlap
 from harness.plain import plain
+from harness.policy import differences
 from harness.runs import OnDamage, Run, RunMeta
 
 #: Stands behind an agent that was trained on some of the tasks.
@@ -25,7 +26,8 @@ class Row(msgspec.Struct, frozen=True):
     """One agent on one task set: its newest complete run. ``retention`` is its success as a share
     of the board's teacher's (None: there is no teacher, or it won nothing); ``overlap`` what of the
     set its weights were trained on (None: it has none, or they do not tell). ``runs`` counts the
-    agent's complete runs of the set; ``whole`` is the newest without errors where this has some."""
+    agent's complete runs of the set; ``whole`` is the newest without errors where this has some;
+    ``unlike`` tells the newest that another policy of the same name played, and what differs."""
 
     agent: str
     role: str
@@ -36,6 +38,7 @@ class Row(msgspec.Struct, frozen=True):
     overlap: Overlap | None = None
     runs: int = 1
     whole: str | None = None
+    unlike: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> Row:
@@ -112,11 +115,19 @@ def boards(
 
 def _newest(runs: Sequence[Run]) -> Row:
     """The row of an agent's newest run; ``runs`` are in order of age."""
-    row = msgspec.structs.replace(Row.of(runs[-1]), runs=len(runs))
+    row = msgspec.structs.replace(Row.of(runs[-1]), runs=len(runs), unlike=_unlike(runs))
     if not row.summary.errors:
         return row
     whole = next((str(run.path) for run in reversed(runs[:-1]) if _has_no_errors(run)), None)
     return msgspec.structs.replace(row, whole=whole)
+
+
+def _unlike(runs: Sequence[Run]) -> str | None:
+    now = runs[-1].meta.policy
+    for run in reversed(runs[:-1]):
+        if found := differences(run.meta.policy, now):
+            return f"{run.path} was played by another policy of that name: {', '.join(found)}"
+    return None
 
 
 def _has_no_errors(run: Run) -> bool:
@@ -249,7 +260,7 @@ def title(board: Board) -> str:
 
 def footnotes(board: Board) -> list[str]:
     """What stands below a board: which agents were trained on some of its tasks, which have other
-    runs than the one shown."""
+    runs than the one shown, and of another policy."""
     several = [f"{row.agent} of {row.runs}" for row in board.rows if row.runs > 1]
     newest = f"Newest complete run: {', '.join(several)} (`harness list runs` shows all)."
     return [
@@ -258,6 +269,8 @@ def footnotes(board: Board) -> list[str]:
         *([newest] if several else []),
         *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
           f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
+        *(f"{row.agent}: {row.unlike}. Agents are told apart by name: rename the folder or file of "
+          "one, and play again." for row in board.rows if row.unlike is not None),
     ]  # fmt: skip
 
 

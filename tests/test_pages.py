@@ -226,6 +226,26 @@ def test_the_leaderboard_says_whose_run_is_the_newest_of_several(played, tmp_pat
     assert board.rows[0].whole == str(tmp_path / "1")
 
 
+def test_the_leaderboard_says_where_one_name_stands_for_two_policies(played, tmp_path):
+    run = played[1]["random"]
+    said = [
+        {"weights_sha256": "a" * 64},
+        {"weights_sha256": "b" * 64},
+        {"weights_sha256": "b" * 64},
+    ]
+    for number, policy in enumerate(said):
+        meta = msgspec.structs.replace(run.meta, started=f"203{number}", policy=policy)
+        write_meta(tmp_path / str(number), meta)
+        write_metrics(tmp_path / str(number), run.metrics)
+    copies = [Run(tmp_path / str(number)) for number in range(3)]
+    (board,) = leaderboard.boards(copies)
+    _, unlike = leaderboard.footnotes(board)
+    assert f"{tmp_path / '0'} was played by another policy of that name" in unlike
+    assert f"weights_sha256 ({'a' * 16}, now {'b' * 16})" in unlike
+    (board,) = leaderboard.boards(copies[1:])
+    assert len(leaderboard.footnotes(board)) == 1
+
+
 def test_a_name_on_the_leaderboard_is_escaped(played):
     board = leaderboard.boards(find_runs(played[0]))[0]
     rows = tuple(msgspec.structs.replace(r, agent=HOSTILE[1]) for r in board.rows)
