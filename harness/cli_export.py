@@ -73,13 +73,14 @@ def export(
             "--episodes goes without --as, like --decisions, and --public with --push."
         )
     from harness import dataset
+    from harness.config import read_text
     from harness.hub import Upload
     from harness.rows import HEADER
 
     upload = Upload(push, public=public) if push is not None else None
     told = dataset.write(
         [api.load(path) for path in paths], to, forms,
-        header=HEADER if prompt is None else prompt.read_text(encoding="utf-8"),
+        header=HEADER if prompt is None else read_text(prompt),
         successes_only=successes, heldout=heldout or 0.0,
     )  # fmt: skip
     for form, t in told.items():

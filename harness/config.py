@@ -29,12 +29,20 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_toml(path: Path, type_: type[T], **overrides: Any) -> T:
     """Decode a TOML file into ``type_``; unknown keys and wrong types raise ConfigError."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors mark it so
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raw = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     return convert({**raw, **overrides}, type_, str(path))
+
+
+def read_text(path: Path) -> str:
+    """A text that a user wrote. Raises ConfigError where it is absent or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")  # some editors mark it so
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 ({error}): save it as UTF-8.") from None
 
 
 def convert(raw: dict[str, Any], type_: type[T], where: str) -> T:

@@ -352,6 +352,9 @@ def test_a_prompt_of_one_s_own(winners, tmp_path):
     prompt.write_text("Do it.\n")
     done = CliRunner().invoke(app, [*args, "--to", str(tmp_path / "more")])
     assert "must contain '{instruction}'" in str(done.exception)
+    prompt.write_bytes("Zu tun: ä {instruction}\n".encode("latin-1"))
+    done = CliRunner().invoke(app, [*args, "--to", str(tmp_path / "more")])
+    assert "prompt.txt: not UTF-8" in str(done.exception)
 
 
 @pytest.mark.parametrize(

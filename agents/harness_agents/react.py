@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import registry
-from harness.config import convert
+from harness.config import convert, read_text
 from harness.errors import AgentError, ConfigError, HarnessError, MissingDependency, unknown
 from harness.policy import Backend, Decoding
 from harness.transcript import Kind, Segment, check_header, parse, render
@@ -261,20 +261,13 @@ def read_prompts(name: str) -> dict[str, str]:
     known = sorted(p.name for p in shipped.iterdir() if p.is_dir())
     path = shipped / name if name in known else Path(name).expanduser()
     if path.is_file():
-        return {"": _utf8(path)}
-    texts = {p.stem: _utf8(p) for p in sorted(path.glob("*.txt"))}
+        return {"": read_text(path)}
+    texts = {p.stem: read_text(p) for p in sorted(path.glob("*.txt"))}
     if not texts:
         raise ConfigError(
             unknown("prompt", name, known, "Or a text file, or a folder of <environment>.txt.")
         )
     return texts
-
-
-def _utf8(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # some editors mark it so
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 ({error}): save it as UTF-8.") from None
 
 
 def _check_decoding(decoding: Decoding) -> None:
