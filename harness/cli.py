@@ -123,8 +123,9 @@ def score(
 ) -> None:
     """Rebuild a run's metrics from its episodes; nothing is played again."""
     from harness import api
+    from harness.runs import only_run
 
-    found = api.load(path)
+    found = only_run(path)
     api.score(found.path, api.results_folder(found), reference=reference, ceiling=ceiling)
     report(api.load(found.path))
 
@@ -174,10 +175,10 @@ def verify(
     option: Options = None,
 ) -> None:
     """Play a run's recorded actions again and compare every observation and outcome."""
-    from harness import api
+    from harness.runs import only_run
     from harness.verify import verify as check_run
 
-    run = api.load(path)
+    run = only_run(path)
     checked = different = broken = 0
     with Progress(f"verify {run.meta.agent.name}", sampling=False) as progress:
         for episode, difference in check_run(run, env_options(data, option)):
@@ -215,11 +216,11 @@ def restore(
 ) -> None:
     """Make the episodes of runs that came with decisions alone (`export --decisions`): the games
     are played again on the data here, and every episode is checked against its hash."""
-    from harness import api
     from harness.decisions import restore as again
+    from harness.runs import only_run
 
-    for path in paths:
-        print(again(api.load(path), env_options(data, option)))
+    for run in [only_run(path) for path in paths]:
+        print(again(run, env_options(data, option)))
 
 
 @app.command(rich_help_panel="More")
@@ -273,7 +274,7 @@ def check(
 def play(
     env: Annotated[str, typer.Argument(help="Environment to play.")] = "alfworld",
     task: Annotated[str | None, typer.Option("--task", help="Task id (default: by seed).")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the task.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the task.")] = 0,
     data: Data = None,
     option: Options = None,
 ) -> None:

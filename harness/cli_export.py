@@ -53,8 +53,9 @@ def export(
 ) -> None:
     """Copy runs for publishing (description and metrics, without this machine's paths); with --as
     write them as training data, a folder that `datasets.load_dataset` reads."""
-    from harness import api
+    from harness.runs import only_run
 
+    runs = [only_run(path) for path in paths]
     if not forms:
         for_rows = {
             "--successes": successes, "--heldout": heldout, "--prompt": prompt,
@@ -64,8 +65,7 @@ def export(
             raise ConfigError(f"{', '.join(given)}: only with --as FORM.")
         from harness.export import export as copy
 
-        for path in paths:
-            run = api.load(path)
+        for run in runs:
             print(copy(run, to, episodes=episodes, without_words=decisions))
         return
     if episodes or decisions or (public and push is None):
@@ -79,7 +79,7 @@ def export(
 
     upload = Upload(push, public=public) if push is not None else None
     told = dataset.write(
-        [api.load(path) for path in paths], to, forms,
+        runs, to, forms,
         header=HEADER if prompt is None else read_text(prompt),
         successes_only=successes, heldout=heldout or 0.0,
     )  # fmt: skip

@@ -30,7 +30,8 @@ class Cost(msgspec.Struct, frozen=True):
     model_seconds: float = 0.0
     waiting_seconds: float = 0.0
     env_seconds: float = 0.0
-    wall_seconds: float = 0.0
+    #: None where a session was killed: its episodes are counted, its time is not known.
+    wall_seconds: float | None = 0.0
     #: Sampled tokens a second, and episodes a minute, of the wall clock.
     tokens_per_second: float | None = None
     episodes_per_minute: float | None = None
@@ -38,7 +39,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 _COUNTS = ("prompt_tokens", "cached_tokens", "reread_tokens", "sampled_tokens",
            "reasoning_tokens", "action_tokens")  # fmt: skip
-_SECONDS = ("model_seconds", "waiting_seconds", "env_seconds", "wall_seconds")
+_SECONDS = ("model_seconds", "waiting_seconds", "env_seconds")
 
 
 def cost_of(episode: Episode) -> Cost:
@@ -62,6 +63,9 @@ def total(costs: Sequence[Cost]) -> Cost:
     """The sum of costs, with its rates where there is a time on the wall clock."""
     sums: dict[str, Any] = {field: _sum(getattr(c, field) for c in costs) for field in _COUNTS}
     sums |= {field: round(sum(getattr(c, field) for c in costs), 6) for field in _SECONDS}
+    walls = [c.wall_seconds for c in costs]
+    known = [wall for wall in walls if wall is not None]
+    sums["wall_seconds"] = round(sum(known), 6) if len(known) == len(walls) else None
     found = Cost(episodes=sum(c.episodes for c in costs), **sums)
     if not found.wall_seconds:
         return found
@@ -75,11 +79,15 @@ def total(costs: Sequence[Cost]) -> Cost:
 
 def told(cost: Cost) -> str:
     """A cost in a line."""
-    text = f"{cost.episodes} episodes in {cost.wall_seconds:.0f} s"
+    text = f"{cost.episodes} episodes"
+    if cost.wall_seconds is not None:
+        text += f" in {cost.wall_seconds:.0f} s"
     if cost.episodes_per_minute is not None:
         text += f", {cost.episodes_per_minute:.1f} a minute"
+    if cost.sampled_tokens:
+        text += f"; {cost.sampled_tokens} tokens sampled"
     if cost.tokens_per_second:
-        text += f"; {cost.sampled_tokens} tokens sampled, {cost.tokens_per_second:.0f} a second"
+        text += f", {cost.tokens_per_second:.0f} a second"
     if cost.prompt_tokens:
         text += f"; {cost.prompt_tokens} prompt tokens"
         if cost.cached_tokens is not None:

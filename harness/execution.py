@@ -108,11 +108,12 @@ def _play(
 ) -> None:
     """Play and record what is not recorded; in the end, however it comes, note what it cost."""
     jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
-    costs = [(meta.cost if recorder.keys else None) or Cost()]
+    costs = [_spent(meta, recorder)]
     began = time.perf_counter()
 
     def note_cost() -> None:
-        spent = total([*costs, Cost(wall_seconds=time.perf_counter() - began)])
+        wall = time.perf_counter() - began if jobs else 0.0
+        spent = total([*costs, Cost(wall_seconds=wall)])
         write_meta(recorder.path.parent, msgspec.structs.replace(meta, cost=spent))
 
     try:
@@ -134,6 +135,16 @@ def _play(
             note_cost()
         raise
     note_cost()
+
+
+def _spent(meta: RunMeta, recorder: Recorder) -> Cost:
+    """What the recorded episodes cost: as noted, or, where a session was killed before it could
+    note it, by the episodes alone. How long that took on the wall clock is not known."""
+    noted = (meta.cost if recorder.keys else None) or Cost()
+    if noted.episodes >= len(recorder.keys):
+        return noted
+    played = total([cost_of(episode) for episode in read_episodes(recorder.path)])
+    return msgspec.structs.replace(played, wall_seconds=None)
 
 
 def _close(policy: Policy) -> None:
@@ -198,10 +209,10 @@ def score(
 
     Another ``reference`` or ``ceiling`` (a run of the reference's agent, whose episodes of other
     seeds or attempts tell how well the agent matches itself) than the run's becomes the run's: rows
-    say what they were measured with. Raises TraceError for a description that was changed, a run
-    that came without its episodes, an episode that is not of the run, and one that is recorded
-    twice; ConfigError for a run that is being written, and a ceiling of another agent, or with no
-    further sampling of any reference.
+    say what they were measured with. Raises TraceError, and writes nothing, for a description or
+    episodes that were changed, a run that came without its episodes or has lost some, an episode
+    that is not of the run, and one that is recorded twice; ConfigError for a run that is being
+    written, and a ceiling of another agent, or with no further sampling of any reference.
     """
     folder = Path(path)
     Run(folder).check_recorded()
@@ -215,6 +226,7 @@ def _score(
     """``score``, for who holds the run's lock."""
     run = Run(folder)
     check_description(run)
+    run.check_episodes()
     asked = reference or run.meta.reference
     meta = _scorable(msgspec.structs.replace(run.meta, reference=asked), out)
     other = reference is not None and not _same(run.meta.reference, meta.reference)
@@ -238,6 +250,7 @@ def _score(
         trace = against.episode if against else None
         extra = {name: metric(episode, trace) for name, metric in others.items()}
         rows.append(measure(episode, against, extra, meta.task_set.protocol))
+    run.check_number(folder / EPISODES, len(rows))
     write_meta(folder, meta)
     write_metrics(folder, rows)
     return rows

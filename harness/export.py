@@ -39,12 +39,14 @@ def export(run: Run, to: Path, *, episodes: bool = False, without_words: bool = 
     episodes that broke. The copy appears in one move.
 
     Raises ConfigError for a run that is not complete or was exported there before, TraceError for
-    ``episodes`` that are not here, and what ``decisions.export`` raises.
+    ``episodes`` that are not here or were changed, and what ``decisions.export`` raises.
     """
     meta = run.meta
     run.check_complete()
     if episodes:
         run.check_recorded()
+    if episodes or (without_words and not decisions.needs_restoring(run.path)):
+        run.check_episodes()
     folder = run.path.resolve()
     target = to / meta.task_set.env / folder.parent.name / folder.name
     if target.exists():

@@ -18,7 +18,16 @@ from typing import Any
 import msgspec
 
 from harness.errors import ConfigError
-from harness.leaderboard import PER_STEP, Board, Row, footnotes, front, title
+from harness.leaderboard import (
+    PER_STEP,
+    Board,
+    Row,
+    cells,
+    columns,
+    footnotes,
+    front,
+    title,
+)
 from harness.runs import Run
 from harness.sides import labels
 from harness.types import Episode, Step
@@ -44,6 +53,8 @@ def episodes_page(
     if len({run.meta.task_set_hash for run in runs}) > 1:
         told = ", ".join(f"{n}: {r.meta.task_set.name}" for n, r in zip(names, runs, strict=True))
         raise ConfigError(f"These runs score different things and share no page ({told}).")
+    for run in runs:
+        run.check_recorded()
     remedy = "filter them (--failed, --type, --task, --seed)"
     rows: list[Any] = []
     size = 0
@@ -187,40 +198,50 @@ def _step(step: Step) -> dict[str, Any]:
     }
 
 
+#: Columns of a leaderboard's page, beside the agent's and the bar: those of its tables, by one or
+#: two a cell.
+_COLUMNS = (
+    ("success",),
+    ("95 % interval",),
+    ("score",),
+    ("n", "errors"),
+    ("steps", "truncated"),
+    ("invalid/ep", "no action/ep"),
+    ("loops/ep", "s/ep"),
+    ("words/step", "words/ep"),
+    ("tokens/step", "tokens/ep"),
+    ("CoT overlap",),
+    ("CoT F1", "CoT precision"),
+    ("F1 by chance - ceiling", "overlap by chance - ceiling"),
+    ("of teacher",),
+)
+
+
 def _table(board: Board) -> str:
-    head = ("agent", "success", "95 % interval", "", "n", "errors", "truncated",
-            "invalid an episode", "steps", _two("words a step", "an episode"),
-            _two("tokens a step", "an episode"), _two("CoT overlap", "F1"),
-            _two("F1 by chance", "ceiling"),
-            *(("of teacher",) if board.teacher is not None else ()))  # fmt: skip
+    names = [name for name, _ in columns(board, more=True)]
+    shown = [several for several in _COLUMNS if several[0] in names]
     lines = []
     above: Row | None = None
     for row in board.rows:
         s = row.summary
         overlaps = above is not None and s.n > 0 and s.success_high >= above.summary.success_low
-        cells = [
-            escape(row.marked), _share(s.success),
-            f"{100 * s.success_low:.1f} - {100 * s.success_high:.1f}" if s.n else "-",
-            _bar(s.success, s.success_low, s.success_high) if s.n else "",
-            str(s.n), str(s.errors), str(s.truncated), _number(s.invalid_actions, 2),
-            _number(s.steps, 1),
-            _two(_number(s.reasoning_words_per_step, 1), _number(s.reasoning_words, 0)),
-            _two(_number(s.reasoning_tokens_per_step, 1), _number(s.reasoning_tokens, 0)),
-            _two(_share(s.cot_overlap), _share(s.cot_f1)),
-            _two(_share(s.cot_floor_f1), _share(s.cot_ceiling_f1)),
-            *((_share(row.retention),) if board.teacher is not None else ()),
-        ]  # fmt: skip
+        said = dict(zip(names, map(escape, cells(board, row, more=True)), strict=True))
+        bar = _bar(s.success, s.success_low, s.success_high) if s.n else ""
+        found = [_lines([said[name] for name in several]) for several in shown]
         mark = ' class="overlaps-above"' if overlaps else ""
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+        texts = [said["agent"], *found[:2], bar, *found[2:]]
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
         above = row
+    head = ["agent", *map(_lines, shown[:2]), "", *map(_lines, shown[2:])]
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)
     below = "".join(f'<p class="note">{escape(note)}</p>' for note in footnotes(board))
     return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>{below}'
 
 
-def _two(upper: str, lower: str) -> str:
-    """A cell of two lines; of one where both say nothing."""
-    return upper if upper == lower == "-" else f"{upper}<br><small>{lower}</small>"
+def _lines(texts: Sequence[str]) -> str:
+    """A cell of one line or two; of one where both say nothing."""
+    first, *rest = texts
+    return "<br>".join([first, *(f"<small>{t}</small>" for t in rest if {first, t} != {"-"})])
 
 
 def _by_type(board: Board) -> str:
@@ -310,11 +331,3 @@ def _apart(heights: Sequence[float], bottom: float, gap: float = 14.0) -> list[f
     for i in reversed(order):
         lowest = placed[i] = min(placed[i], lowest - gap)
     return placed
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

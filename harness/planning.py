@@ -73,6 +73,8 @@ def plan(
         raise ConfigError("A run needs at least one attempt and one seed, no seed twice.")
     if not 0.0 <= error_rate < 1.0:
         raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
+    if errors_from is not None and not error_rate:
+        raise ConfigError("--errors-from says who slips: it goes with --error-rate above 0.")
     registry.check_env_options(cls, env, env_options or {})
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
     if protocol is not None:

@@ -68,7 +68,7 @@ class RunMeta(msgspec.Struct, frozen=True):
     episodes: int | None = None
     #: What of its tasks the agent's weights were trained on; None: no weights, or they do not tell.
     overlap: Overlap | None = None
-    #: Of the episodes played by sessions that came to an end; what a kill cut short is in no sum.
+    #: Of all episodes played, those that were set aside too but for a killed session's.
     cost: Cost | None = None
     started: str = ""
     finished: str | None = None
@@ -117,7 +117,7 @@ class Run:
         if len({row.key for row in rows}) < len(rows):
             raise TraceError(f"{file}: some episode has two rows. {self._remedy}")
         self._check_held(rows)
-        self._check_number(len(rows))
+        self.check_number(self.path / METRICS, len(rows), self._remedy)
         self._check_unchanged(digest.hexdigest())
         return rows
 
@@ -132,7 +132,7 @@ class Run:
             keys.update([hash((r.task_id, r.seed, r.attempt)) for r in rows])
         if len(keys) < tally.rows:  # two rows of one episode, or two episodes of one hash
             return summarise(self.metrics)
-        self._check_number(tally.rows)
+        self.check_number(self.path / METRICS, tally.rows, self._remedy)
         self._check_unchanged(digest.hexdigest())
         return tally.summary()
 
@@ -198,12 +198,12 @@ class Run:
         meta = self.meta
         return task in self.tasks and seed in meta.seeds and attempt in range(meta.attempts)
 
-    def _check_number(self, rows: int) -> None:
-        if self.meta.status == "complete" and rows != self.meta.n_episodes:
+    def check_number(self, file: Path, lines: int, remedy: str = "") -> None:
+        """Raise TraceError where a complete run's file has not one line an episode."""
+        if self.meta.status == "complete" and lines != self.meta.n_episodes:
             raise TraceError(
-                f"{self.path / METRICS}: {rows} rows, but the run has {self.meta.n_episodes} "
-                f"episodes. {self._remedy} Episodes that are not recorded are played by "
-                f"`harness run --resume {self.path}`."
+                f"{file}: {lines} lines, but the run has {self.meta.n_episodes} episodes. "
+                f"{remedy or 'Put it back, or record it again.'}"
             )
 
     def _check_unchanged(self, digest: str) -> None:

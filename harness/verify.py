@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from harness import execution, registry
-from harness.errors import AgentError, TraceError
+from harness.errors import AgentError, ConfigError, TraceError
 from harness.loop import play_episode
 from harness.metrics import EpisodeMetrics, measure
 from harness.policy import ContextOverflow
@@ -71,8 +71,8 @@ def verify(
 
     An episode that broke has no outcome to reproduce: only its metrics are compared. A run that
     was stopped may lack episodes and metrics. ``env_options`` replace the run's: where the data
-    are here. Raises TraceError for a description that contradicts itself, and DataError when the
-    data here are not those of the run's task set.
+    are here. Raises ConfigError for an imported run, TraceError for a description that contradicts
+    itself, and DataError when the data here are not those of the run's task set.
     """
     check_meta(run)
     meta = played_here(run.meta, env_options or {})
@@ -117,6 +117,8 @@ def verify(
 def check_meta(run: Run) -> None:
     """Refuse a description that contradicts itself, or another version of the environment."""
     run.check_recorded()
+    if run.meta.kind == "import":
+        raise ConfigError(f"{run.path} was imported, not played here: nothing can be played again.")
     check_description(run)
     check_version(run)
 

@@ -150,6 +150,8 @@ def show(
 ) -> None:
     """Print what was asked for: a list, or the episode when one task was asked for and found."""
     wanted = wanted or Wanted()
+    for run in runs:
+        run.check_recorded()
     found = list(select(runs, wanted))
     names = labels(runs)
     if not found:

@@ -128,6 +128,12 @@ def test_absent_and_torn_data_say_what_to_do(some: list[Game], tmp_path: Path) -
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"valid_seen\.jsonl\.xz: cannot be read"):
         FolderGames(root).ids("valid_seen")
+    file = write_packed(tmp_path / "z", some, ".gz") / "valid_seen.jsonl.gz"
+    packed = bytearray(file.read_bytes())
+    packed[100:140] = bytes(b ^ 0xFF for b in packed[100:140])
+    file.write_bytes(packed)
+    with pytest.raises(DataError, match=r"valid_seen\.jsonl\.gz: cannot be read"):
+        FolderGames(file.parent).ids("valid_seen")
     (root / "train.jsonl").write_text('{"id": "train/a-b-c-d-1/t"}\nnot json\n')
     with pytest.raises(DataError, match=r"train\.jsonl:2"):
         FolderGames(root).ids("train")

@@ -188,4 +188,5 @@ def test_without_the_extra_the_pip_command_is_named() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'textworld', which is not installed" in run.stdout
+    assert "Traceback" not in run.stderr
     assert "pip install 'distill-harness[textworld]'" in run.stdout

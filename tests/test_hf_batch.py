@@ -150,6 +150,24 @@ def test_without_a_store_a_shared_beginning_is_read_once_for_all_who_join(
         assert same_until_tie(reply.ids, *generated(model, backend.prompt(blocks, 1)[0], 1))
 
 
+def test_attempts_of_one_task_and_a_prompt_that_begins_the_others_are_read_right(
+    untrained: Path, open_backend: Any
+) -> None:
+    """Together they reply as alone, and the last token of a prompt is never taken from a store."""
+    seen = f"You see {', '.join(WORDS * 8)}."
+    first = render("Task: say fig.\n", [], seen)
+    later = render("Task: say fig.\n", [Step(seen, decision("fig", 0))], "Once more.")
+    decoding = Decoding(max_new_tokens=12)
+    model = AutoModelForCausalLM.from_pretrained(untrained).eval()
+    for asked in ([first] * 4, [first, later, later]):
+        backend = open_backend(untrained)
+        for _ in range(2):  # what the first time stored serves the second
+            for blocks, reply in zip(asked, completions(backend, asked, decoding), strict=True):
+                ids = backend.prompt(blocks, 12)[0]
+                assert same_until_tie(reply.ids, *generated(model, ids, 12))
+                assert reply.cached_tokens < reply.prompt_tokens
+
+
 def test_a_full_cache_lets_episodes_wait_and_changes_no_reply(
     untrained: Path, open_backend: Any
 ) -> None:

@@ -249,6 +249,12 @@ def test_a_slip_is_another_action_and_ends_nothing(slipping: list[Episode]) -> N
                 assert act(step) in step.decision.reasoning
 
 
+def test_slips_of_a_question_without_names() -> None:
+    found = slips("finish[]", "where?", [], "Question: where?", random.Random(0))
+    assert found["misspelt"] == []
+    assert found["whole_question"] == ["search[where?]"]
+
+
 # Parts ----------------------------------------------------------------------------------------
 
 

@@ -223,7 +223,7 @@ def test_pages_are_read_from_the_dumps_archive(tmp_path: Path) -> None:
     [
         (b'{"title": "A", "text": "x"}\n{"title": ""}\n', "record 2 has no 'title'"),
         (b'{"title": "A"}\n', r"record 1 \('A'\) has no 'sentences'"),
-        (b"not json\n", "record 1 is not a page"),
+        (b"not json\n", r"record 1 is not a page(?s:.*)mend it, or leave it out"),
         (b'{"title": 3}\n', r"record 1 is not a page.*\$.title"),
         (b"\xff\xfe\n", "record 1 is not a page"),
     ],
@@ -239,6 +239,11 @@ def test_what_holds_no_pages_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(DataError, match="There is no corpus"):
         open_corpus(str(tmp_path / "absent"))
     (tmp_path / "pages.jsonl.gz").write_bytes(gzip.compress(LINES)[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_pages(tmp_path / "pages.jsonl.gz"))
+    packed = bytearray(gzip.compress(LINES * 50))
+    packed[30:60] = bytes(b ^ 0xFF for b in packed[30:60])
+    (tmp_path / "pages.jsonl.gz").write_bytes(packed)
     with pytest.raises(DataError, match="cannot be read"):
         list(read_pages(tmp_path / "pages.jsonl.gz"))
     (tmp_path / "none").mkdir()

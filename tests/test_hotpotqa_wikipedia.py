@@ -344,6 +344,7 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     ("html", "paragraphs", "lists"),
     [
         ("<p>a<style>x</style>b<!-- c -->c</p>", ("abc",), ()),
+        ("<p>a<![CDATA[  ]]>b<![CDATA[ c ]]>d</p>", ("a b c d",), ()),
         ("<p>a<p>b</p>c", ("abc", "b"), ()),  # only the page closes paragraphs
         ("<p>a</i></div>b</p>", ("ab",), ()),
         ("<ul><li>a<ul><li>b</ul></ul>", (), ("ab", "b")),

@@ -202,7 +202,7 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
     no_trace: {"leaderboard": ("ok", "| - |")},
     no_episodes: {
         "score": ("TraceError", "holds no episodes.jsonl"),
-        "compare": ("TraceError", "0 rows, but the run has 6"),
+        "compare": ("TraceError", "0 lines, but the run has 6"),
         "leaderboard": ("ok", "passed over"),
         "view": ("ConfigError", "No episode of"),
         "verify": ("TraceError", "holds no episodes.jsonl"),

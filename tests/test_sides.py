@@ -199,7 +199,7 @@ def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
     file.write_bytes(lines[0])
     assert len(Run(tmp_path).metrics) == Run(tmp_path).summary.n == 1
     write_meta(tmp_path, run.meta)
-    refused("1 rows, but the run has 3")
+    refused("1 lines, but the run has 3")
     file.write_bytes(lines[0] + lines[1][:-9] + b"\n" + lines[2])
     refused("metrics.jsonl:2: not a metrics row")
     file.write_bytes(b"".join(lines).replace(b'"n_steps":', b'"n_steps":1', 1))

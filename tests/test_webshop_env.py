@@ -477,7 +477,25 @@ def test_react_view_puts_queries_into_addresses_as_they_are(query: str, alike: s
 
 
 @pytest.mark.parametrize(
-    "query", ["", "/", ".", "..", "../..", "%2F", "a%2Fb", "a/b", "a?", "#1", "[1]", "[x", "<c>"]
+    "query",
+    [
+        "",
+        "/",
+        ".",
+        "..",
+        "../..",
+        "%2F",
+        "a%2Fb",
+        "a/b",
+        "a?",
+        "#1",
+        "[1]",
+        "[x",
+        "<c>",
+        "%2f..",
+        "[{[]: 1}]",
+        "[{[]}]",
+    ],
 )
 def test_react_view_shows_nothing_where_a_server_has_no_page(query: str) -> None:
     env = WebShopEnv(view="react")

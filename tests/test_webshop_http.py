@@ -324,7 +324,7 @@ def test_words_without_a_page_are_never_a_fault(server: Server, words: list[str]
     "query",
     [
         *("a/b", "", "/", "what?", "no #1", "[1]", "[x", "['a', 1]", MANY, "<c>", "['<c>']"),
-        *(".", "..", "../..", "a%2Fb", "%2e%2e/%2e%2e", "../fixed_9/lamp"),
+        *("[{[]: 1}]", ".", "..", "../..", "a%2Fb", "%2e%2e/%2e%2e", "../fixed_9/lamp"),
         *("../../item_page/fixed_0/B000000001/x/1/{}?", "../../done/fixed_0/B000000001/{}#"),
     ],
 )

@@ -380,8 +380,8 @@ class HFBackend:
         in their order there."""
         base = len(playing)
         started = time.perf_counter()
-        shared = common([request.prompt for request in batch]) if len(batch) > 1 else 0
         prompts = [request.prompt[:-1] for request in batch]
+        shared = common(prompts) if len(batch) > 1 else 0
         matches = [self._prefixes.match(prompt) for prompt in prompts]
         room = max(row.room for row in [*playing, *batch]) + self._ahead
         if shared >= SHARED and sum(match[0] < shared - SHARED for match in matches) > 1:

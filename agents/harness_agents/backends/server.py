@@ -177,7 +177,7 @@ class ServerBackend:
                 raise BackendError(f"'{self.config.model}': stopped.")
             url = self._server(conversation)
             wait = min(60.0, self.config.pause * 2 ** (tries - 1)) * random.uniform(0.75, 1.25)
-            seconds = min(self.config.timeout, until - time.monotonic())
+            seconds = max(0.01, min(self.config.timeout, until - time.monotonic()))
             try:
                 return self._try(url, body, seconds, decoding.max_new_tokens)
             except _Passing as error:

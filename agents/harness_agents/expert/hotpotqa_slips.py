@@ -29,7 +29,7 @@ def slips(
     found = {
         "wrong_entity": [f"search[{name}]" for name in elsewhere[:6]],
         "searched_again": [f"search[{title}]" for title in read if title != text],
-        "misspelt": [f"search[{wrong}]" for wrong in _misspelt(text or asked[0], rng)],
+        "misspelt": [f"search[{wrong}]" for wrong in _misspelt(text or "".join(asked[:1]), rng)],
         "whole_question": [f"search[{instruction}]"],
         "absent_word": [f"lookup[{rng.choice(_IDLE_WORDS)}]"],
         "malformed": _malformed(verb, text),

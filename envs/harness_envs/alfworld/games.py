@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import threading
 import weakref
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -272,7 +273,7 @@ class PackedSplit:
             for task_id, raw, line in self._games():
                 self.lines[task_id] = (self._file.tell(), len(raw), line)
                 self._file.write(raw)
-        except (OSError, EOFError, lzma.LZMAError, tarfile.TarError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError) as error:
             raise DataError(f"{path}: cannot be read: {error}.\n  {_REMEDY}") from error
         self._file.flush()
 

@@ -3,7 +3,7 @@
 A command that the game does not admit is replaced there by the admissible one of the highest BLEU
 (THUDM/AgentBench at 41e6807, src/server/tasks/alfworld/utils.py): a sentence's BLEU-4 over words,
 smoothed by method 4 of Chen and Cherry, "A Systematic Comparison of Smoothing Techniques for
-Sentence-Level BLEU" (2014), the given command as reference.
+Sentence-Level BLEU" (2014), the admissible command as reference.
 """
 
 from __future__ import annotations

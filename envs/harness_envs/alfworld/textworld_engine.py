@@ -50,13 +50,14 @@ class TextWorldEngine:
     won = False
 
     def __init__(self, *, timeout: float = TIMEOUT, memoise: bool = True) -> None:
+        # First of all: one that is refused is closed too.
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
         for module in ("textworld", "alfworld", "fast_downward"):
             if importlib.util.find_spec(module) is None:
                 raise MissingDependency(module, "textworld", "ALFWorld's engine 'textworld'")
         self._timeout = timeout
         self._memoise = memoise
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
         self._game_id = ""
 
     @property

@@ -129,7 +129,7 @@ class _Reader(HTMLParser):
     def unknown_decl(self, data: str) -> None:
         self._flush()
         if data.upper().startswith("CDATA["):
-            self._strings.append(data[len("CDATA[") :])
+            self._strings.append(self._shrunk(data[len("CDATA[") :]))
 
     def _flush(self) -> None:
         """End the string that was being read."""
@@ -139,9 +139,13 @@ class _Reader(HTMLParser):
         self._pending = []
         if any(self._counts.get(tag) for tag in _SILENT):
             return
-        if not text.strip(_BLANKS) and not any(self._counts.get(tag) for tag in _VERBATIM):
-            text = "\n" if "\n" in text else " "
-        self._strings.append(text)
+        self._strings.append(self._shrunk(text))
+
+    def _shrunk(self, text: str) -> str:
+        """The text; of white space alone, one."""
+        if text.strip(_BLANKS) or any(self._counts.get(tag) for tag in _VERBATIM):
+            return text
+        return "\n" if "\n" in text else " "
 
 
 def _character(number: int) -> str:

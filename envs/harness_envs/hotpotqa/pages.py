@@ -19,6 +19,7 @@ import gzip
 import html
 import lzma
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -31,7 +32,12 @@ from harness_envs.hotpotqa.records import Page, Redirect
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _KINDS = (".jsonl", ".json")
 #: What can go wrong while a packed file is read.
-READING = (OSError, EOFError, lzma.LZMAError, tarfile.TarError)
+READING = (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError)
+
+_REMEDY = (
+    "A record is a page ('title' and 'sentences', 'paragraphs' or 'text'), a redirect ('title' and "
+    "'redirect') or a question with its 'context': mend it, or leave it out."
+)
 
 
 class _Record(msgspec.Struct):
@@ -124,12 +130,14 @@ def _records(raw: Iterable[bytes], where: str) -> Iterator[Page | Redirect]:
         try:
             record = decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: record {number} is not a page: {error}.") from None
+            raise DataError(
+                f"{where}: record {number} is not a page: {error}.\n  {_REMEDY}"
+            ) from None
         if record.question is not None:
             for title, sentences in record.context:
                 yield Page(html.unescape(title), joined([sentences]))
         elif not record.title.strip():
-            raise DataError(f"{where}: record {number} has no 'title'.")
+            raise DataError(f"{where}: record {number} has no 'title'.\n  {_REMEDY}")
         elif record.redirect is not None:
             yield Redirect(html.unescape(record.title), html.unescape(record.redirect))
         else:
@@ -149,7 +157,9 @@ def _page(record: _Record, where: str) -> Page:
         flat = [s for part in nested for s in part]
         parts = joined([flat] if text and isinstance(text[0], str) else nested)
     else:
-        raise DataError(f"{where} ('{record.title}') has no 'sentences', 'paragraphs' or 'text'.")
+        raise DataError(
+            f"{where} ('{record.title}') has no 'sentences', 'paragraphs' or 'text'.\n  {_REMEDY}"
+        )
     return Page(html.unescape(record.title), parts, tuple(map(html.unescape, record.aliases)))
 
 

@@ -24,6 +24,7 @@ from harness.errors import DataError
 #: What the recorded runs of the original were seeded with.
 GOAL_SEED = 20261124
 DEFAULT_PRICE = 100.0
+REMEDY = "Get the files again with: harness fetch webshop"
 _NOT_PRICE = re.compile(r"[^\d.]")
 
 
@@ -73,7 +74,7 @@ class Record:
 
     def __init__(self, body: Mapping[str, Any], where: str) -> None:
         if not isinstance(body, Mapping):
-            raise DataError(f"{where}: is a {type(body).__name__}, expected an object.")
+            raise DataError(f"{where}: is a {type(body).__name__}, expected an object.\n  {REMEDY}")
         self.body = body
         self.where = where
 
@@ -83,7 +84,7 @@ class Record:
         return body if isinstance(body, Record) else cls(body, where)
 
     def fail(self, field: str, problem: str) -> DataError:
-        return DataError(f"{self.where}: field '{field}' {problem}.")
+        return DataError(f"{self.where}: field '{field}' {problem}.\n  {REMEDY}")
 
     def get(self, field: str, *kinds: type, default: Any = ...) -> Any:
         """The field's value, of one of the types; absent without a default is an error."""
@@ -134,7 +135,7 @@ class Catalogue:
                 continue
             found[asin] = _product(record, asin, attributes, human or {}, nouns)
         if not found:
-            raise DataError("A catalogue without any valid product.")
+            raise DataError(f"A catalogue without any valid product.\n  {REMEDY}")
         return cls(list(found.values()))
 
     def prices(self, rng: random.Random) -> dict[str, float]:

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import DataError
-from harness_envs.webshop.catalogue import Catalogue, Record
+from harness_envs.webshop.catalogue import REMEDY, Catalogue, Record
 
 PRODUCTS, ATTRIBUTES, HUMAN = "items_shuffle", "items_ins_v2", "items_human_ins"
-REMEDY = "Get the files again with: harness fetch webshop"
 NOUNS_COMMAND = "python -m harness_envs.webshop.nouns"
 _CHUNK = 1 << 22
 #: No record is longer; a damaged file is not read to its end.

@@ -60,7 +60,7 @@ def start(instruction: str) -> Page:
 
 
 def results(instruction: str, found: Sequence[Product], page: int) -> Page:
-    """Page ``page`` of the products found. Past the end, or before the start, it is empty."""
+    """Page ``page`` (from 1) of the products found. Past the end it is empty."""
     top = _plain("Instruction:", instruction) + _buttons(BACK)
     top += _plain(f"Page {page} (Total results: {len(found)})")
     nodes = [*top, *_buttons(*((PREV, NEXT) if page > 1 else (NEXT,)))]

@@ -92,7 +92,7 @@ def read_path(path: str) -> Asked:
     parts = re.sub("/{2,}", "/", unquote(urlsplit(sent).path)).split("/")[1:]
     meant = path.split("/")[1:]
     kept = 2 if meant[0] == "search_results" else 3  # where no text of the agent's is
-    if parts[:kept] != meant[:kept]:
+    if parts[:kept] != meant[:kept] or {".", ".."} & set(parts):
         raise Unanswerable(f"{path} leads elsewhere")
     try:
         match parts:
@@ -106,7 +106,7 @@ def read_path(path: str) -> Asked:
                 return Asked(parts[0], asin=asin, sub_page=name, options=_typed_options(options))
             case ["done", _, asin, options]:
                 return Asked(parts[0], asin=asin, options=_typed_options(options))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise Unanswerable(f"the server fails on {path}") from None
     raise Unanswerable(f"the server has no page at {path}")
 
