@@ -251,15 +251,13 @@ def _boards(
     on_damage: Callable[[Exception], None],
 ) -> list[Board]:
     """The boards asked for. Raises ConfigError for a teacher that is on none of them."""
-    from harness import leaderboard, registry
+    from harness import leaderboard
     from harness.runs import find_runs
-    from harness.sides import chooser
+    from harness.sides import check_env, chooser
 
     fits = chooser(env, tasks)
     recorded = find_runs(out, on_damage)
-    envs = {run.meta.task_set.env for run in recorded}
-    if env is not None and env not in envs | set(registry.names("envs")):
-        raise ConfigError(unknown("environment", env, envs | set(registry.names("envs"))))
+    check_env(env, recorded)
     runs = [run for run in recorded if fits(run)]
     found = leaderboard.boards(runs, teacher=teacher, on_damage=on_damage)
     agents = {row.agent for board in found for row in board.rows}
@@ -345,7 +343,7 @@ def list_(
         "agents": lambda: listing.agents(everything),
         "tasks": lambda: listing.tasks(env),
         "protocols": lambda: listing.protocols(env),
-        "runs": lambda: listing.runs(out, warn),
+        "runs": lambda: listing.runs(out, warn, stdout().width),
     }
     if what not in listings:
         raise ConfigError(unknown("list", what, listings))
@@ -357,8 +355,13 @@ def list_(
             raise ConfigError("--to goes with `harness list tasks SET`.")
         if env is not None and what not in ("tasks", "protocols"):
             raise ConfigError("--env goes with `harness list tasks` and `harness list protocols`.")
-        stdout().print(listings[what]())
+        table = listings[what]()
+        stdout().print(table)
+        if what == "runs" and not table.row_count:
+            say(f"No runs in {out}. Make one with `harness run`, or say where they are with --out.")
         return
+    if what not in ("tasks", "protocols"):
+        raise ConfigError(f"`harness list {what}` takes no {sets[0]}: it lists all of them.")
     if what != "tasks" or len(sets) > 2 or (to is not None and len(sets) > 1):
         raise ConfigError("`harness list tasks` takes a set, or two to compare; --to takes one.")
     from harness.sides import find_set

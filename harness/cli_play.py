@@ -186,10 +186,14 @@ def _play(
             stdout().print(listing.plan(meta))
         seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         n = len(meta.task_set.tasks)
+        shows = (
+            f"shows differences from about {seen:.1f} points on (80 % power, near 50 % success)"
+            if seen <= 100
+            else "shows no difference"
+        )
         say(
             f"{meta.n_episodes} episodes, nothing played. {_estimate(meta, out)} A paired "
-            f"comparison of one run each on these {n} tasks shows differences from about "
-            f"{seen:.1f} points on (80 % power, near 50 % success); evaluation seeds and attempts "
+            f"comparison of one run each on these {n} tasks {shows}; evaluation seeds and attempts "
             "repeat tasks and add none."
         )
         return

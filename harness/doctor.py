@@ -47,8 +47,12 @@ def diagnose(out: Path) -> Iterator[Finding]:
         yield Finding(f"extra '{extra}'", not absent, detail, optional=True)
     for variable in ("HARNESS_DATA", "ALFWORLD_DATA", "HARNESS_MODELS"):
         value = os.environ.get(variable)
-        if value is not None:
-            yield Finding(variable, Path(value).is_dir(), value)
+        if value is None:
+            continue
+        inside = [Path(value) / name for name in registry.names("envs")]
+        empty = variable == "HARNESS_DATA" and not any(folder.is_dir() for folder in inside)
+        why = " holds no environment's folder" if empty else ""
+        yield Finding(variable, Path(value).is_dir() and not empty, f"{value}{why}")
     runnable = [n for n, c in registry.agent_configs().items() if registry.missing(c) is None]
     yield Finding("agents at hand", bool(runnable), ", ".join(sorted(runnable)))
 
@@ -69,9 +73,11 @@ def _no_namesake() -> Finding:
 
 def _writable(out: Path) -> Finding:
     folder = out if out.exists() else out.absolute().parent
-    fine = os.access(folder, os.W_OK)
+    fine = folder.is_dir() and os.access(folder, os.W_OK)
     return Finding(
-        "results folder", fine, f"{out}" if fine else f"{out} is not writable: use --out"
+        "results folder",
+        fine,
+        f"{out}" if fine else f"{out} is no folder that can be written: use --out",
     )
 
 

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness import registry
+from harness import registry, tables
 from harness.errors import ConfigError, TraceError, unknown
 from harness.plain import plain
 from harness.protocol import Protocol
@@ -211,9 +211,10 @@ def plan(meta: RunMeta) -> Table:
     return table
 
 
-def runs(out: Path, on_damage: OnDamage | None = None) -> Table:
-    """Recorded runs, oldest first; what cannot be read is told to ``on_damage`` (None: raised)."""
-    table = _grid("run", "kind", "agent", "task set", "episodes", "status")
+def runs(out: Path, on_damage: OnDamage | None = None, width: int | None = None) -> Table:
+    """Recorded runs, oldest first, for a terminal of ``width`` columns; what cannot be read is told
+    to ``on_damage`` (None: raised)."""
+    lines = []
     for run in find_runs(out, on_damage):
         meta = run.meta
         try:
@@ -224,8 +225,11 @@ def runs(out: Path, on_damage: OnDamage | None = None) -> Table:
                 raise
             on_damage(error)
             done, state = "?", meta.status
-        _add(
-            table, str(run.path), meta.kind, meta.agent.name, meta.task_set.name,
-            f"{done}/{meta.n_episodes}", state,
+        lines.append(
+            [str(run.path), f"{done}/{meta.n_episodes}", state, meta.kind, meta.agent.name,
+             meta.task_set.name]
         )  # fmt: skip
+    heads = [(name, "left") for name in ("run", "episodes", "status", "kind", "agent", "task set")]
+    always = ("run", "episodes", "status")
+    table, _ = tables.fitted("", heads, lines, width, names=("run",), always=always)
     return table

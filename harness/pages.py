@@ -198,21 +198,18 @@ def _step(step: Step) -> dict[str, Any]:
     }
 
 
-#: Columns of a leaderboard's page, beside the agent's and the bar: those of its tables, by one or
-#: two a cell.
+#: Columns of a leaderboard's page, beside the agent's and the bar: those of its tables, up to three
+#: a cell, so that all fit the width of a window.
 _COLUMNS = (
-    ("success",),
-    ("95 % interval",),
+    ("success", "95 % interval"),
     ("score",),
     ("n", "errors"),
-    ("steps", "truncated"),
-    ("invalid/ep", "no action/ep"),
-    ("loops/ep", "s/ep"),
+    ("steps", "truncated", "s/ep"),
+    ("invalid/ep", "no action/ep", "loops/ep"),
     ("words/step", "words/ep"),
     ("tokens/step", "tokens/ep"),
-    ("CoT overlap",),
-    ("CoT F1", "CoT precision"),
-    ("F1 by chance - ceiling", "overlap by chance - ceiling"),
+    ("CoT overlap", "CoT F1", "CoT precision"),
+    ("overlap by chance - ceiling", "F1 by chance - ceiling"),
     ("of teacher",),
 )
 
@@ -229,19 +226,20 @@ def _table(board: Board) -> str:
         bar = _bar(s.success, s.success_low, s.success_high) if s.n else ""
         found = [_lines([said[name] for name in several]) for several in shown]
         mark = ' class="overlaps-above"' if overlaps else ""
-        texts = [said["agent"], *found[:2], bar, *found[2:]]
+        texts = [said["agent"], found[0], bar, *found[1:]]
         lines.append(f"<tr{mark}>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
         above = row
-    head = ["agent", *map(_lines, shown[:2]), "", *map(_lines, shown[2:])]
+    head = ["agent", _lines(shown[0]), "", *map(_lines, shown[1:])]
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)
     below = "".join(f'<p class="note">{escape(note)}</p>' for note in footnotes(board))
     return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>{below}'
 
 
 def _lines(texts: Sequence[str]) -> str:
-    """A cell of one line or two; of one where both say nothing."""
+    """A cell, a line a text; of one where all say nothing."""
     first, *rest = texts
-    return "<br>".join([first, *(f"<small>{t}</small>" for t in rest if {first, t} != {"-"})])
+    small = [] if {*texts} == {"-"} else [f"<small>{text}</small>" for text in rest]
+    return "<br>".join([first, *small])
 
 
 def _by_type(board: Board) -> str:

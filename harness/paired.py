@@ -84,8 +84,11 @@ def shares(
     weight = np.ones(len(won_a)) if weight is None else weight
     difference = won_a - won_b
     found = crossed(difference, cluster, replicate, weight)
-    if found is not None:
-        return found
+    if found is not None:  # Student's interval does not know that shares end
+        return found._replace(
+            low=max(found.low, -1.0), high=min(found.high, 1.0),
+            low_90=max(found.low_90, -1.0), high_90=min(found.high_90, 1.0),
+        )  # fmt: skip
     drawn = bootstrap(difference, cluster, weight, draws=draws)
     n = effective(difference, cluster, weight)
     wide, narrow = _quantiles(max(1, len(np.unique(cluster)) - 1))

@@ -50,6 +50,11 @@ def plan(
     """
     config = registry.agent_config(agent) if isinstance(agent, str) else agent
     if decode not in (None, config.options.get("decode", "free")):
+        if not registry.takes(config, "decode"):
+            raise ConfigError(
+                f"--decode is for agents that a local language model plays; '{config.name}' "
+                f"(policy '{config.policy}') is none."
+            )
         # Another agent, under a name of its own.
         config = msgspec.structs.replace(
             config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}

@@ -128,7 +128,11 @@ def is_left(path: Path) -> bool:
 def read_episodes(path: Path) -> Iterator[Episode]:
     """Episodes of a file in the order written. A torn last line is passed over; any other damage
     raises TraceError with file, line and field."""
-    with open(path, "rb") as file:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}.") from None
+    with file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return

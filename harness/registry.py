@@ -230,12 +230,7 @@ def agent_config(name: str) -> AgentConfig:
 def build_policy(config: AgentConfig) -> Policy:
     """Construct the policy of a config; options it does not take are refused with a suggestion."""
     factory = load("agents", config.policy, "policy")
-    parameters = inspect.signature(factory).parameters
-    kinds = {p.kind for p in parameters.values()}
-    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = {key: p for key, p in parameters.items() if p.kind not in rest}
-    # (*args, **kwargs) is what a subclass of Policy without a constructor of its own shows.
-    takes_any = rest[1] in kinds and rest[0] not in kinds
+    named, takes_any = _parameters(factory)
     for key in config.options:
         if key not in named and not takes_any:
             raise ConfigError(f"Agent '{config.name}': " + unknown("option", key, named))
@@ -247,6 +242,22 @@ def build_policy(config: AgentConfig) -> Policy:
             )
     policy: Policy = factory(**config.options)
     return policy
+
+
+def takes(config: AgentConfig, option: str) -> bool:
+    """Whether the agent's policy has an option."""
+    named, takes_any = _parameters(load("agents", config.policy, "policy"))
+    return takes_any or option in named
+
+
+def _parameters(factory: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Named parameters of a policy's constructor, and whether it takes others."""
+    parameters = inspect.signature(factory).parameters
+    kinds = {p.kind for p in parameters.values()}
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = {key: p for key, p in parameters.items() if p.kind not in rest}
+    # (*args, **kwargs) is what a subclass of Policy without a constructor of its own shows.
+    return named, rest[1] in kinds and rest[0] not in kinds
 
 
 def given_config(policy: Policy, name: str | None = None) -> AgentConfig:

@@ -218,7 +218,9 @@ class Run:
 
     def state(self, recorded: int) -> str:
         """Its status, of a run with so many episodes; ``stopped`` where some are missing and no
-        process writes them."""
+        process writes them, ``damaged`` where a complete one has not what it had."""
+        if self.meta.status == "complete" and recorded not in (0, self.meta.n_episodes):
+            return "damaged"
         dead = self.meta.status == "running" and recorded < self.meta.n_episodes
         return "stopped" if dead and is_left(self.path / EPISODES) else self.meta.status
 

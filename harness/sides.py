@@ -50,7 +50,9 @@ def find_sides(
         if not names:
             raise ConfigError(f"'{text}' names no run: give a run folder or an agent.")
     if not all(Path(name).is_dir() for names in sides for name in names):
-        recorded = [run for run in find_runs(out, on_damage) if fits(run)]
+        recorded = find_runs(out, on_damage)
+        check_env(env, recorded)
+        recorded = [run for run in recorded if fits(run)]
     found = {n: _by_set(n, out, recorded, fits, asked) for names in sides for n in names}
     if all(len(runs) == 1 for runs in found.values()):
         return [[next(iter(found[name].values())) for name in names] for names in sides]
@@ -105,12 +107,30 @@ def _by_set(
         if run.meta.agent.name == name and run.meta.kind == "run" and run.meta.status == "complete"
     }
     if not found:
-        where = f" of '{asked}'" if asked else ""
-        raise ConfigError(
-            f"No complete run of agent '{name}'{where} in {out}, and no folder of that name. "
-            f"Make one with `harness run --agent {name} --env ENV`; see `harness list runs`."
-        )
+        raise ConfigError(_absent(name, out, recorded, asked))
     return found
+
+
+def _absent(name: str, out: Path, recorded: Sequence[Run], asked: str | None) -> str:
+    """What is there in place of an agent's complete runs, and how to get some."""
+    where = f" of '{asked}'" if asked else ""
+    text = f"No complete run of agent '{name}'{where} in {out}, and no folder of that name."
+    own = [run for run in recorded if run.meta.agent.name == name]
+    if others := [run for run in own if run.meta.kind in ("collect", "import")]:
+        shown = "".join(f"\n  {run.path} ({run.meta.kind})" for run in others[-3:])
+        return f"{text} Others are meant by their folders:{shown}"
+    if own or name in registry.agent_configs():
+        make = f"`harness run --agent {name} --env ENV`"
+        return f"{text} Make one with {make}; see `harness list runs`."
+    played = {run.meta.agent.name for run in recorded if run.meta.kind == "run"}
+    return f"{text}\n  {unknown('agent', name, played)}"
+
+
+def check_env(env: str | None, recorded: Iterable[Run]) -> None:
+    """Raise ConfigError for an environment that is neither registered nor recorded."""
+    known = {*registry.names("envs"), *(run.meta.task_set.env for run in recorded)}
+    if env is not None and env not in known:
+        raise ConfigError(unknown("environment", env, known))
 
 
 def chooser(env: str | None, tasks: str | None) -> Callable[[Run], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,9 +75,12 @@ def test_lists(folder):
     agents = harness("list", "agents", cwd=folder).stdout
     assert "Any admissible action" in agents
     assert "ours-760m" not in agents
+    assert "no run is named" in harness("list", "agents", "--all", cwd=folder).stdout
+    assert not re.search(r"\b(replay|nearest)\b", agents)
     assert "ours-760m" in harness("list", "agents", "--all", cwd=folder).stdout
     assert "alfworld/seen-140" in harness("list", "tasks", cwd=folder).stdout
     assert "builtin-dev[0:5]" in harness("list", "runs", cwd=folder).stdout
+    assert "No runs in nowhere" in harness("list", "runs", "--out", "nowhere", cwd=folder).stderr
 
 
 def test_collect_marks_its_slips(tmp_path):
@@ -181,6 +185,10 @@ def test_a_person_can_play(tmp_path, env, action, page, possible):
         ("run -a random -e alfworld --step-seconds -1", "--step-seconds is a time above 0"),
         ("run -a random -e alfworld --episode-seconds nan", "--episode-seconds is a time above 0"),
         ("run -a expert -e alfworld --tsks x", "No such option"),
+        ("run -a expert -e alfworld --decode admisible", "--decode is for agents that a local"),
+        ("collect -a expert -e alfworld --errors-from nobody", "goes with --error-rate above 0"),
+        ("play alfworld --seed -1", "--seed"),
+        ("list runs foo", "takes no foo"),
         ("list agnts", "Did you mean 'agents'"),
         ("leaderboard --out nowhere", "harness run"),
         ("score nowhere", "not a run folder"),
@@ -206,6 +214,8 @@ def test_a_damaged_record_is_named(folder, tmp_path):
     lines = (copy / "episodes.jsonl").read_bytes().splitlines(keepends=True)
     (copy / "episodes.jsonl").write_bytes(lines[0] + b"garbage\n" + b"".join(lines[1:]))
     found = harness("score", copy, cwd=tmp_path, fine=False)
+    assert (found.returncode, "episodes.jsonl was changed after" in found.stderr) == (2, True)
+    found = harness("view", copy, cwd=tmp_path, fine=False)
     assert (found.returncode, "episodes.jsonl:2" in found.stderr) == (2, True)
 
 
@@ -234,6 +244,12 @@ def test_help_names_every_command(tmp_path):
         ("compare oracle random -t builtin-dev[:5] --margin -1", "between 0 and 100"),
         ("compare oracle random -t builtin-dev[:5] --margin nan", "between 0 and 100"),
         ("compare oracle", "needs two"),
+        ("compare oracle rndom", "Did you mean 'random'"),
+        ("compare oracle random -e alfwrld", "Did you mean 'alfworld'"),
+        ("score results", "holds several runs; name one"),
+        ("verify results", "holds several runs; name one"),
+        ("restore results", "holds several runs; name one"),
+        ("export results --to there", "holds several runs; name one"),
         ("view random --most -3", "--most"),
         ("view --serve --port 99999", "--port"),
         ("view oracle random oracle", "takes one run"),

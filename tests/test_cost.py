@@ -11,7 +11,8 @@ from harness.cost import Cost, cost_of, told, total
 from harness.errors import ConfigError
 from harness.metrics import measure
 from harness.protocol import Protocol
-from harness.runs import RunMeta, read_meta
+from harness.recorder import EPISODES
+from harness.runs import RunMeta, read_meta, write_meta
 from harness.tasksets import TaskSet
 from harness.types import Completion, Decision, Episode, Outcome, Step, Task
 
@@ -73,6 +74,21 @@ def test_a_run_keeps_its_cost_also_when_it_is_stopped_and_resumed(tmp_path):
     assert after.cost.wall_seconds > before.cost.wall_seconds > 0
     assert after.cost.episodes_per_minute == pytest.approx(300 / after.cost.wall_seconds, abs=0.01)
     assert after.cost.sampled_tokens == 0
+
+
+def test_what_a_killed_session_played_is_counted_and_its_time_is_not_known(tmp_path):
+    run = harness.evaluate("expert", "alfworld", tasks="builtin-dev[:5]", out=tmp_path)
+    again = harness.resume(run.path).meta
+    assert again.cost == run.meta.cost  # nothing was played
+    file = run.path / EPISODES
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))
+    killed = {"status": "running", "cost": None, "episodes_hash": None}
+    write_meta(run.path, msgspec.structs.replace(run.meta, **killed))
+    cost = harness.resume(run.path).meta.cost
+    assert (cost.episodes, cost.wall_seconds, cost.episodes_per_minute) == (5, None, None)
+    assert cost.env_seconds > 0
+    assert told(cost) == "5 episodes"
+    assert harness.resume(run.path).meta.cost == cost
 
 
 def test_runs_written_before_costs_were_kept_are_read(tmp_path):

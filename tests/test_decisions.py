@@ -13,6 +13,7 @@ import harness
 from harness.cli import app
 from harness.decisions import DECISIONS
 from harness.recorder import EPISODES
+from harness.runs import complete
 from harness.types import Fault, Outcome
 
 RUNS = {
@@ -117,6 +118,7 @@ def test_broken_episodes_come_back_too(tmp_path):
     )
     body = b"".join(msgspec.json.encode(e) + b"\n" for e in (late, early, episodes[2]))
     (run.path / EPISODES).write_bytes(body)
+    complete(run.path)  # as if they had broken while it was played
     cli("score", run.path)
     there = sent(harness.load(run.path), tmp_path / "b")
     with lzma.open(there.path / DECISIONS) as file:

@@ -24,7 +24,7 @@ from harness.errors import ConfigError, DataError, HarnessError, TraceError
 from harness.loop import tidy
 from harness.recorder import Recorder
 from harness.rows import COLUMNS, FORMS, HEADER, rows, unfit
-from harness.runs import write_meta
+from harness.runs import complete, write_meta
 from harness.transcript import join, messages, parse, render, render_decision, reply
 from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
 
@@ -411,6 +411,17 @@ def test_an_imported_run_is_the_exported_one(winners, tmp_path):
         assert (row.n_steps, row.invalid_actions) == (was.n_steps, was.invalid_actions)
         assert row.reasoning_words == was.reasoning_words
     assert back.summary.success == 1.0
+    done = CliRunner().invoke(app, ["verify", str(back.path)])
+    assert "was imported, not played here" in str(done.exception)
+
+
+def test_an_import_counts_as_lost_what_was_cut_short(tmp_path):
+    run = harness.evaluate("random", "alfworld", tasks="builtin-train[:3]", out=tmp_path / "runs")
+    dataset.write([run], tmp_path / "data", ["spans"])
+    file = tmp_path / "data" / "spans" / "train.jsonl"
+    assert {e.outcome for e in run.episodes()} == {Outcome.TRUNCATED}
+    _, report = import_files(SOURCE, [file], None, out=tmp_path / "out")
+    assert (report.won, report.lost, report.untold) == (0, 3, 0)
 
 
 def test_rows_of_several_runs_and_environments(clean, winners, tmp_path):
@@ -421,6 +432,7 @@ def test_rows_of_several_runs_and_environments(clean, winners, tmp_path):
         for episode in list(winners.episodes())[:5]:
             recorder.write(msgspec.structs.replace(episode, agent="other"))
     write_meta(folder, msgspec.structs.replace(winners.meta, episodes=5))
+    complete(folder)
     runs = [clean, winners, harness.load(folder)]
     dataset.write(runs, tmp_path / "data", ["sharegpt"])
     file = tmp_path / "data" / "sharegpt" / "train.jsonl"

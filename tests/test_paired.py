@@ -69,6 +69,14 @@ def test_replicates_that_disagree_widen_the_interval():
     assert wide.error > 2 * narrow.error
 
 
+def test_no_interval_of_shares_leaves_what_shares_can_be():
+    won = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    cluster, replicate = np.tile(np.arange(3), 2), np.repeat(np.arange(2), 3)
+    found = paired.shares(won, 0 * won, cluster, replicate)
+    assert (found.high, found.high_90) == (1.0, 1.0)
+    assert -1.0 <= found.low <= found.low_90 < found.difference
+
+
 def test_the_detectable_difference_is_detected_four_times_in_five():
     rng = np.random.default_rng(3)
     n, error = 400, 0.5 / 20

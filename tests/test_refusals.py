@@ -21,7 +21,7 @@ from harness import figures, leaderboard
 from harness.cli import app
 from harness.errors import ConfigError, HarnessError
 from harness.recorder import EPISODES
-from harness.runs import METRICS, Run, find_runs, write_meta, write_metrics
+from harness.runs import METRICS, Run, complete, find_runs, write_meta, write_metrics
 from harness.types import Episode, Fault, Outcome, Step
 
 TASKS = 6
@@ -47,6 +47,7 @@ def written(run: Run, episodes: list[Episode], **meta: object) -> None:
     """Record other episodes as if they had been played, with their metrics."""
     write_episodes(run, episodes)
     write_meta(run.path, msgspec.structs.replace(run.meta, **meta))
+    complete(run.path)
     harness.api.score(run.path, run.path.parent.parent.parent)
 
 
@@ -58,6 +59,10 @@ def damaged_line(run: Run) -> None:
     file = run.path / EPISODES
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[0], lines[1][:40] + b"\n", *lines[2:]]))
+
+
+def lost_episodes(run: Run) -> None:
+    write_episodes(run, list(run.episodes())[:4])
 
 
 def damaged_metrics(run: Run) -> None:
@@ -141,10 +146,12 @@ COMMANDS = {
     "beside": "view RUN OUT/alfworld/expert/run --page TO/page.html",
     "verify": "verify RUN",
     "export": "export RUN --to TO --episodes",
+    "list": "list runs --out OUT",
     "plot": "",
 }
 GARBAGE = "not an episode"
 CHANGED = "description was changed after the run"
+EDITED = f"{EPISODES} was changed after it was recorded"
 
 #: Case -> command -> (what comes, a text of it). Commands left out do as with `whole`.
 EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
@@ -156,11 +163,18 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "beside": ("ok", "page.html"),
         "verify": ("ok", "6 of 6 episodes are equal"),
         "export": ("ok", "TO/alfworld/odd/run"),
+        "list": ("ok", " 6/6 "),
         "plot": ("ok", "expert 100.0, odd 0.0"),
     },
-    damaged_line: dict.fromkeys(
-        ("score", "view", "beside", "verify", "export"), ("TraceError", f"{EPISODES}:2: {GARBAGE}")
-    ),
+    damaged_line: {
+        **dict.fromkeys(("score", "export"), ("TraceError", EDITED)),
+        **dict.fromkeys(("view", "beside", "verify"), ("TraceError", f"{EPISODES}:2: {GARBAGE}")),
+    },
+    lost_episodes: {
+        **dict.fromkeys(("score", "export"), ("TraceError", EDITED)),
+        "verify": ("exit 1", "4 of 6 episodes are equal"),
+        "list": ("ok", " damaged "),
+    },
     damaged_metrics: {
         **dict.fromkeys(("compare", "verify", "export"), ("TraceError", f"{METRICS}:1: not a")),
         "leaderboard": ("ok", "passed over"),
@@ -172,7 +186,10 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "plot": ("ok", "expert 100.0"),
         "verify": ("exit 1", "metrics, success differs"),
     },
-    edited_observation: {"verify": ("exit 1", "step 2: observation differs")},
+    edited_observation: {
+        **dict.fromkeys(("score", "export"), ("TraceError", EDITED)),
+        "verify": ("exit 1", "step 2: observation differs"),
+    },
     claimed_win: {
         # Rows that contradict their episodes are found by `verify`, which reads both, and `score`
         # makes them anew; tables read rows alone.
@@ -194,7 +211,8 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "plot": ("ok", "expert 100.0"),
     },
     foreign_episode: {
-        **dict.fromkeys(("score", "compare", "export"), ("TraceError", "is not of this run")),
+        **dict.fromkeys(("score", "export"), ("TraceError", EDITED)),
+        "compare": ("TraceError", "is not of this run"),
         "leaderboard": ("ok", "passed over"),
         "verify": ("exit 1", "record differs"),
         "plot": ("ok", "expert 100.0"),
@@ -204,7 +222,8 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "score": ("TraceError", "holds no episodes.jsonl"),
         "compare": ("TraceError", "0 lines, but the run has 6"),
         "leaderboard": ("ok", "passed over"),
-        "view": ("ConfigError", "No episode of"),
+        "view": ("TraceError", "holds no episodes.jsonl"),
+        "beside": ("TraceError", "holds no episodes.jsonl"),
         "verify": ("TraceError", "holds no episodes.jsonl"),
         "export": ("TraceError", "holds no episodes.jsonl"),
         "plot": ("ok", "expert 100.0"),
@@ -272,13 +291,20 @@ def test_every_command_refuses_or_leaves_the_cell_empty(case, played, tmp_path):
         shutil.copytree(reference, out / "alfworld" / "expert" / reference.name)
     case(Run(out / "alfworld" / "odd" / "run"))
     wrong = {}
+    before = contents(out)
     # `score` is last: it may mend what it reads.
     for command in sorted(COMMANDS, key=lambda name: name == "score"):
         kind, text = EXPECTED[case].get(command, EXPECTED[whole][command])
         got, told = answer(command, out, tmp_path / "to")
         if got != kind or text not in told:
             wrong[command] = (got, told[-900:])
+        if (command, got) != ("score", "ok"):
+            assert contents(out) == before, command
     assert not wrong
+
+
+def contents(out: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
 
 def test_one_task_is_compared_and_nothing_follows(played, tmp_path):

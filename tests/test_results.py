@@ -16,7 +16,7 @@ from harness import leaderboard, registry
 from harness.api import results_folder
 from harness.errors import ConfigError, TraceError
 from harness.export import export
-from harness.runs import Run, find_runs, open_run, write_meta
+from harness.runs import Run, complete, find_runs, open_run, write_meta
 from harness.types import Fault, Outcome
 
 
@@ -131,6 +131,7 @@ def test_messages_of_broken_episodes_lose_their_paths_and_nothing_else_changes(r
     broken = msgspec.structs.replace(first, outcome=Outcome.ERROR, error=fault)
     body = b"".join(msgspec.json.encode(e) + b"\n" for e in (broken, second))
     (copy / "episodes.jsonl").write_bytes(body)
+    complete(copy)
     found = harness.load(export(harness.load(copy), tmp_path / "b", episodes=True))
     one, other = found.episodes()
     assert one.error.message == "start: OSError: [Errno 2] none: 'game.z8'"

@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
+from harness.errors import ConfigError
 from harness.overlap import TrainedOn
 from harness.types import Decision, Episode, Info, Step
-from harness_agents.replay import load_episodes
+from harness_agents.replay import load_episodes, unnamed
 
 Words = frozenset[str]
 
@@ -34,7 +35,14 @@ class NearestPolicy:
     recorded first. When the episode's actions are used up it has nothing more to say.
     """
 
+    @staticmethod
+    def missing(traces: str = "") -> str | None:
+        """Why it cannot play, for ``harness list agents``."""
+        return None if traces else unnamed("nearest", "traces")
+
     def __init__(self, traces: str = "") -> None:
+        if why := self.missing(traces):
+            raise ConfigError(why)
         self.by_instruction: defaultdict[str, list[Episode]] = defaultdict(list)
         for episode in load_episodes(traces, "nearest"):
             if episode.success and episode.steps:

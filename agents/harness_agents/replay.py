@@ -10,14 +10,16 @@ from harness.recorder import EPISODES, read_episodes
 from harness.types import Decision, Episode, Info, Step
 
 
+def unnamed(who: str, option: str) -> str:
+    """What to do where no run is named."""
+    return (
+        f"{who}: no run is named. Write an agent config that says which, e.g. {who}.toml:\n"
+        f'  policy = "{who}"\n  [options]\n  {option} = "results/<env>/<agent>/<run id>"'
+    )
+
+
 def load_episodes(path: str | Path, who: str) -> list[Episode]:
     """Episodes of a run folder, or of an episodes.jsonl file; ConfigError where there is none."""
-    if not path:
-        raise ConfigError(
-            f"{who}: no run is named. Write an agent config that says which, e.g. {who}.toml:\n"
-            f'  policy = "{who}"\n  [options]\n'
-            f'  {"run" if who == "replay" else "traces"} = "results/<env>/<agent>/<run id>"'
-        )
     place = Path(path)
     file = place / EPISODES if place.is_dir() else place
     if not file.is_file():
@@ -37,7 +39,14 @@ class ReplayPolicy:
     ``run`` is a run folder. An episode is found by task id, seed and attempt.
     """
 
+    @staticmethod
+    def missing(run: str = "") -> str | None:
+        """Why it cannot play, for ``harness list agents``."""
+        return None if run else unnamed("replay", "run")
+
     def __init__(self, run: str = "") -> None:
+        if why := self.missing(run):
+            raise ConfigError(why)
         self.run = run
         self.episodes = {e.key: e for e in load_episodes(run, "replay")}
 

@@ -180,14 +180,19 @@ def _read_exported(files: Sequence[Path], env: str | None, agent: str | None) ->
     (played,) = found
     agents = {e.agent for e in episodes}
     name = agent or (agents.pop() if len(agents) == 1 else exported.SOURCE)
-    report = _report(f"{exported.SOURCE}/{played} 1", parents, episodes, False)
+    report = _report(f"{exported.SOURCE}/{played} 1", parents, episodes, False, all_told=True)
     return Imported(played, name, episodes, report)
 
 
 def _report(
-    grammar: str, parents: Sequence[File], episodes: Sequence[Episode], all_won: bool
+    grammar: str,
+    parents: Sequence[File],
+    episodes: Sequence[Episode],
+    all_won: bool,
+    all_told: bool = False,
 ) -> Report:
-    done = [e for e in episodes if e.outcome is Outcome.DONE]
+    """``all_told``: rows say how each episode ended, those too that were cut short."""
+    done = [e for e in episodes if all_told or e.outcome is Outcome.DONE]
     won = sum(e.success for e in done)
     return Report(
         grammar=grammar,
