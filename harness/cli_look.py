@@ -14,6 +14,8 @@ from harness.console import say, stdout, warn
 from harness.errors import ConfigError, TraceError, unknown
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from harness.leaderboard import Board
 
 RESULTS = Path("results")
@@ -343,7 +345,7 @@ def list_(
         "agents": lambda: listing.agents(everything),
         "tasks": lambda: listing.tasks(env),
         "protocols": lambda: listing.protocols(env),
-        "runs": lambda: listing.runs(out, warn, stdout().width),
+        "runs": lambda: _runs(out),
     }
     if what not in listings:
         raise ConfigError(unknown("list", what, listings))
@@ -355,10 +357,7 @@ def list_(
             raise ConfigError("--to goes with `harness list tasks SET`.")
         if env is not None and what not in ("tasks", "protocols"):
             raise ConfigError("--env goes with `harness list tasks` and `harness list protocols`.")
-        table = listings[what]()
-        stdout().print(table)
-        if what == "runs" and not table.row_count:
-            say(f"No runs in {out}. Make one with `harness run`, or say where they are with --out.")
+        stdout().print(listings[what]())
         return
     if what not in ("tasks", "protocols"):
         raise ConfigError(f"`harness list {what}` takes no {sets[0]}: it lists all of them.")
@@ -375,6 +374,18 @@ def list_(
         stdout().print(listing.task_set(found[0]))
     else:
         stdout().print(listing.task_differences(*found))
+
+
+def _runs(out: Path) -> Table:
+    from harness import listing
+
+    console = stdout()
+    table, left_out = listing.runs(out, warn, console.width if console.is_terminal else None)
+    if not table.row_count:
+        say(f"No runs in {out}. Make one with `harness run`, or say where they are with --out.")
+    if left_out:
+        say(f"No room for {', '.join(left_out)}: a wider terminal shows all.")
+    return table
 
 
 def _at_most_one(given: dict[str, bool]) -> None:

@@ -54,7 +54,7 @@ def write(
         ConfigError: an unknown form, a share outside [0, 1), a header without its place for the
             instruction, a run that is not complete or named twice, a folder that is there.
         DataError: a split without a row, and why.
-        TraceError: a run's episodes are not here, or were changed after it was complete.
+        TraceError: a run's episodes are not here, or not all and as they were when it was complete.
     """
     for form in forms:
         if form not in FORMS:
@@ -64,8 +64,7 @@ def write(
     transcript.check_header(header, "--prompt")
     for run in runs:
         run.check_complete()
-        run.check_recorded()
-        run.check_episodes()
+        run.check_whole()
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise ConfigError("A run is named twice: its episodes would count twice.")
     if to.exists():

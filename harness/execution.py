@@ -20,7 +20,7 @@ from harness.metrics import EpisodeMetrics, measure
 from harness.overlap import TrainedOn, overlap
 from harness.planning import plan
 from harness.policy import Policy, differences
-from harness.recorder import EPISODES, Recorder, open_to_append, read_episodes
+from harness.recorder import EPISODES, ERRORS, Recorder, open_to_append, read_episodes
 from harness.runner import Job, Limits, play_all
 from harness.runs import (
     META,
@@ -80,7 +80,10 @@ def execute(
             if shared and _is_played(folder):
                 return Run(folder)
             # Before errors are set aside: a run that is killed in between is one to go on with.
-            meta = msgspec.structs.replace(meta, status="running", episodes_hash=None)
+            spent = _spent(meta, folder)
+            meta = msgspec.structs.replace(
+                meta, status="running", episodes_hash=None, cost=spent if spent.episodes else None
+            )
             write_meta(folder, meta)
             if retry_errors:
                 recorder.set_errors_aside()
@@ -108,7 +111,7 @@ def _play(
 ) -> None:
     """Play and record what is not recorded; in the end, however it comes, note what it cost."""
     jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
-    costs = [_spent(meta, recorder)]
+    costs = [meta.cost or Cost()]
     began = time.perf_counter()
 
     def note_cost() -> None:
@@ -137,14 +140,17 @@ def _play(
     note_cost()
 
 
-def _spent(meta: RunMeta, recorder: Recorder) -> Cost:
-    """What the recorded episodes cost: as noted, or, where a session was killed before it could
-    note it, by the episodes alone. How long that took on the wall clock is not known."""
-    noted = (meta.cost if recorder.keys else None) or Cost()
-    if noted.episodes >= len(recorder.keys):
+def _spent(meta: RunMeta, folder: Path) -> Cost:
+    """What the episodes in a folder cost, those too that were set aside: as noted, or, where a
+    session was killed before it could note it, by the episodes alone. How long that took on the
+    wall clock is not known."""
+    files = [file for file in (folder / EPISODES, folder / ERRORS) if file.is_file()]
+    played = sum(1 for file in files for _ in read_episodes(file))
+    noted = (meta.cost if played else None) or Cost()
+    if noted.episodes >= played:
         return noted
-    played = total([cost_of(episode) for episode in read_episodes(recorder.path)])
-    return msgspec.structs.replace(played, wall_seconds=None)
+    found = total([cost_of(episode) for file in files for episode in read_episodes(file)])
+    return msgspec.structs.replace(found, wall_seconds=None)
 
 
 def _close(policy: Policy) -> None:
@@ -215,7 +221,7 @@ def score(
     written, and a ceiling of another agent, or with no further sampling of any reference.
     """
     folder = Path(path)
-    Run(folder).check_recorded()
+    Run(folder).check_whole()  # before it is opened, which cuts a torn last line
     with open_to_append(folder / EPISODES):
         return _score(folder, Path(out), reference, ceiling)
 
@@ -226,7 +232,6 @@ def _score(
     """``score``, for who holds the run's lock."""
     run = Run(folder)
     check_description(run)
-    run.check_episodes()
     asked = reference or run.meta.reference
     meta = _scorable(msgspec.structs.replace(run.meta, reference=asked), out)
     other = reference is not None and not _same(run.meta.reference, meta.reference)
@@ -250,7 +255,6 @@ def _score(
         trace = against.episode if against else None
         extra = {name: metric(episode, trace) for name, metric in others.items()}
         rows.append(measure(episode, against, extra, meta.task_set.protocol))
-    run.check_number(folder / EPISODES, len(rows))
     write_meta(folder, meta)
     write_metrics(folder, rows)
     return rows

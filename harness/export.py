@@ -43,10 +43,8 @@ def export(run: Run, to: Path, *, episodes: bool = False, without_words: bool = 
     """
     meta = run.meta
     run.check_complete()
-    if episodes:
-        run.check_recorded()
     if episodes or (without_words and not decisions.needs_restoring(run.path)):
-        run.check_episodes()
+        run.check_whole()
     folder = run.path.resolve()
     target = to / meta.task_set.env / folder.parent.name / folder.name
     if target.exists():

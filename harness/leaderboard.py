@@ -27,7 +27,7 @@ class Row(msgspec.Struct, frozen=True):
     of the board's teacher's (None: there is no teacher, or it won nothing); ``overlap`` what of the
     set its weights were trained on (None: it has none, or they do not tell). ``runs`` counts the
     agent's complete runs of the set; ``whole`` is the newest without errors where this has some;
-    ``unlike`` tells the newest that another policy of the same name played, and what differs."""
+    ``unlike`` tells of several policies that played under its name."""
 
     agent: str
     role: str
@@ -123,11 +123,15 @@ def _newest(runs: Sequence[Run]) -> Row:
 
 
 def _unlike(runs: Sequence[Run]) -> str | None:
-    now = runs[-1].meta.policy
-    for run in reversed(runs[:-1]):
-        if found := differences(run.meta.policy, now):
-            return f"{run.path} was played by another policy of that name: {', '.join(found)}"
-    return None
+    """How many policies played under one name, and in what they differ; None: one."""
+    several: list[dict[str, Any]] = []
+    found: dict[str, None] = {}
+    for policy in (run.meta.policy for run in runs):
+        apart = [differences(other, policy) for other in several]
+        if all(apart):
+            several.append(policy)
+        found.update(dict.fromkeys(text.partition(" (")[0] for texts in apart for text in texts))
+    return f"{len(several)} policies, unlike in {', '.join(found)}" if len(several) > 1 else None
 
 
 def _has_no_errors(run: Run) -> bool:
@@ -269,8 +273,9 @@ def footnotes(board: Board) -> list[str]:
         *([newest] if several else []),
         *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
           f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
-        *(f"{row.agent}: {row.unlike}. Agents are told apart by name: rename the folder or file of "
-          "one, and play again." for row in board.rows if row.unlike is not None),
+        *(f"{row.agent}: {row.unlike}, played under this name. Training seeds of one agent are "
+          "told together by `harness compare RUN,RUN OTHER`; another agent needs another name."
+          for row in board.rows if row.unlike is not None),
     ]  # fmt: skip
 
 

@@ -211,9 +211,11 @@ def plan(meta: RunMeta) -> Table:
     return table
 
 
-def runs(out: Path, on_damage: OnDamage | None = None, width: int | None = None) -> Table:
-    """Recorded runs, oldest first, for a terminal of ``width`` columns; what cannot be read is told
-    to ``on_damage`` (None: raised)."""
+def runs(
+    out: Path, on_damage: OnDamage | None = None, width: int | None = None
+) -> tuple[Table, list[str]]:
+    """Recorded runs, oldest first, for a terminal of ``width`` columns, and the columns that there
+    is no room for; what cannot be read is told to ``on_damage`` (None: raised)."""
     lines = []
     for run in find_runs(out, on_damage):
         meta = run.meta
@@ -224,12 +226,11 @@ def runs(out: Path, on_damage: OnDamage | None = None, width: int | None = None)
             if on_damage is None:
                 raise
             on_damage(error)
-            done, state = "?", meta.status
+            done, state = "?", "damaged"
         lines.append(
             [str(run.path), f"{done}/{meta.n_episodes}", state, meta.kind, meta.agent.name,
              meta.task_set.name]
         )  # fmt: skip
     heads = [(name, "left") for name in ("run", "episodes", "status", "kind", "agent", "task set")]
     always = ("run", "episodes", "status")
-    table, _ = tables.fitted("", heads, lines, width, names=("run",), always=always)
-    return table
+    return tables.fitted("", heads, lines, width, names=("run",), always=always)

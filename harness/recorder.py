@@ -141,7 +141,8 @@ def read_episodes(path: Path) -> Iterator[Episode]:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise TraceError(
                     f"{path}:{number}: not an episode: {error}\n"
-                    "  Remove or repair that line; the others are unharmed."
+                    "  Remove that line of a stopped run; the others are unharmed. A complete run "
+                    "is as it was recorded, or is recorded again."
                 ) from None
 
 

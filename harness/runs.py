@@ -68,7 +68,7 @@ class RunMeta(msgspec.Struct, frozen=True):
     episodes: int | None = None
     #: What of its tasks the agent's weights were trained on; None: no weights, or they do not tell.
     overlap: Overlap | None = None
-    #: Of all episodes played, those that were set aside too but for a killed session's.
+    #: Of all episodes played, those that were set aside too.
     cost: Cost | None = None
     started: str = ""
     finished: str | None = None
@@ -117,7 +117,7 @@ class Run:
         if len({row.key for row in rows}) < len(rows):
             raise TraceError(f"{file}: some episode has two rows. {self._remedy}")
         self._check_held(rows)
-        self.check_number(self.path / METRICS, len(rows), self._remedy)
+        self._check_number(self.path / METRICS, len(rows), self._remedy)
         self._check_unchanged(digest.hexdigest())
         return rows
 
@@ -132,7 +132,7 @@ class Run:
             keys.update([hash((r.task_id, r.seed, r.attempt)) for r in rows])
         if len(keys) < tally.rows:  # two rows of one episode, or two episodes of one hash
             return summarise(self.metrics)
-        self.check_number(self.path / METRICS, tally.rows, self._remedy)
+        self._check_number(self.path / METRICS, tally.rows, self._remedy)
         self._check_unchanged(digest.hexdigest())
         return tally.summary()
 
@@ -145,6 +145,15 @@ class Run:
                 f"{file} was changed after it was recorded.\n  Put it back, or record it again; "
                 f"`harness verify {self.path}` tells which episodes are not as they were played."
             )
+
+    def check_whole(self) -> None:
+        """Raise TraceError for a run that came without its episodes, and for a complete one that
+        has not all of them, as they were recorded."""
+        self.check_recorded()
+        self.check_episodes()
+        file = self.path / EPISODES
+        with open(file, "rb") as lines:
+            self._check_number(file, sum(line.endswith(b"\n") for line in lines))
 
     def check_recorded(self) -> None:
         """Raise TraceError for a run that came without its episodes."""
@@ -198,12 +207,12 @@ class Run:
         meta = self.meta
         return task in self.tasks and seed in meta.seeds and attempt in range(meta.attempts)
 
-    def check_number(self, file: Path, lines: int, remedy: str = "") -> None:
-        """Raise TraceError where a complete run's file has not one line an episode."""
+    def _check_number(self, file: Path, lines: int, remedy: str = "") -> None:
         if self.meta.status == "complete" and lines != self.meta.n_episodes:
+            play = f"What is missing is played by `harness run --resume {self.path}`."
             raise TraceError(
                 f"{file}: {lines} lines, but the run has {self.meta.n_episodes} episodes. "
-                f"{remedy or 'Put it back, or record it again.'}"
+                f"{remedy or play}"
             )
 
     def _check_unchanged(self, digest: str) -> None:
@@ -218,8 +227,10 @@ class Run:
 
     def state(self, recorded: int) -> str:
         """Its status, of a run with so many episodes; ``stopped`` where some are missing and no
-        process writes them, ``damaged`` where a complete one has not what it had."""
-        if self.meta.status == "complete" and recorded not in (0, self.meta.n_episodes):
+        process writes them, ``damaged`` where a complete one has not what it had (it may have come
+        without its episodes)."""
+        came = recorded or self.meta.episodes_hash is not None
+        if self.meta.status == "complete" and came and recorded != self.meta.n_episodes:
             return "damaged"
         dead = self.meta.status == "running" and recorded < self.meta.n_episodes
         return "stopped" if dead and is_left(self.path / EPISODES) else self.meta.status

@@ -119,11 +119,11 @@ def _absent(name: str, out: Path, recorded: Sequence[Run], asked: str | None) ->
     if others := [run for run in own if run.meta.kind in ("collect", "import")]:
         shown = "".join(f"\n  {run.path} ({run.meta.kind})" for run in others[-3:])
         return f"{text} Others are meant by their folders:{shown}"
-    if own or name in registry.agent_configs():
-        make = f"`harness run --agent {name} --env ENV`"
-        return f"{text} Make one with {make}; see `harness list runs`."
-    played = {run.meta.agent.name for run in recorded if run.meta.kind == "run"}
-    return f"{text}\n  {unknown('agent', name, played)}"
+    make = "Make one with `harness run --agent {} --env ENV`; see `harness list runs`."
+    if own or name in registry.agent_configs() or Path(name).is_file():
+        return f"{text} {make.format(name)}"
+    known = {run.meta.agent.name for run in recorded} | registry.agent_configs().keys()
+    return f"{text}\n  {unknown('agent', name, known, make.format('AGENT'))}"
 
 
 def check_env(env: str | None, recorded: Iterable[Run]) -> None:

@@ -11,10 +11,10 @@ from harness.cost import Cost, cost_of, told, total
 from harness.errors import ConfigError
 from harness.metrics import measure
 from harness.protocol import Protocol
-from harness.recorder import EPISODES
+from harness.recorder import EPISODES, ERRORS
 from harness.runs import RunMeta, read_meta, write_meta
 from harness.tasksets import TaskSet
-from harness.types import Completion, Decision, Episode, Outcome, Step, Task
+from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
 
 HERE = Completion("", 100, 7, 3, 80, tuple(range(12)), 20, seconds=0.5, waited=0.25)
 SERVED = Completion("", 100, 7, 3, None, seconds=0.5, sampled_tokens=11)
@@ -89,6 +89,31 @@ def test_what_a_killed_session_played_is_counted_and_its_time_is_not_known(tmp_p
     assert cost.env_seconds > 0
     assert told(cost) == "5 episodes"
     assert harness.resume(run.path).meta.cost == cost
+
+
+def test_episodes_set_aside_and_played_again_are_counted(tmp_path):
+    """Two broke; a session that played one of them again was killed, another played the rest."""
+    run = harness.evaluate("expert", "alfworld", tasks="builtin-dev[:5]", out=tmp_path)
+    file = run.path / EPISODES
+    first, second, *rest = run.episodes()
+    fault = {"outcome": Outcome.ERROR, "error": Fault("EnvError", "gone"), "success": False}
+    broke = [msgspec.structs.replace(e, score=0.0, **fault) for e in (first, second)]
+    write(file.with_name(ERRORS), broke)
+    write(file, [*rest, first])
+    killed = {"status": "running", "episodes_hash": None}
+    write_meta(run.path, msgspec.structs.replace(run.meta, **killed))
+    cost = harness.resume(run.path).meta.cost
+    assert (cost.episodes, cost.wall_seconds) == (7, None)
+    write(file, [])
+    write(file.with_name(ERRORS), [first, second, *rest])
+    write_meta(run.path, msgspec.structs.replace(run.meta, **killed))
+    cost = harness.resume(run.path).meta.cost
+    assert cost.episodes == 10
+    assert cost.wall_seconds > run.meta.cost.wall_seconds
+
+
+def write(file, episodes):
+    file.write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in episodes))
 
 
 def test_runs_written_before_costs_were_kept_are_read(tmp_path):

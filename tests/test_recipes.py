@@ -167,6 +167,10 @@ def test_arms_share_start_size_and_optimizer(name):
         ("base = 3", "base is the name"),
         ("[tokenizer]\nstart = 'a'\nextend = 'b'", "give one of them"),
         ("x = [", "not valid TOML"),
+        (
+            "[[data.collect]]\nagent = 'expert'\nenv = 'alfworld'\nerrors_from = 'random'\n",
+            "goes with error_rate above 0",
+        ),
     ],
 )
 def test_bad_recipes_are_refused_by_name(tmp_path, text, message):

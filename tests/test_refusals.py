@@ -65,6 +65,18 @@ def lost_episodes(run: Run) -> None:
     write_episodes(run, list(run.episodes())[:4])
 
 
+def cut_newline(run: Run) -> None:
+    """As an editor might: the last line is whole but for its end."""
+    file = run.path / EPISODES
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def lost_without_hash(run: Run) -> None:
+    """A run that was complete before hashes were kept, or came as decisions."""
+    lost_episodes(run)
+    write_meta(run.path, msgspec.structs.replace(run.meta, episodes_hash=None))
+
+
 def damaged_metrics(run: Run) -> None:
     file = run.path / METRICS
     file.write_bytes(file.read_bytes().replace(b'"n_steps":', b'"n_steps":"', 1))
@@ -185,6 +197,19 @@ EXPECTED: dict[Callable[[Run], None], dict[str, tuple[str, str]]] = {
         "leaderboard": ("ok", "passed over"),
         "plot": ("ok", "expert 100.0"),
         "verify": ("exit 1", "metrics, success differs"),
+    },
+    cut_newline: {
+        **dict.fromkeys(("score", "export"), ("TraceError", EDITED)),
+        "verify": ("exit 1", "5 of 6 episodes are equal"),
+        "list": ("ok", " damaged "),
+    },
+    lost_without_hash: {
+        **dict.fromkeys(
+            ("score", "export"),
+            ("TraceError", "What is missing is played by `harness run --resume"),
+        ),
+        "verify": ("exit 1", "4 of 6 episodes are equal"),
+        "list": ("ok", " damaged "),
     },
     edited_observation: {
         **dict.fromkeys(("score", "export"), ("TraceError", EDITED)),

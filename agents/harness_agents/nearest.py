@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from harness.errors import ConfigError
 from harness.overlap import TrainedOn
@@ -36,8 +37,8 @@ class NearestPolicy:
     """
 
     @staticmethod
-    def missing(traces: str = "") -> str | None:
-        """Why it cannot play, for ``harness list agents``."""
+    def missing(traces: str = "", **_: Any) -> str | None:
+        """Why it cannot play, for ``harness list agents``; other options are checked later."""
         return None if traces else unnamed("nearest", "traces")
 
     def __init__(self, traces: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.errors import AgentError, ConfigError
 from harness.recorder import EPISODES, read_episodes
@@ -40,8 +41,8 @@ class ReplayPolicy:
     """
 
     @staticmethod
-    def missing(run: str = "") -> str | None:
-        """Why it cannot play, for ``harness list agents``."""
+    def missing(run: str = "", **_: Any) -> str | None:
+        """Why it cannot play, for ``harness list agents``; other options are checked later."""
         return None if run else unnamed("replay", "run")
 
     def __init__(self, run: str = "") -> None:

@@ -102,6 +102,10 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "so the same ones. Set its temperature (the paper's teacher: 0.2), or attempts = 1.",
         ),
         (
+            any(what.errors_from is not None and not what.error_rate for what in data.collect),
+            "[[data.collect]] errors_from says who slips: it goes with error_rate above 0.",
+        ),
+        (
             recipe.dev is not None
             and recipe.dev.heldout
             and (data.heldout == 0 or play is not None or not recipe.dev.patience),

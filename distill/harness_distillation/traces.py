@@ -76,7 +76,7 @@ def load(
     a second episode of the same task with the same text teaches nothing new. Their order is that of
     a hash of their content, run by run, so that what is played again trains the same model.
     ``exclude`` names task sets (``"alfworld/holdout-1000"``) or tasks (``"env:task id"``). Raises
-    TraceError for a run whose episodes were changed after it was recorded.
+    TraceError for a complete run that has not all its episodes, as they were recorded.
     """
     if not runs:
         raise ConfigError("No runs to learn from: name them in [data] runs, or with --data.")
@@ -87,7 +87,7 @@ def load(
     for run in runs:
         path, count = episodes_file(run), 0
         if path.name == EPISODES and (path.parent / META).is_file():
-            Run(path.parent).check_episodes()
+            Run(path.parent).check_whole()
         fit: dict[str, Episode] = {}
         for episode in read_episodes(path):
             count += 1
