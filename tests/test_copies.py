@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -143,6 +144,21 @@ def test_a_copy_that_cannot_start_is_told(open_copies: Any) -> None:
     with pytest.warns(RuntimeWarning, match="did not start"):
         backend._open()
     assert replies(backend, prompts(2, 1), Decoding(max_new_tokens=4))
+
+
+def test_a_copy_of_other_weights_does_not_answer(folder: Path, tmp_path: Path) -> None:
+    """As when a student is trained again into the folder that a run plays from."""
+    there = Path(shutil.copytree(folder, tmp_path / "model"))
+    checkpoint = locate(str(there))
+    backend = Copies(HFBackend(checkpoint), checkpoint, {}, 2)
+    try:
+        torch.manual_seed(1)
+        save(there, AutoModelForCausalLM.from_config(config("llama")))
+        with pytest.warns(RuntimeWarning, match="did not start .other weights are in its folder"):
+            backend._open()
+        assert len(backend._busy) == 1
+    finally:
+        backend.close()
 
 
 def test_closing_wakes_whoever_waits(open_copies: Any) -> None:

@@ -168,6 +168,29 @@ def test_attempts_of_one_task_and_a_prompt_that_begins_the_others_are_read_right
                 assert reply.cached_tokens < reply.prompt_tokens
 
 
+def test_what_is_read_for_all_is_counted_once(untrained: Path, open_backend: Any) -> None:
+    backend = open_backend(untrained, prefix_mb=0)
+    seen = f"You see {', '.join(WORDS * 8)}."
+    read: list[int] = []
+    backend.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: read.append(args[0].numel())
+    )
+    blocks = render("Task: say fig.\n", [], seen)
+    found = completions(backend, [blocks] * 4, Decoding(max_new_tokens=1))
+    unread = sum(reply.prompt_tokens - reply.cached_tokens for reply in found)
+    assert unread == sum(read) == found[0].prompt_tokens + 3
+
+
+def test_a_fault_of_the_thread_itself_reaches_whoever_asks(
+    untrained: Path, open_backend: Any
+) -> None:
+    backend = open_backend(untrained)
+    backend._fitting = None  # what is called there is no function
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"its thread ended \(TypeError|is closed"):
+            backend.complete(prompts(1, 0)[0], Decoding(), 0)
+
+
 def test_a_full_cache_lets_episodes_wait_and_changes_no_reply(
     untrained: Path, open_backend: Any
 ) -> None:

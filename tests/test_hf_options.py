@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +25,22 @@ pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
 from harness_agents.backends.hf import HFBackend  # noqa: E402
-from harness_agents.checkpoints import locate  # noqa: E402
+from harness_agents.checkpoints import Checkpoint, Settings, locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
 from hf_replies import backends, echo_player, new_model, one_thread, prompts  # noqa: E402, F401
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny import (  # noqa: E402
     WORDS,
     Echo,
+    config,
     opening,
+    save,
+)
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPTNeoConfig,
+    Phi3Config,
 )
 
 
@@ -104,6 +114,80 @@ def test_weights_that_lack_a_tensor_are_never_drawn_at_random(
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"weights lack model\.layers\.1\.mlp\.up_proj"):
         HFBackend(locate(str(folder)))
+
+
+SIZES: dict[str, Any] = {
+    **dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4),
+    **dict(num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3),
+    **dict(vocab_size=360, bos_token_id=0, eos_token_id=0, pad_token_id=0),
+}
+ROPE = {
+    **dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 6, long_factor=[8.0] * 6),
+    **dict(original_max_position_embeddings=64, factor=8.0),
+}
+NEO = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "max_position_embeddings")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"),
+    [
+        (GPTNeoConfig(num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
+                      window_size=32, eos_token_id=0, **NEO), None),
+        (Phi3Config(original_max_position_embeddings=64, rope_parameters=ROPE, **SIZES), 200),
+        (BloomConfig(vocab_size=360, hidden_size=48, n_layer=2, n_head=4), 200),
+    ],
+    ids=["local layers", "longrope", "alibi"],
+)  # fmt: skip
+def test_models_whose_rows_depend_on_each_other_are_refused(
+    settings: Any, window: int | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    folder = save(tmp_path / "model", AutoModelForCausalLM.from_config(settings))
+    with pytest.raises(ConfigError, match=r"can't batch|is not supported"):
+        HFBackend(locate(str(folder)), window=window)
+    if isinstance(settings, Phi3Config):  # within the first factors' reach it is like any other
+        HFBackend(locate(str(folder)), window=64).close()
+
+
+def test_an_end_of_text_above_a_gap_in_the_vocabulary_is_one(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", AutoModelForCausalLM.from_config(config("llama")))
+    file = folder / "tokenizer.json"
+    told = json.loads(file.read_bytes())
+    end = {"id": 350, "content": "<end>", "single_word": False, "lstrip": False, "rstrip": False,
+           "normalized": False, "special": True}  # fmt: skip
+    told["model"]["vocab"]["<end>"] = 350
+    told["added_tokens"].append(end)
+    file.write_text(json.dumps(told))
+    settings = json.loads((folder / "generation_config.json").read_bytes())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": 350}))
+    backend = HFBackend(locate(str(folder)))
+    try:
+        assert backend.tokenizer.get_vocab_size() < 350
+        assert 350 in backend._replies.eos
+        assert backend._replies.texts[350] == "<end>"
+    finally:
+        backend.close()
+
+
+def test_weights_are_those_that_were_loaded(untrained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(untrained, tmp_path / "model"))
+    backend = HFBackend(locate(str(folder)))
+    try:
+        before = backend.describe()["weights_sha256"]
+        weights = load_file(folder / "model.safetensors")
+        changed = {name: tensor + 0.1 for name, tensor in weights.items()}
+        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+        assert backend.describe()["weights_sha256"] == before == locate(str(untrained)).sha256()
+        assert locate(str(folder)).sha256() != before
+    finally:
+        backend.close()
+
+
+def test_the_name_of_a_gguf_file_is_no_pattern(tmp_path: Path) -> None:
+    file = tmp_path / "m[q4].gguf"
+    file.write_bytes(b"weights")
+    found = Checkpoint("m", tmp_path, file.name, Settings())
+    assert found.sha256() == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_options_that_cannot_work_are_refused(trained: Path) -> None:

@@ -99,6 +99,12 @@ def test_messages_alternate_and_lose_nothing(turns):
             {"content": "I act.", "tool_calls": [tool("act", '{"action": "go"}')]},
             "I act.", "go",
         ),
+        # What is thought of is no action, and no thought takes a call in.
+        (
+            {"content": "<think>Or\nAction: a\n</think>\n", "tool_calls": [tool("b", ["b"])]},
+            "Or\nAction: a", "b[b]",
+        ),
+        ({"content": "<think>I need it.", "tool_calls": [tool("b", ["b"])]}, "I need it.", "b[b]"),
         ({"content": "no action here"}, "no action here", None),
         ({"content": ""}, "", None),
     ],

@@ -43,6 +43,22 @@ def test_what_may_pass_is_tried_again(serve):
     assert len(server.bodies) == 7
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"finish_reason": "error"}, {"finish_reason": "abort"}, {"finish_reason": "content_filter"},
+        {"finish_reason": "stop", "error": {"code": 502, "message": "upstream"}},
+    ],
+)  # fmt: skip
+def test_an_answer_that_its_server_calls_failed_is_none(serve, choice):
+    half = {"message": {"content": "Reasoning: I should go to the "}, **choice}
+    server = serve(lambda body, n: (200, {"choices": [half]}) if n < 3 else chat("Action: go"))
+    assert parse(ask(server, retries=2).text).action == "go"
+    assert len(server.bodies) == 3
+    with pytest.raises(BackendError, match=r"the server itself calls failed.*--retry-errors"):
+        ask(serve(lambda body, n: (200, {"choices": [half]})), retries=1)
+
+
 def test_what_stays_broken_is_an_error_not_a_score(serve):
     server = serve(lambda body, n: (500, b""))
     with pytest.raises(BackendError, match=r"no answer in 3 tries.*HTTP 500.*--retry-errors"):

@@ -70,8 +70,7 @@ class Checkpoint:
     settings: Settings
 
     def weights(self) -> list[Path]:
-        pattern = self.gguf or "*.safetensors"
-        return sorted(self.folder.glob(pattern))
+        return [self.folder / self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
 
     def sha256(self) -> str:
         """Hash of the weight files' bytes, in the order of their names."""

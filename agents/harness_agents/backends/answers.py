@@ -57,10 +57,10 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
         text = _text(message.get("content"), "content")
         for field in ("reasoning_content", "reasoning"):
             hidden = hidden or _text(message.get(field), field)
-        text += _tool_call(message, text)
     else:
-        text = choice["text"]
+        message, text = {}, choice["text"]
     thought, said = uncover(text)
+    said += _tool_call(message, said)  # what is thought of is no action
     hidden = "\n".join(t.strip() for t in (hidden, thought) if t.strip())
     # Some servers leave the stop string in the reply, and some know none.
     before, stopped, _ = said.partition(STOP)

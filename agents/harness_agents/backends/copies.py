@@ -136,12 +136,13 @@ class Copies:
             if self._closed:
                 return
             more = range(self._count - 1)
-            self._starting = [Elsewhere(*self._start, self._threads) for _ in more]
+            wanted = self.first.describe()["weights_sha256"]
+            self._starting = [Elsewhere(*self._start, self._threads, wanted) for _ in more]
         for place in self._starting:
             try:
                 place.ready()
-            except EOFError:
-                self._lost(place, "did not start")
+            except (EOFError, BackendError) as error:
+                self._lost(place, "did not start", str(error))
                 continue
             with self._lock:
                 self._busy[place] = 0
@@ -149,7 +150,7 @@ class Copies:
         if len(self._busy) > 1:
             self.first.threads = self._threads
 
-    def _lost(self, place: Elsewhere, how: str) -> None:
+    def _lost(self, place: Elsewhere, how: str, why: str = "") -> None:
         with self._lock:
             first = place not in self._dead and not self._closed
             self._dead.add(place)
@@ -157,8 +158,8 @@ class Copies:
         place.close()
         if first:
             warnings.warn(
-                f"A copy of {self._start[0].name} {how} ({place.ended}); nothing is lost, the "
-                "others answer for it.",
+                f"A copy of {self._start[0].name} {how} ({why or place.ended}); nothing is lost, "
+                "the others answer for it.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -168,7 +169,9 @@ class Elsewhere:
     """The end, in this process, of a copy in a process of its own. Every call raises EOFError once
     that process is gone."""
 
-    def __init__(self, checkpoint: Checkpoint, options: dict[str, Any], threads: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, options: dict[str, Any], threads: int, wanted: str
+    ) -> None:
         here, there = socket.socketpair()
         # The user's own script is not imported again there, as multiprocessing would.
         self._process = subprocess.Popen(
@@ -190,7 +193,7 @@ class Elsewhere:
         self._waiting: dict[int, Future[Any]] = {-1: Future()}
         self._number = itertools.count()
         self._gone = False
-        self._send((checkpoint, options))
+        self._send((checkpoint, options, wanted))
         self._listening = threading.Thread(target=self._listen, name="copy", daemon=True)
         self._listening.start()
 
@@ -259,8 +262,11 @@ def main(number: int) -> None:
         with sending:
             pipe.send(answer)
 
-    checkpoint, options = pipe.recv()
+    checkpoint, options, wanted = pipe.recv()
     backend = HFBackend(checkpoint, **options)
+    if backend.describe()["weights_sha256"] != wanted:
+        send(-1, "BackendError", "other weights are in its folder by now")
+        return
     send(-1, "", None)
 
     def answer(number: int, request: Any) -> None:

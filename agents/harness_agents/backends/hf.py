@@ -31,7 +31,7 @@ from harness.transcript import (
 from harness.types import Completion
 from harness_agents.backends.choices import Choices, usable
 from harness_agents.backends.drafts import CONTEXTS, SIZES, Drafts, Pace
-from harness_agents.backends.loading import load_model, load_tokenizer
+from harness_agents.backends.loading import load_model, load_tokenizer, vocabulary
 from harness_agents.backends.replies import Replies
 from harness_agents.backends.slots import Ids, Prefixes, Slots, common
 from harness_agents.checkpoints import Checkpoint
@@ -39,6 +39,8 @@ from harness_agents.checkpoints import Checkpoint
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 #: Most padded tokens of one reading pass, and the shortest beginning worth sharing in a batch.
 PASS_TOKENS, SHARED = 8192, 64
+#: Tokens of the long row in the test at the start: above what local layers commonly see.
+TESTED = 320
 #: Seconds to wait for another episode's request before a batch that is not full starts.
 LINGER = 0.003
 #: Seconds after which the oldest request's turn comes, whatever is stored for others.
@@ -133,10 +135,14 @@ class HFBackend:
         texts = self._replies.texts
         self._colons = frozenset(i for i, text in enumerate(texts) if text.endswith(":"))
         self._barred = [i for i, text in enumerate(texts) if ":" in text[:-1]]
+        self._sha256 = checkpoint.sha256()  # of what is loaded: the folder may be written anew
+        kind = type(self.model).__name__
         with torch.inference_mode():
-            slots = Slots.of(self.model)
+            try:
+                slots = None if batch_dependent(self.model, self.window) else Slots.of(self.model)
+            except Exception as error:  # whatever a model raises that is called in another way
+                raise ConfigError(f"{checkpoint.name}: {kind} is not supported: {error}") from error
             if slots is None:
-                kind = type(self.model).__name__
                 raise ConfigError(
                     f"{checkpoint.name}: {kind} keeps a cache this backend can't batch."
                 )
@@ -151,7 +157,10 @@ class HFBackend:
                     f"{self.window} tokens needs: "
                     f"{-(-(self.window + self._ahead) * slots.token_bytes >> 20)}."
                 )
-            self._self_test()
+            try:
+                self._self_test()
+            except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+                raise ConfigError(f"{checkpoint.name}: {kind} is not supported: {error}") from error
             self._slots.clear()  # what the test needed is no conversation's
         self._prefixes = Prefixes(prefix_mb << 20)
         self._drafts, self._pace = Drafts(), Pace(self._ahead)
@@ -196,7 +205,7 @@ class HFBackend:
             "architecture": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "method": self.checkpoint.settings.method,
-            "weights_sha256": self.checkpoint.sha256(),
+            "weights_sha256": self._sha256,
             "tokenizer_sha256": self._replies.fingerprint,
             "dtype": self.dtype,
             "device": self.device.type,
@@ -221,29 +230,40 @@ class HFBackend:
     # The model's thread -------------------------------------------------------------------
 
     def _serve(self) -> None:
-        rows: list[Request] = []  # places 0 .. len - 1 of the slots
-        while True:
-            if self.threads not in (None, torch.get_num_threads()):
-                torch.set_num_threads(self.threads)
-            joining = self._admit(rows)
-            if self._closed:
-                self._fail([*rows, *joining, *self._waiting], BackendError, "it was closed")
-                return
-            try:
-                with torch.inference_mode():
-                    if joining:
-                        rows += self._read_prompts(joining, rows)
-            except Exception as error:  # of who joins alone: the places of who plays are untouched
-                self._fail(joining, type(error), str(error))
-            if not rows:
-                continue
-            try:
-                with torch.inference_mode():
-                    self._advance(rows)
-            except Exception as error:  # reaches every caller in the batch, see _fail
-                self._slots.clear()
-                self._fail(rows, type(error), str(error))
-                rows = []
+        self._rows: list[Request] = []  # places 0 .. len - 1 of the slots
+        joining: list[Request] = []
+        try:
+            while not self._closed:
+                joining = self._admit(self._rows)
+                if not self._closed:
+                    self._take_turn(joining)
+            why = "it was closed"
+        except BaseException as error:  # whoever asks next is told, and nobody waits for ever
+            why = f"its thread ended ({error!r})"
+        with self._changed:
+            self._closed = True
+            left = [*self._rows, *joining, *self._waiting]
+        self._fail(left, BackendError, why)
+
+    def _take_turn(self, joining: list[Request]) -> None:
+        """Read the prompts of who joins, then advance the batch."""
+        if self.threads not in (None, torch.get_num_threads()):
+            torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                if joining:
+                    self._rows += self._read_prompts(joining, self._rows)
+        except Exception as error:  # of who joins alone: the places of who plays are untouched
+            self._fail(joining, type(error), str(error))
+        if not self._rows:
+            return
+        try:
+            with torch.inference_mode():
+                self._advance(self._rows)
+        except Exception as error:  # reaches every caller in the batch, see _fail
+            rows, self._rows = self._rows, []
+            self._fail(rows, type(error), str(error))
+            self._slots.clear()
 
     def _admit(self, rows: Sequence[Request]) -> list[Request]:
         """Who joins the batch now. With nobody in it, waits for somebody."""
@@ -383,13 +403,19 @@ class HFBackend:
         prompts = [request.prompt[:-1] for request in batch]
         shared = common(prompts) if len(batch) > 1 else 0
         matches = [self._prefixes.match(prompt) for prompt in prompts]
+        cached = [length for length, *_ in matches]
         room = max(row.room for row in [*playing, *batch]) + self._ahead
         if shared >= SHARED and sum(match[0] < shared - SHARED for match in matches) > 1:
             one = Request(batch[0].prompt[: shared + 1], 0, batch[0].decoding, 0)
             self._read_prompts([one], playing)
             saved = self._slots.save(base, shared)
             self._prefixes.put(one.prompt[:shared], shared, saved)
-            matches = [m if m[0] >= shared else (shared, saved, -1) for m in matches]
+            begun = [m[0] < shared for m in matches]
+            cached = [shared if new else m[0] for new, m in zip(begun, matches, strict=True)]
+            cached[begun.index(True)] = one.cached  # what is read for all is one's
+            matches = [
+                (shared, saved, -1) if new else m for new, m in zip(begun, matches, strict=True)
+            ]
         order = sorted(range(len(batch)), key=lambda i: len(prompts[i]) - matches[i][0])
         self._slots.reserve(base + len(batch), room, keep=base, most=self._most)
         columns = self._slots.room[1]
@@ -399,7 +425,7 @@ class HFBackend:
             if stored is not None:
                 self._slots.load(place, stored, length)
             batch[i].read, batch[i].continues, batch[i].started = length, number, started
-            batch[i].cached = length
+            batch[i].cached = cached[i]
         for first, stop in passes([len(row.prompt) - 1 - row.read for row in rows]):
             group = rows[first:stop]
             longest = len(group[-1].prompt) - 1 - group[-1].read
@@ -449,25 +475,45 @@ class HFBackend:
 
     def _self_test(self) -> None:
         """The batched way must give this architecture's own logits, or it is not played at all."""
-        size = self.tokenizer.get_vocab_size()
+        size = vocabulary(self.tokenizer)
         known = self.model.get_input_embeddings().num_embeddings
         if size > known:
             raise ConfigError(
                 f"{self.checkpoint.name}: the tokenizer has {size} tokens, the model only {known}."
             )
-        ids = np.random.default_rng(0).integers(0, size, 12)
-        expected = self.model(input_ids=torch.from_numpy(ids)[None].to(self.device)).logits[0, -1]
+        # A short row beside a long one, of few tokens: neither may see that it is not alone.
+        long = np.resize(np.random.default_rng(0).integers(0, size, 12), TESTED)[: self.window - 2]
+        rows = [Request(ids, 0, Decoding(max_new_tokens=1), 0) for ids in (long[-8:], long)]
+        alone = [
+            self.model(input_ids=torch.from_numpy(row.prompt)[None].to(self.device)).logits[0, -1]
+            for row in rows
+        ]
+        expected = torch.stack(alone).float()
         self._prefixes = Prefixes(0)
-        rows = self._read_prompts(
-            [Request(ids[4:], 0, Decoding(), 0), Request(ids, 0, Decoding(), 0)]
-        )
-        found = self._forward(rows, [[], []])[max((0, 1), key=lambda i: len(rows[i].prompt)), 0]
-        worst = (found - expected.float()).abs().max() / expected.float().abs().max()
+        order = self._read_prompts(rows)
+        logits = self._forward(order, [[], []])[:, 0]
+        found = torch.stack([logits[order.index(row)] for row in rows])
+        worst = ((found - expected).abs().amax(-1) / expected.abs().amax(-1)).max()
         if not worst < (1e-3 if self.dtype == "float32" else 0.1):
             raise ConfigError(
                 f"{self.checkpoint.name}: batching {type(self.model).__name__} changes its logits "
                 f"(by {float(worst):.2g} of the largest); this architecture is not supported."
             )
+
+
+def batch_dependent(model: Any, window: int) -> bool:
+    """Whether a row's logits would depend on how long its neighbours are: windows that end where
+    the longest row does (GPT-Neo's local layers), rotary factors that all rows change together once
+    one is long (LongRoPE)."""
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(v for v in rope.values() if isinstance(v, dict))]
+    for kind in kinds:
+        own = getattr(config, "original_max_position_embeddings", None)
+        first = kind.get("original_max_position_embeddings") or own
+        if "longrope" in (kind.get("rope_type"), kind.get("type")) and window > (first or 0):
+            return True
+    return any(getattr(module, "attention_type", None) == "local" for module in model.modules())
 
 
 def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:

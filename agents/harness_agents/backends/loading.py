@@ -90,4 +90,9 @@ def eos_ids(configs: Sequence[Any], tokenizer: Any) -> frozenset[int]:
     for config in configs:
         ids = getattr(config, "eos_token_id", None)
         found |= set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
-    return frozenset(i for i in found if i < tokenizer.get_vocab_size())
+    return frozenset(i for i in found if i < vocabulary(tokenizer))
+
+
+def vocabulary(tokenizer: Any) -> int:
+    """One above the highest id: some ids may be nobody's."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)

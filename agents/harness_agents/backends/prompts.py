@@ -78,7 +78,9 @@ class ChatPrompts(Prompts):
 
         super().__init__(name, encode, window)
         self._tokenizer = tokenizer
-        self._special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+        added = (t.content for t in reader.get_added_tokens_decoder().values() if t.special)
+        self._special = [t for t in {*tokenizer.all_special_tokens, *added} if len(t) > 1]
+        self._special.sort(key=len, reverse=True)
         #: What the template writes last for the model to go on from, if that opens a thought.
         line = [Segment(Kind.CONTEXT, "x\n")]
         asked = self._text([line, line])

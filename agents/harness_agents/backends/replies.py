@@ -15,7 +15,7 @@ from harness.loop import clean
 from harness.transcript import ACTED, Kind, Segment, count_tokens, join, split_reply
 from harness.types import Completion
 from harness_agents.backends.exact import exact
-from harness_agents.backends.loading import eos_ids
+from harness_agents.backends.loading import eos_ids, vocabulary
 from harness_agents.backends.prompts import ChatPrompts, Prompts
 from harness_agents.checkpoints import Checkpoint
 
@@ -55,7 +55,7 @@ class Replies:
         self.eos = eos_ids(configs, self.tokenizer)
         #: The text of each token id.
         self.texts: list[str] = self.tokenizer.decode_batch(
-            [[i] for i in range(self.tokenizer.get_vocab_size())], skip_special_tokens=False
+            [[i] for i in range(vocabulary(self.tokenizer))], skip_special_tokens=False
         )
         self._breaks = frozenset(i for i, text in enumerate(self.texts) if "\n" in text)
 

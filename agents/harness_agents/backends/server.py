@@ -40,6 +40,8 @@ _REST = 30.0
 _GONE = (502, 503, 504)
 #: Answers below 500 that may pass: time-out, conflict, too early, too many.
 _LATER = (408, 409, 425, 429)
+#: Ends of an answer that is none: a fault of the server, or a reply that it keeps back.
+_FAILED = ("error", "abort", "content_filter")
 #: By how much a refused prompt is above what will be sent next, refusal after refusal.
 _SHRINK = (15 / 16, 3 / 4)
 
@@ -248,6 +250,9 @@ class ServerBackend:
                 raise TypeError("wrong type")
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise _Passing(f"{host}: an answer without choices: {text[:80]!r}") from None
+        if choice.get("finish_reason") in _FAILED or choice.get("error"):
+            what = choice.get("error") or choice["finish_reason"]
+            raise _Passing(f"{host}: an answer that the server itself calls failed: {what!s:.200}")
         try:
             found = read(choice, answer.get("usage"), self.config.api)
         except OddAnswer as error:

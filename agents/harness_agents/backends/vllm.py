@@ -193,7 +193,7 @@ class VLLMBackend:
             output_kind=kinds.DELTA,
         )
         ids: list[int] = []
-        cached = None
+        cached = why = None
         number = f"harness-{next(self._number)}"
         stream = self._engine.generate({"prompt_token_ids": prompt}, wanted, number)
         async with aclosing(stream):  # what is left behind is taken back by the engine
@@ -203,6 +203,11 @@ class VLLMBackend:
                     ids.append(token)
                     if stop := self._replies.ended(prompt[-1], ids):
                         return ids, stop, cached
+                why = part.outputs[0].finish_reason
+        if why == "stop":
+            return ids, "eos", cached
+        if why != "length":
+            raise BackendError(f"{self.checkpoint.name}: vLLM ended a reply by itself ({why}).")
         return ids, "length", cached
 
     def _stop(self) -> None:
