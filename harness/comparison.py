@@ -21,6 +21,7 @@ from harness import paired, registry
 from harness.errors import ConfigError
 from harness.metrics import EpisodeMetrics
 from harness.overlap import Overlap, largest
+from harness.policy import differences
 from harness.retention import retention
 from harness.runs import Run, check_description
 from harness.types import Outcome
@@ -72,7 +73,8 @@ class Comparison(msgspec.Struct, frozen=True):
     ``test`` names the test of ``p``; ``p_holm`` is adjusted for all comparisons made at once,
     ``equivalent`` is not.
     ``detectable`` is the smallest true difference in success this design shows in four of five
-    repetitions, None where it shows none. ``lost`` is success with broken episodes counted as lost.
+    repetitions (at p < 0.05, not adjusted), None where it shows none. ``lost`` is success with
+    broken episodes counted as lost.
     """
 
     a: str
@@ -111,6 +113,8 @@ class Comparison(msgspec.Struct, frozen=True):
     #: What of the set each side's weights were trained on (of several runs, most).
     overlap_a: Overlap | None = None
     overlap_b: Overlap | None = None
+    #: How many comparisons ``p_holm`` is adjusted for.
+    family: int = 1
 
     @property
     def verdict(self) -> str:
@@ -169,6 +173,11 @@ MATCH: tuple[tuple[str, _Value, bool], ...] = (
     ("CoT precision", lambda r: r.cot_precision, False),
     ("CoT F1", lambda r: r.cot_f1, False),
     ("CoT F1 by chance", lambda r: r.cot_floor_f1, False),
+    (
+        "CoT F1 above chance",
+        lambda r: None if r.cot_f1 is None or r.cot_floor_f1 is None else r.cot_f1 - r.cot_floor_f1,
+        False,
+    ),
 )
 
 
@@ -274,7 +283,7 @@ def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
     p_holm = paired.holm([c.p for c in found])
     lost = paired.holm([c.p_lost for c in found])
     return [
-        msgspec.structs.replace(c, p_holm=p, p_lost_holm=q)
+        msgspec.structs.replace(c, p_holm=p, p_lost_holm=q, family=len(found))
         for c, p, q in zip(found, p_holm, lost, strict=True)
     ]
 
@@ -299,7 +308,25 @@ def _side(side: Run | Sequence[Run]) -> list[Run]:
         raise ConfigError(
             f"'{_agents(runs)}': one run is named twice; it is no replicate of itself."
         )
+    for number, run in enumerate(runs):
+        for other in runs[:number]:
+            _check_apart(run, other)
     return runs
+
+
+def _check_apart(run: Run, other: Run) -> None:
+    """Refuse copies of a run, and runs of the same weights, as training seeds."""
+    one, two = run.meta, other.meta
+    same = one.metrics_hash is not None and one.metrics_hash == two.metrics_hash  # seconds too
+    why = "is a copy of" if same else None
+    if "weights_sha256" in one.policy.keys() & two.policy.keys():
+        alike = not differences(one.policy, two.policy)
+        why = why or ("was played by the same weights as" if alike else None)
+    if why is not None:
+        raise ConfigError(
+            f"{run.path} {why} {other.path}: it is no training seed of its own. Repeats of one "
+            "agent are played in one run (--seeds, --attempts)."
+        )
 
 
 def _agents(runs: Sequence[Run]) -> str:

@@ -83,7 +83,8 @@ def verdict(c: Comparison) -> str:
         "No difference could be shown with 80 % power: play more tasks."
         if c.detectable is None
         else "With the spread that was seen this design shows differences from "
-        f"{100 * c.detectable:.1f} points on (80 % power)."
+        f"{100 * c.detectable:.1f} points on (80 % power"
+        + (", before p is adjusted)." if c.family > 1 else ").")
     )
     if c.verdict == "a":
         return f"{c.a} is better. {seen}"
@@ -143,9 +144,13 @@ def rows(c: Comparison) -> list[list[str]]:
     shares = [("success", c.success), *((f"  {p.name}", p) for p in c.by_type)]
     return [
         *(_cells(name, part, 100.0, 1) for name, part in shares),
-        *(_cells(part.name, part, *((100.0, 1) if _is_match(part) else (1.0, 2)))
-          for part in c.others if part.n),
+        *(cells(part) for part in c.others if part.n),
     ]  # fmt: skip
+
+
+def cells(part: Part) -> list[str]:
+    """A row of a quantity that is no success: CoT match in percent."""
+    return _cells(part.name, part, *((100.0, 1) if _is_match(part) else (1.0, 2)))
 
 
 def _is_match(part: Part) -> bool:

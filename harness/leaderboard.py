@@ -266,10 +266,14 @@ def footnotes(board: Board) -> list[str]:
     """What stands below a board: which agents were trained on some of its tasks, which have other
     runs than the one shown, and of another policy."""
     several = [f"{row.agent} of {row.runs}" for row in board.rows if row.runs > 1]
+    partly = [row for row in board.rows if 0 < row.summary.cot_overlap_n < row.summary.n]
     newest = f"Newest complete run: {', '.join(several)} (`harness list runs` shows all)."
     return [
         *(f"{MARK} {row.agent}: {row.overlap.told()}." for row in board.rows
           if row.overlap is not None and row.overlap.flagged),
+        *(["CoT match is over the episodes whose task the reference won: "
+           + ", ".join(f"{r.agent} {r.summary.cot_overlap_n} of {r.summary.n}" for r in partly)
+           + "."] if partly else []),
         *([newest] if several else []),
         *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
           f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
@@ -304,8 +308,8 @@ def type_table(board: Board) -> Table | None:
     ends = board.rows[-1] if len(board.rows) > 1 else None
     for name in types:
         for i, row in enumerate(board.rows):
-            n, won = row.summary.types.get(name, (0, 0))
-            low, high = wilson(won, n)
+            n, won, units = row.summary.types.get(name, (0, 0, 0.0))
+            low, high = wilson(units * won / n, units) if n else (0.0, 0.0)
             told = ("" if i else name or "-", row.agent, _percent(won / n if n else None),
                     f"{100 * low:.1f} - {100 * high:.1f}" if n else "-", str(n))  # fmt: skip
             grid.add_row(*(Text(plain(cell)) for cell in told), end_section=row is ends)

@@ -157,7 +157,7 @@ def worth(played: Mapping[str, int], won: Mapping[str, int]) -> float:
         return float(n)
     # What they are worth where every task is won always or never.
     least = n * n / sum(count * count for count in played.values())
-    p = sum(won.values()) / n
+    p = sum(won.get(task, 0) for task in played) / n
     if tasks < 2 or p in (0.0, 1.0):
         return least
     parts = sum((won.get(task, 0) - p * count) ** 2 for task, count in played.items())
@@ -204,8 +204,8 @@ class Summary(msgspec.Struct, frozen=True):
     cot_ceiling_f1: float | None
     cot_ceiling_n: int
     seconds: float | None
-    #: By task type: scored episodes, and those won.
-    types: dict[str, tuple[int, int]] = {}
+    #: By task type: scored episodes, those won, and what they are ``worth``.
+    types: dict[str, tuple[int, int, float]] = {}
 
 
 class Tally:
@@ -220,6 +220,7 @@ class Tally:
         self._types_won: Counter[str] = Counter()
         self._played: Counter[str] = Counter()
         self._won: Counter[str] = Counter()
+        self._type_of: dict[str, str] = {}
 
     def add(self, rows: Sequence[EpisodeMetrics]) -> None:
         """Add episodes; those that broke are counted and enter no sum."""
@@ -238,6 +239,7 @@ class Tally:
         self._types.update(types)
         self._types_won.update([t for t, won in zip(types, wins, strict=True) if won])
         self._played.update(tasks)
+        self._type_of.update(zip(tasks, types, strict=True))
         self._won.update([t for t, won in zip(tasks, wins, strict=True) if won])
         self._sum("score", [r.score or 0.0 for r in scored])
         self._sum("steps", steps)
@@ -320,8 +322,16 @@ class Tally:
             cot_ceiling_f1=self._mean("ceiling f1"),
             cot_ceiling_n=self._counts["ceiling"],
             seconds=_ratio(s["seconds"], n),
-            types={name: (n, self._types_won[name]) for name, n in sorted(self._types.items())},
+            types={
+                name: (n, self._types_won[name], self._worth(name))
+                for name, n in sorted(self._types.items())
+            },
         )
+
+    def _worth(self, name: str) -> float:
+        """What the episodes of a task type are worth."""
+        played = {task: n for task, n in self._played.items() if self._type_of[task] == name}
+        return worth(played, self._won)
 
 
 def summarise(rows: Sequence[EpisodeMetrics]) -> Summary:

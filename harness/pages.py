@@ -250,7 +250,7 @@ def _by_type(board: Board) -> str:
     heads = "".join(f'<th scope="col">{escape(t or "-")}</th>' for t in types)
     lines = "".join(
         f"<tr><td>{escape(row.agent)}</td>"
-        + "".join(f"<td>{_won(*row.summary.types.get(t, (0, 0)))}</td>" for t in types)
+        + "".join(f"<td>{_won(*row.summary.types.get(t, (0, 0))[:2])}</td>" for t in types)
         + "</tr>"
         for row in board.rows
     )

@@ -8,13 +8,14 @@ entry a row; ``harness.comparison`` says what they mean.
 With one replicate nothing is known of other training seeds, and clusters alone are drawn anew
 (bootstrap, Newcombe, sign flips). With several, replicates and clusters are crossed random
 effects: few replicates make a percentile bootstrap far too narrow, so that interval, p-value and
-equivalence all come from variance components and Student's t.
+equivalence all come from variance components and Student's t, never narrower than of repeats where
+the sides part in few clusters.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ Ints = NDArray[np.int64]
 
 #: Fewer clusters than this give no interval to a task type, or to a quantity that is no share.
 FEWEST = 10
+#: Where the sides part in fewer clusters, these cannot stand for those not met.
+MANY = 20
 #: A variance below this is rounding.
 _NOTHING = 1e-20
 
@@ -75,7 +78,8 @@ def shares(
 ) -> Estimate:
     """The difference of two success shares (0/1 outcomes).
 
-    Several replicates: ``crossed``, unless no outcome varies at all; then they are repeats.
+    Several replicates: ``crossed``; where the sides part in fewer than ``MANY`` clusters, on each
+    side the wider of it and what follows, which takes replicates for repeats.
     One: on each side the wider of the cluster bootstrap and Newcombe's score interval, the latter
     with the effective number of pairs and Student's quantiles over the clusters (Korn and Graubard,
     Survey Methodology 24, 1998): a bootstrap of outcomes that never differ has no width, and would
@@ -84,13 +88,45 @@ def shares(
     weight = np.ones(len(won_a)) if weight is None else weight
     difference = won_a - won_b
     found = crossed(difference, cluster, replicate, weight)
-    if found is not None:  # Student's interval does not know that shares end
-        return found._replace(
-            low=max(found.low, -1.0), high=min(found.high, 1.0),
-            low_90=max(found.low_90, -1.0), high_90=min(found.high_90, 1.0),
-        )  # fmt: skip
+    if found is not None and parted(won_a != won_b, cluster) >= MANY:
+        return _within(found)
+    repeats = _one_replicate(won_a, won_b, cluster, replicate, weight, draws)
+    if found is None:
+        return repeats
+    # Where few clusters part, a spread over clusters is hardly seen, and nobody knows of the next.
+    return _within(
+        found._replace(
+            error=max(found.error, repeats.error),
+            low=min(found.low, repeats.low),
+            high=max(found.high, repeats.high),
+            low_90=min(found.low_90, repeats.low_90),
+            high_90=max(found.high_90, repeats.high_90),
+            p=max(found.p, repeats.p),
+        )
+    )
+
+
+def parted(rows: Any, cluster: Ints) -> int:
+    """Clusters in which some of these rows lie."""
+    return len(np.unique(cluster[np.asarray(rows, dtype=bool)]))
+
+
+def _within(found: Estimate) -> Estimate:
+    """Student's interval does not know that shares end."""
+    return found._replace(
+        low=max(found.low, -1.0), high=min(found.high, 1.0),
+        low_90=max(found.low_90, -1.0), high_90=min(found.high_90, 1.0),
+    )  # fmt: skip
+
+
+def _one_replicate(
+    won_a: Floats, won_b: Floats, cluster: Ints, replicate: Ints, weight: Floats, draws: int
+) -> Estimate:
+    difference = won_a - won_b
     drawn = bootstrap(difference, cluster, weight, draws=draws)
     n = effective(difference, cluster, weight)
+    if len(np.unique(replicate)) > 1:  # repeats of a task that parted nobody tell of no other task
+        n = min(n, float(len(np.unique(cluster))))
     wide, narrow = _quantiles(max(1, len(np.unique(cluster)) - 1))
     score = {z: newcombe(won_a, won_b, n, z, weight) for z in (wide, narrow)}
     return drawn._replace(

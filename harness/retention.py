@@ -39,17 +39,20 @@ def retention(
 
     One replicate: MOVER-R (Donner and Zou, Statistical Methods in Medical Research 21, 2012,
     eq. 9) on Wilson's limits, paired as Newcombe pairs differences. Several: Fieller's set, all
-    ratios r at which student - r teacher is not told from 0 over crossed replicates and clusters.
+    ratios r at which student - r teacher is not told from 0 over crossed replicates and clusters;
+    where the student won, or lost, in fewer than ``paired.MANY`` clusters, the wider of both.
     """
     weight = np.ones(len(student)) if weight is None else weight
     p, q = float(np.average(student, weights=weight)), float(np.average(teacher, weights=weight))
     if not q:
         return None
     several = len(np.unique(replicate)) > 1 and len(np.unique(cluster)) > 1
+    low, high = _mover(student, teacher, cluster, weight, p / q)
     if several:
-        low, high = _fieller(student, teacher, cluster, replicate, weight, p / q)
-    else:
-        low, high = _mover(student, teacher, cluster, weight, p / q)
+        of_seeds = _fieller(student, teacher, cluster, replicate, weight, p / q)
+        won, lost = (paired.parted(student == value, cluster) for value in (1.0, 0.0))
+        few = min(won, lost) < paired.MANY
+        low, high = (min(low, of_seeds[0]), max(high, of_seeds[1])) if few else of_seeds
     return Ratio(p / q, low, high)
 
 

@@ -210,7 +210,8 @@ def test_the_plan_tells_what_decides(tmp_path, capsys):
     assert cli.main(command) == 0
     shown = capsys.readouterr().out
     for told in (
-        "on alfworld/holdout-1000 (n = 1000, 25 steps), 10 paired training seeds, alpha 0.05",
+        "on alfworld/holdout-1000 (n = 1000, 25 steps), 10 paired training seeds (flat-",
+        "sad-ce 3), alpha 0.05",
         "Played once by every finished student: alfworld/holdout-1000, alfworld/seen-140",
         "Equivalence within 3 points",
         "2 trainings of 800 steps of every arm, learning rates 0.004, 0.008",

@@ -40,7 +40,7 @@ def runs(tmp_path_factory) -> dict[int, harness.Run]:
 
 def test_one_seed_has_wilsons_interval_at_the_effective_n(runs):
     won = report.QUANTITIES[0][2]
-    found = report.mean({1: runs[1]}, won)
+    found = report.mean({1: runs[1]}, won, share=True)
     assert found.value == runs[1].summary.success
     assert found.n == 30
     assert 1 <= found.effective <= 30
@@ -50,7 +50,7 @@ def test_one_seed_has_wilsons_interval_at_the_effective_n(runs):
 
 def test_several_seeds_have_the_crossed_interval(runs):
     won = report.QUANTITIES[0][2]
-    found = report.mean(runs, won)
+    found = report.mean(runs, won, share=True)
     each = [run.summary.success for run in runs.values()]
     assert found.value == pytest.approx(np.mean(each))
     assert found.n == 90

@@ -139,6 +139,22 @@ def test_errors_of_one_run_count_once_however_many_it_meets(played, tmp_path):
     assert "6 episodes of expert" in " ".join(sentences(found))
 
 
+def test_no_copy_and_no_second_run_of_the_same_weights_is_a_training_seed(played, tmp_path):
+    _, runs = played
+    again = edited(runs["random"], tmp_path / "again", lambda i, row: row)
+    with pytest.raises(ConfigError, match="is a copy of"):
+        harness.compare([runs["random"], again], runs["expert"])
+    said = {"weights_sha256": "a" * 64, "decoding": {"temperature": 1.0}}
+    two = [
+        edited(runs["random"], tmp_path / n, losing({k}), policy=said) for k, n in enumerate("ab")
+    ]
+    with pytest.raises(ConfigError, match=r"by the same weights as(?s:.*)--seeds"):
+        harness.compare(two, runs["expert"])
+    other = {**said, "weights_sha256": "b" * 64}
+    two[1] = edited(runs["random"], tmp_path / "c", losing({1}), policy=other)
+    assert harness.compare(two, runs["expert"], draws=200).replicates == 2
+
+
 def test_replicates_are_paired_and_tested_over_seeds(played, tmp_path):
     _, runs = played
     ours = [edited(runs["expert"], tmp_path / f"a{s}", losing({s, s + 1})) for s in range(3)]

@@ -213,11 +213,21 @@ def test_a_summary_is_the_rows_means_in_whatever_parts_they_come(rows, size):
         assert (found.success_low, found.success_high) == pytest.approx(expected)
     else:
         assert found.success_low <= found.success <= found.success_high
-    assert found.types == {
+    assert {name: told[:2] for name, told in found.types.items()} == {
         t: (len(own), sum(r.success for r in own))
         for t in {r.task_type for r in scored}
         for own in [[r for r in scored if r.task_type == t]]
     }
+
+
+def test_repeats_of_a_task_are_no_new_tasks_of_its_type():
+    row = measure(episode("so"))
+    alike = [
+        msgspec.structs.replace(row, task_id=f"t{k}", seed=seed, task_type="x", success=k % 2 == 0)
+        for k in range(4)
+        for seed in range(8)
+    ]
+    assert summarise(alike).types == {"x": (32, 16, 4.0)}
 
 
 def test_replies_without_an_action_and_loops_are_counted():

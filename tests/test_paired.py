@@ -77,6 +77,26 @@ def test_no_interval_of_shares_leaves_what_shares_can_be():
     assert -1.0 <= found.low <= found.low_90 < found.difference
 
 
+@pytest.mark.parametrize(("tasks", "seeds", "share"), [(40, 5, 0.05), (30, 5, 0.07), (12, 5, 0.1)])
+def test_a_taste_for_few_tasks_is_neither_missed_nor_called_equal(tasks, seeds, share):
+    """One side alone wins a few tasks, whatever the seed; elsewhere the sides hardly ever part."""
+    rng = np.random.default_rng(2)
+    task, replicate = np.tile(np.arange(tasks), seeds), np.repeat(np.arange(seeds), tasks)
+    missed = equal = 0
+    for _ in range(200):
+        theirs = rng.random(tasks) < share
+        a = np.where(theirs[task], 1.0, rng.random(tasks * seeds) < 0.5)
+        b = np.where(theirs[task], 0.0, a)
+        rare = rng.random(tasks * seeds) < 0.005
+        b = np.where(rare, 1 - b, b)
+        truth = share * 0.995 - share * 0.005
+        found = paired.shares(a, b, task, replicate, draws=100)
+        missed += not found.low <= truth <= found.high
+        equal += found.low_90 > -0.03 and found.high_90 < 0.03
+    assert missed <= 20
+    assert equal == 0
+
+
 def test_the_detectable_difference_is_detected_four_times_in_five():
     rng = np.random.default_rng(3)
     n, error = 400, 0.5 / 20

@@ -161,7 +161,7 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
         return [*_tuning(grid), *_pilot(plan, out)]
     lines = [
         f"Endpoint: success on {trial.endpoint} (n = {n}, "
-        f"{endpoint.task_set().protocol.max_steps} steps), {trial.seeds} paired training seeds, "
+        f"{endpoint.task_set().protocol.max_steps} steps), {_paired(grid)}, "
         f"alpha {trial.alpha:g}, adjusted by Holm over the arms of a comparison"
         f"{_families(grid)}. Equivalence within {trial.margin:g} points (TOST, not adjusted).",
         f"Played once by every finished student{_whose(grid)}: "
@@ -203,6 +203,15 @@ def _looks(plan: Plan) -> str:
 
 def _plays(every: int, steps: int) -> list[int]:
     return sorted({*range(every, steps, every), steps})
+
+
+def _paired(grid: Grid) -> str:
+    """How many training seeds each comparison pairs."""
+    most = grid.trial.seeds
+    compared = {name for group in grid.comparisons for name in group}
+    fewer = {row.arm: row.seeds for row in grid.rows if row.arm in compared and row.seeds}
+    told = ", ".join(f"{arm} {seeds}" for arm, seeds in fewer.items() if seeds < most)
+    return f"{most} paired training seeds" + (f" ({told})" if told else "")
 
 
 def _families(grid: Grid) -> str:
@@ -284,6 +293,6 @@ def _pilot(plan: Plan, out: Path) -> list[str]:
         f"deviation between seeds {100 * found.seeds:.1f} points (95 % interval "
         f"{100 * found.low:.1f} to {100 * found.high:.1f}).",
         f"So {' / '.join(map(str, SEEDS))} paired seeds on {TASKS:,} tasks show differences from "
-        f"{shown(found.seeds)} points on (80 % power); with the spread at the upper end of its "
-        f"interval, {shown(found.high)}.",
+        f"{shown(found.seeds)} points on (80 % power, before p is adjusted); with the spread at "
+        f"the upper end of its interval, {shown(found.high)}.",
     ]

@@ -49,7 +49,8 @@ class Arm(NamedTuple):
     runs: dict[str, dict[int, Run]]
 
 
-#: The paper's four quantities: heading, key in its tables, value of an episode, scale, digits.
+#: The paper's quantities, reasoning a step (as its tables have it) and an episode: heading, key in
+#: its tables, value of an episode, scale, digits.
 QUANTITIES: tuple[tuple[str, str, _Value, float, int], ...] = (
     ("Task success, %", "success", lambda r: float(bool(r.success)), 100.0, 1),
     (
@@ -64,6 +65,10 @@ QUANTITIES: tuple[tuple[str, str, _Value, float, int], ...] = (
         lambda r: r.cot_overlap, 100.0, 1,
     ),
     ("Episode latency, steps (lost episodes too)", "steps", lambda r: float(r.n_steps), 1.0, 1),
+    (
+        "Reasoning length, tokens an episode (the paper's eq. 9)", "reasoning_an_episode",
+        lambda r: None if r.reasoning_tokens is None else float(r.reasoning_tokens), 1.0, 0,
+    ),
 )  # fmt: skip
 
 
@@ -149,7 +154,7 @@ def _of(arm: Arm, number: int, what: Column) -> Mean | None:
     _, key, value, *_ = QUANTITIES[number]
     if key == "cot_match" and arm.teaches:
         return None
-    return mean(arm.runs.get(what.name, {}), value)
+    return mean(arm.runs.get(what.name, {}), value, share=key == "success")
 
 
 def _marks(arm: Arm) -> list[str]:
@@ -200,9 +205,9 @@ def _faults(arm: Arm, what: Column) -> str:
     return f"{len(rows) - len(played)} / {truncated} / {invalid}"
 
 
-def mean(runs: dict[int, Run], value: _Value) -> Mean | None:
+def mean(runs: dict[int, Run], value: _Value, share: bool = False) -> Mean | None:
     """Mean of a quantity (none is negative) over the episodes of all seeds' runs that have it;
-    broken ones have none.
+    broken ones have none. ``share``: it is 0 or 1, as success is.
 
     None without such an episode.
     """
@@ -221,7 +226,6 @@ def mean(runs: dict[int, Run], value: _Value) -> Mean | None:
     cluster = _codes([group(row.task_id) for _, row, _ in rows])
     weight = paired.weights(replicate, _codes([row.task_id for _, row, _ in rows]))
     centre = float(np.average(values, weights=weight))
-    share = bool(np.isin(values, (0.0, 1.0)).all())
     found = paired.crossed(values, cluster, replicate, weight)
     if found is None:
         n = paired.effective(values, cluster, weight)
@@ -277,7 +281,8 @@ def origins(plan: Plan, out: Path) -> list[str]:
 
 #: What is told beside success, as comparisons name it.
 _EFFECTS = (
-    "steps, both solved", "reasoning tokens a step", "CoT overlap", "CoT F1",
+    "steps, both solved", "reasoning tokens a step", "reasoning tokens an episode",
+    "CoT overlap", "CoT F1", "CoT F1 above chance",
     # Who acts on what is not there has not learned to read the page, and compares as little.
     "invalid actions",
 )  # fmt: skip
@@ -336,13 +341,17 @@ def compared(plan: Plan, found: Sequence[Arm], group: Sequence[str]) -> list[lis
 
 
 def _also(one: comparison.Comparison) -> list[str]:
-    """Effects on the paper's other quantities."""
-    return [
-        f"{part.name[0].upper()}{part.name[1:]}: {part.a:.2f} against {part.b:.2f}, difference "
-        f"{part.difference:+.2f}, 95 % interval {part.low:+.2f} to {part.high:+.2f}."
-        for part in one.others
-        if part.name in _EFFECTS and part.low is not None
-    ]
+    """Effects on the paper's other quantities; CoT match in percent."""
+    lines = []
+    for part in one.others:
+        if part.name in _EFFECTS and part.low is not None:
+            name, _, _, *shown = comparison_text.cells(part)
+            a, b, difference, interval = shown
+            lines.append(
+                f"{name[0].upper()}{name[1:]}: {a} against {b}, difference {difference}, 95 % "
+                f"interval {interval}."
+            )
+    return lines
 
 
 def _verdict(one: comparison.Comparison) -> str:
