@@ -392,7 +392,7 @@ def test_a_killed_cache_goes_on(both, tmp_path):
 
 def test_what_the_teacher_cannot_read_is_refused(both, tmp_path):
     small = models.build(recipes.Student(layers=1, hidden=32, heads=2, window=100), both.toks[1], 0)
-    with pytest.raises(ConfigError, match="over its 100 positions"):
+    with pytest.raises(ConfigError, match="over the 100 positions"):
         likelihoods.build(
             tmp_path / "x", small, both.theirs, both.chunks, both.key,
             pad=both.toks[1].pad_token_id, entries=len(both.toks[1]),

@@ -360,6 +360,27 @@ def test_a_model_that_leaks_whatever_its_attention_is_refused(window):
     assert f"by {gap:.3g} (" in str(error.value)
 
 
+def test_no_model_reads_further_than_it_does_in_play():
+    """Attention inside documents follows no sliding window, and positions end."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = dict(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    sliding = MistralForCausalLM(MistralConfig(sliding_window=64, **sizes))
+    models.check_reach(sliding, 64)
+    with pytest.raises(ConfigError, match="over the 64 tokens in the window of its layers"):
+        models.check_reach(sliding, 65)
+    whole = MistralForCausalLM(MistralConfig(sliding_window=None, **sizes))
+    models.check_reach(whole, 512)
+    with pytest.raises(ConfigError, match=r"over the 512 positions.*Lower \[student\] window"):
+        models.check_reach(whole, 513)
+    for arch in ("llama", "gpt2", "opt"):
+        student = Student(arch=arch, layers=1, hidden=32, heads=2, window=48)
+        models.check_reach(models.build(student, Tokens(), 0), 48)
+
+
 @pytest.mark.parametrize("window", [1, 7, 47])
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
 def test_isolation_is_measured_within_the_models_positions(arch, window):

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import torch
 
-from harness.errors import ConfigError
 from harness_distillation import models, shards
 from harness_distillation.chunks import Chunks, begins
 from harness_distillation.dataset import Samples
@@ -99,12 +98,7 @@ def build(
     ``samples``, ``pad`` and ``entries`` are of the teacher's own tokenizer. Raises ConfigError when
     a sequence is longer than the teacher can read.
     """
-    longest, positions = int(samples.lengths.max()), teacher.config.max_position_embeddings
-    if longest > positions:
-        raise ConfigError(
-            f"A sequence is {longest} of the teacher's tokens long, over its {positions} "
-            "positions. Lower [student] window."
-        )
+    models.check_reach(teacher, int(samples.lengths.max()))
     teacher.eval()
     models.check_isolation(teacher)
     owner = np.repeat(np.arange(len(samples.lengths)), np.diff(samples.taught))

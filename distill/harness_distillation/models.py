@@ -343,6 +343,23 @@ def isolation_gap(
     return float(torch.stack(gaps).max())  # nan where a logit is
 
 
+def check_reach(model: Any, longest: int) -> None:
+    """Refuse a model that cannot read ``longest`` tokens as it plays: it has fewer positions, or
+    layers with a shorter sliding window, which attention inside documents does not follow."""
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds is None or any(kind != "full_attention" for kind in kinds)
+    windows = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
+    limits = [n for n in (positions, *(windows if slides else ())) if n]
+    if limits and longest > min(limits):
+        what = "positions" if min(limits) == positions else "tokens in the window of its layers"
+        raise ConfigError(
+            f"A sequence is {longest} tokens long, over the {min(limits)} {what} of "
+            f"{type(model).__name__}. Lower [student] window."
+        )
+
+
 def check_isolation(model: Any) -> float:
     """Refuse a model whose packed logits differ from its unpacked ones; returns the gap."""
     gap = isolation_gap(model)

@@ -89,6 +89,7 @@ def build(
 ) -> Cache:
     """Compute what is missing and return the whole cache (``shards.build``), over the tokenizer's
     ``entries``."""
+    models.check_reach(teacher, int(samples.lengths.max()))
     teacher.eval()
     models.check_isolation(teacher)
 

@@ -127,6 +127,8 @@ def train(
         else models.build(recipe.student, tokenizer, recipe.seed)
     )
     model.to(device)
+    for reads in (model, *([] if teacher is None else [teacher])):
+        models.check_reach(reads, int(corpus.samples.lengths.max()))
     models.check_isolation(model)
     if optim.recompute:
         models.recompute_layers(model)

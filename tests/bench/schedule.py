@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from harness_distillation import recipe as recipes
-from harness_distillation.curriculum import Sampler
+from harness_distillation.curriculum import Sampler, difficulty
 from harness_distillation.dataset import Samples
 from harness_distillation.prepare import manifest_of
 from rich.console import Console
@@ -81,6 +81,11 @@ def main() -> None:
             cells = [f"{counts[env]:,}" for env in envs]
             table.add_row(str(step), name, *cells, f"{counts.total():,}")
     Console().print(table)
+    if recipe.objective.curriculum not in (None, "random"):
+        score = difficulty(samples, recipe.objective, entropy)
+        within = sum(score[np.array(of) == env].var() * of.count(env) for env in envs)
+        share = 1 - within / (len(score) * score.var())
+        print(f"Of the variance of difficulty {100 * share:.0f} % is between environments.")
 
 
 if __name__ == "__main__":
