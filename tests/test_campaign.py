@@ -147,7 +147,7 @@ def test_the_report_is_the_papers_table_with_intervals(campaign, capsys):
     rows = [line for line in shown.splitlines() if line.startswith("| ours |")]
     assert (
         len(rows) == 7
-    )  # tuning, three quantities (the teacher won nothing to match), two of facts
+    )  # tuning, four quantities (the teacher won nothing to match), two of facts
     assert rows[1].count("[") == 2
     assert "success on alfworld/builtin-dev[:3] (n = 3, 3 steps), 1 paired" in shown
     assert "Tuning: won on alfworld/builtin-dev[3:6]" in shown
