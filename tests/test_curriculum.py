@@ -55,6 +55,23 @@ def test_difficulty_weighs_lengths_and_mean_entropy(samples, weights):
     assert np.allclose(without, wanted) == (g == 0)
 
 
+def test_difficulty_within_environments_orders_no_environment_before_another(samples):
+    """Each environment's sequences as if they were all, whatever the others are like."""
+    entropy = np.random.default_rng(0).gamma(2.0, 1.0, int(samples.taught[-1])).astype(np.float32)
+    group = np.arange(len(samples.lengths)) % 2
+    entropy[np.repeat(group == 1, np.diff(samples.taught))] += 10
+    within = recipes.Objective(curriculum_within="environment")
+    found = difficulty(samples, within, entropy, group)
+    for one in (0, 1):
+        assert abs(found[group == one].mean()) < 1e-12
+    pooled = difficulty(samples, recipes.Objective(), entropy, group)
+    assert pooled[group == 1].mean() - pooled[group == 0].mean() > 0.5
+    alone = difficulty(samples, within, entropy, np.zeros_like(group))
+    assert np.array_equal(alone, difficulty(samples, recipes.Objective(), entropy))
+    with pytest.raises(ValueError, match="environments"):
+        difficulty(samples, within, entropy)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return record(tmp_path_factory.mktemp("run") / "episodes.jsonl", 40)

@@ -1,7 +1,9 @@
 """In which order samples come: at random, by difficulty, or from a growing easiest share.
 
 Difficulty is C(tau) = alpha z(len_r) + beta z(len_a) + gamma z(entropy of the teacher), Eq. 7 of
-the SAD paper with z-scores, since lengths and nats cannot be added as they are.
+the SAD paper with z-scores, since lengths and nats cannot be added as they are. The paper trains on
+one environment at a time; over several, z-scores among all sequences tell environments apart more
+than episodes, those within each (``curriculum_within = "environment"``) episodes alone.
 """
 
 from __future__ import annotations
@@ -18,17 +20,25 @@ from harness_distillation.recipe import Objective
 
 
 def difficulty(
-    samples: Samples, objective: Objective, entropy: np.ndarray | None = None
+    samples: Samples,
+    objective: Objective,
+    entropy: np.ndarray | None = None,
+    group: np.ndarray | None = None,
 ) -> np.ndarray:
     """C of every sequence, fp64 [S]. ``entropy`` fp [taught tokens]: the teacher's exact entropy,
-    cached or live; where the text is all that is matched there is none, and no such term."""
+    cached or live; where the text is all that is matched there is none, and no such term. ``group``
+    int [S]: environments, among whose sequences z-scores are taken if the objective says so."""
+    if objective.curriculum_within == "all":
+        group = np.zeros(len(samples.lengths), dtype=np.int64)
+    elif group is None:
+        raise ValueError("curriculum_within = 'environment' needs the samples' environments")
     reason = _per_sample(samples, samples.kinds == Kind.REASON)
     act = _per_sample(samples, samples.kinds == Kind.ACT)
-    score = objective.alpha * _z(reason) + objective.beta * _z(act)
+    score = objective.alpha * _z(reason, group) + objective.beta * _z(act, group)
     if entropy is not None:
         sums = np.concatenate([[0.0], np.cumsum(entropy, dtype=np.float64)])
         n = np.maximum(np.diff(samples.taught), 1)
-        score += objective.gamma * _z(np.diff(sums[samples.taught]) / n)
+        score += objective.gamma * _z(np.diff(sums[samples.taught]) / n, group)
     return score
 
 
@@ -38,9 +48,14 @@ def _per_sample(samples: Samples, mask: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _z(x: np.ndarray) -> np.ndarray:
-    spread = x.std()
-    return (x - x.mean()) / spread if spread > 0 else np.zeros_like(x)
+def _z(x: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """z-scores within each group."""
+    found = np.zeros_like(x)
+    for one in np.unique(group):
+        here = group == one
+        if (spread := x[here].std()) > 0:
+            found[here] = (x[here] - x[here].mean()) / spread
+    return found
 
 
 def competence(progress: float, start: float, end: float) -> float:
@@ -104,9 +119,10 @@ class Sampler:
         row_tokens: int,
         steps: int,
         entropy: np.ndarray | None = None,
+        group: np.ndarray | None = None,
     ) -> None:
         schedule = objective.curriculum or "random"
-        score = None if schedule == "random" else difficulty(samples, objective, entropy)
+        score = None if schedule == "random" else difficulty(samples, objective, entropy, group)
 
         def stream() -> Iterator[list[int]]:
             items = order(

@@ -163,6 +163,9 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: float = 1 / 3
     beta: float = 1 / 3
     gamma: float = 1 / 3
+    #: Among which sequences they are z-scored: all, or those of the same environment. Over traces
+    #: of several environments "all" orders environments more than episodes.
+    curriculum_within: Literal["all", "environment"] = "all"
     #: Pacing: share of the easiest samples at the start, and when (share of the steps) all are in.
     pacing_start: float = 0.2
     pacing_end: float = 0.5
@@ -308,7 +311,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     "data": {"samples": "episode", "paper_truncate": None},
     "objective": {
         "obs_weight": 0.0, "masks": "spans", "jsd_beta": 0.5, "skew_alpha": 0.1,
-        "alm_tau": 100.0,
+        "alm_tau": 100.0, "curriculum_within": "all",
         "contrastive": 0.0, "contrastive_beta": 1.0,
     },
     "optim": {"micro_rows": 1, "optimizer": "adamw", "recompute": False},

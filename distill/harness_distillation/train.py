@@ -47,13 +47,15 @@ class Diverged(HarnessError):
 
 class Corpus(NamedTuple):
     """What is trained on: samples, which of them train and which are held out, and their hash;
-    ``pairs``: samples of won and lost episodes in turn, for the contrastive term."""
+    ``pairs``: samples of won and lost episodes in turn, for the contrastive term; ``group`` int
+    [S]: the environment of each sample, numbered."""
 
     samples: Samples
     train: np.ndarray
     heldout: np.ndarray
     hash: str
     pairs: Samples | None = None
+    group: np.ndarray | None = None
 
 
 class Part(NamedTuple):
@@ -145,7 +147,7 @@ def train(
     sampler = Sampler(
         corpus.samples, corpus.train, objective, recipe.seed,
         rows=optim.rows, row_tokens=optim.row_tokens, steps=optim.steps,
-        entropy=entropy if cache is None else cache.entropy,
+        entropy=entropy if cache is None else cache.entropy, group=corpus.group,
     )  # fmt: skip
     classes = class_of(objective.format or "span")
     pad = tokenizer.pad_token_id

@@ -49,6 +49,7 @@ def main() -> None:
     recipe = msgspec.json.decode((training / "recipe.json").read_bytes(), type=recipes.Recipe)
     learned = np.flatnonzero(~np.isin(samples.episode, manifest.heldout))
     of = [manifest.tasks[episode][0] for episode in samples.episode]
+    group = np.unique(of, return_inverse=True)[1]
     taught = np.diff(samples.taught)
     entropy = entropies(given.cache or training / "cache")
     table = Table(title=str(given.student), title_justify="left")
@@ -63,7 +64,7 @@ def main() -> None:
         sampler = Sampler(
             samples, learned, objective, recipe.seed, rows=recipe.optim.rows,
             row_tokens=recipe.optim.row_tokens, steps=recipe.optim.steps,
-            entropy=None if name == "random" else entropy,
+            entropy=None if name == "random" else entropy, group=group,
         )  # fmt: skip
         read: Counter[str] = Counter()
         for step in range(max(given.steps)):
@@ -82,7 +83,7 @@ def main() -> None:
             table.add_row(str(step), name, *cells, f"{counts.total():,}")
     Console().print(table)
     if recipe.objective.curriculum not in (None, "random"):
-        score = difficulty(samples, recipe.objective, entropy)
+        score = difficulty(samples, recipe.objective, entropy, group)
         within = sum(score[np.array(of) == env].var() * of.count(env) for env in envs)
         share = 1 - within / (len(score) * score.var())
         print(f"Of the variance of difficulty {100 * share:.0f} % is between environments.")
