@@ -88,8 +88,8 @@ FLAT = {
     "name": "kd", "divergence": "forward_kl", "normalizer": "token", "curriculum": "random",
     "lambda_reason": 1.0, "lambda_act": 1.0, "lambda_format": 1.0, "obs_weight": 0.0,
     "format": "span", "masks": "spans", "temperature": 1.0, "jsd_beta": 0.5, "skew_alpha": 0.1,
-    "alm_tau": 100.0, "curriculum_within": "all", "alpha": 1 / 3, "beta": 1 / 3, "gamma": 1 / 3, "pacing_start": 0.2,
-    "pacing_end": 0.5, "contrastive": 0.0, "contrastive_beta": 1.0,
+    "alm_tau": 100.0, "curriculum_within": "all", "alpha": 1 / 3, "beta": 1 / 3, "gamma": 1 / 3,
+    "pacing_start": 0.2, "pacing_end": 0.5, "contrastive": 0.0, "contrastive_beta": 1.0,
 }  # fmt: skip
 OURS = {**FLAT, "name": "sad", "normalizer": "class", "curriculum": "pacing"}
 TEXT = {**FLAT, "divergence": "ce"}
