@@ -202,7 +202,9 @@ def test_several_seeds_tell_the_one_that_met_most(board: Any, tmp_path: Path) ->
     run = board[MET]["student"]
     other = tmp_path / "other"
     shutil.copytree(run.path, other)
-    harness.runs.write_meta(other, msgspec.structs.replace(run.meta, overlap=Overlap(0, 8)))
+    policy = {**run.meta.policy, "weights_sha256": "0" * 64}  # as of another training
+    meta = msgspec.structs.replace(run.meta, overlap=Overlap(0, 8), policy=policy)
+    harness.runs.write_meta(other, msgspec.structs.replace(meta, metrics_hash=None))
     found = compare([Run(other), run], board[MET]["random"], draws=200)
     assert found.overlap_a == run.meta.overlap
 
