@@ -8,6 +8,7 @@ SOURCES := $(shell find harness envs agents distill -name '*.py' -o -name '*.tom
              -o -name '*.txt' -o -name '*.xz' -o -name '*.safetensors' 2>/dev/null)
 DEMO_TASKS ?= builtin-valid[:40]
 DEMO_OUT ?= results/demo
+JOBS ?= 2
 
 .PHONY: demo test lint wheel dev clean
 
@@ -15,7 +16,7 @@ demo: $(VENV)/.models
 	@DEMO_TASKS='$(DEMO_TASKS)' DEMO_OUT='$(DEMO_OUT)' HARNESS='$(BIN)/harness' sh tests/demo.sh
 
 test: $(VENV)/.test $(VENV)/.textworld $(VENV)/.chromium $(VENV)/.wheel lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
