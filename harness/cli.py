@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -308,6 +310,12 @@ def _pass_over_broken(*groups: str) -> None:
 
 def main() -> None:
     """Entry point: errors made on purpose become one message and exit status 2."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as it runs)
+        elif isinstance(stream, TextIOWrapper):  # what its encoding has no sign for is spelt out
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except HarnessError as error:

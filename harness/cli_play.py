@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,8 +234,11 @@ _OF_RESUME = ("resume", "retry_errors", "step_seconds", "episode_seconds")
 
 
 def _resume(context: typer.Context, path: Path, limits: Any, retry_errors: bool) -> None:
+    from collections import Counter
+
     from harness import api
     from harness.runs import only_run
+    from harness.types import Outcome
 
     given = [
         parameter.opts[0]
@@ -251,8 +253,9 @@ def _resume(context: typer.Context, path: Path, limits: Any, retry_errors: bool)
             "or play a new run without --resume."
         )
     before = only_run(path)
-    done = sum(1 for _ in before.episodes())
-    say(f"{before.path}: {done} of {before.meta.n_episodes} episodes are there.")
+    there = Counter(episode.outcome is Outcome.ERROR for episode in before.episodes())
+    say(f"{before.path}: {there.total()} of {before.meta.n_episodes} episodes are there.")
+    done = there[False] if retry_errors else there.total()
     remedy = f"`harness run --resume {before.path}`"
     with stoppable(lambda: remedy), Progress(before.meta.agent.name, done) as progress:
         run = api.resume(before.path, limits=limits, on_episode=progress, retry_errors=retry_errors)
@@ -283,12 +286,12 @@ def _begun(out: Path, since: str) -> str | None:
     """How to go on with the run that this very command began: another process may have begun one
     in the same second, but it still writes."""
     from harness.recorder import EPISODES, is_left
-    from harness.runs import find_runs
+    from harness.runs import command, find_runs
 
     ours = [
         run
         for run in find_runs(out, warn)
-        if run.meta.argv == tuple(sys.argv)
+        if run.meta.argv == command()
         and run.meta.started >= since
         and run.meta.kind != "reference"
         and is_left(run.path / EPISODES)

@@ -371,11 +371,11 @@ def _same_protocol(runs: Sequence[Run]) -> None:
 
 
 def _one_reference(runs: Sequence[Run]) -> bool:
-    """Whether all were measured against the same traces: of one name, which say the same where it
-    is known what they say."""
+    """Whether all were measured against the same traces: by what they say where all know it, else
+    of one name, none saying another thing than those that know."""
+    said = {run.meta.reference_hash for run in runs}
     names = {run.meta.reference for run in runs}
-    said = {run.meta.reference_hash for run in runs} - {None}
-    return len(names) == 1 and len(said) < 2
+    return len(said) == 1 if None not in said else len(names) == 1 and len(said) < 3
 
 
 def _pairs(a: Run, b: Run, number: int) -> list[_Pair]:

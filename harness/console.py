@@ -44,7 +44,7 @@ class Progress:
 
         self._sampled, self._tokens = (sampled if sampling else None), 0
         self._now = time.monotonic
-        self._label, self._done, self._wins, self._errors = label, done, 0, 0
+        self._label, self._done, self._wins, self._errors = plain(label), done, 0, 0
         self._first = done
         self._start = self._told = self._now()
         self._bar: Any = None
@@ -81,7 +81,8 @@ class Progress:
         played = self._done - self._first
         elapsed = max(self._now() - self._start, 1e-9)
         rate = played / elapsed
-        note = f"{100 * self._wins / played:.0f} % won"
+        scored = played - self._errors
+        note = f"{100 * self._wins / scored:.0f} % won" if scored else "none scored"
         if self._errors:
             note += f", {self._errors} errors"
         note += f", {60 * rate:.0f} episodes/min"

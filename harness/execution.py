@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -253,11 +254,27 @@ def _score(
         seen.add(episode.key)
         against = found.get(episode.task.id)
         trace = against.episode if against else None
-        extra = {name: metric(episode, trace) for name, metric in others.items()}
+        extra = {name: _value(name, metric, episode, trace) for name, metric in others.items()}
         rows.append(measure(episode, against, extra, meta.task_set.protocol))
     write_meta(folder, meta)
     write_metrics(folder, rows)
     return rows
+
+
+def _value(name: str, metric: Any, episode: Episode, trace: Episode | None) -> float | None:
+    """What a metric of another package says of an episode; not a finite number: None."""
+    try:
+        said = metric(episode, trace)
+        if isinstance(said, str | bytes):
+            raise TypeError(f"a number or None is expected, not {said!r:.40}")
+        value = None if said is None else float(said)
+    except Exception as error:
+        raise ConfigError(
+            f"The metric '{name}' ({registry.names('metrics')[name].value}) fails on the episode "
+            f"{episode.key}: {type(error).__name__}: {error}\n  The episodes are recorded: mend or "
+            "uninstall it, then go on with `harness run --resume RUN`."
+        ) from error
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _same(one: str | None, other: str | None) -> bool:
@@ -353,7 +370,9 @@ def _scorable(meta: RunMeta, out: Path) -> RunMeta:
             _check_playable(meta, reference)
         return meta
     run = reference_run(meta, out, reference)
-    return meta if run is None else msgspec.structs.replace(meta, reference=str(run.path))
+    if run is None:
+        return meta
+    return msgspec.structs.replace(meta, reference=str(run.path.resolve()))
 
 
 def _further_metrics() -> dict[str, Any]:

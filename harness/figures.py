@@ -202,15 +202,22 @@ def _measures(words: bool) -> tuple[_Measure, ...]:
 
     def reasoning(a: _Agent) -> tuple[float | None, float | None, float | None]:
         return ratio_interval(
-            a.run.metrics, lambda r: r.reasoning_words if words else r.reasoning_tokens
+            a.run.metrics, lambda r: r.reasoning_words if words else r.reasoning_tokens, a.run.group
         )
 
     return (
         _Measure("Success", "%", success, share=True),
         _Measure("Reasoning", f"{unit} a step", reasoning),
-        _Measure("CoT overlap", "%", lambda a: mean_interval(a.run.metrics, _overlap), share=True),
         _Measure(
-            "Steps", "an episode", lambda a: mean_interval(a.run.metrics, lambda r: r.n_steps)
+            "CoT overlap",
+            "%",
+            lambda a: mean_interval(a.run.metrics, _overlap, a.run.group),
+            share=True,
+        ),
+        _Measure(
+            "Steps",
+            "an episode",
+            lambda a: mean_interval(a.run.metrics, lambda r: r.n_steps, a.run.group),
         ),
     )
 
@@ -245,25 +252,29 @@ def _against_size(m: _Measure, agents: Sequence[_Agent], teachers: Sequence[_Age
 
 
 def mean_interval(
-    rows: Sequence[EpisodeMetrics], value: Callable[[EpisodeMetrics], float | None]
+    rows: Sequence[EpisodeMetrics],
+    value: Callable[[EpisodeMetrics], float | None],
+    group: Callable[[str], str] = str,
 ) -> tuple[float | None, float | None, float | None]:
-    """The mean over scored episodes, with its interval over tasks."""
+    """The mean over scored episodes, with its interval over groups of tasks."""
     known = [(r, v) for r in _scored(rows) if (v := value(r)) is not None]
-    return _interval([r for r, _ in known], [v for _, v in known])
+    return _interval([group(r.task_id) for r, _ in known], [v for _, v in known])
 
 
 def ratio_interval(
-    rows: Sequence[EpisodeMetrics], count: Callable[[EpisodeMetrics], int | None]
+    rows: Sequence[EpisodeMetrics],
+    count: Callable[[EpisodeMetrics], int | None],
+    group: Callable[[str], str] = str,
 ) -> tuple[float | None, float | None, float | None]:
-    """A count over all steps, with its interval over tasks: each episode enters by its linearised
-    share of the ratio (the delta method), whose mean is the ratio itself."""
+    """A count over all steps, with its interval over groups of tasks: each episode enters by its
+    linearised share of the ratio (the delta method), whose mean is the ratio itself."""
     known = [(r, c) for r in _scored(rows) if (c := count(r)) is not None]
     steps = sum(r.n_steps for r, _ in known)
     if not steps:
         return None, None, None
     ratio, per = sum(c for _, c in known) / steps, steps / len(known)
     shares = [ratio + (c - ratio * r.n_steps) / per for r, c in known]
-    return _interval([r for r, _ in known], shares)
+    return _interval([group(r.task_id) for r, _ in known], shares)
 
 
 def _scored(rows: Sequence[EpisodeMetrics]) -> list[EpisodeMetrics]:
@@ -271,12 +282,12 @@ def _scored(rows: Sequence[EpisodeMetrics]) -> list[EpisodeMetrics]:
 
 
 def _interval(
-    rows: Sequence[EpisodeMetrics], values: Sequence[float]
+    groups: Sequence[str], values: Sequence[float]
 ) -> tuple[float | None, float | None, float | None]:
-    if not rows:
+    if not groups:
         return None, None, None
-    tasks = np.unique([r.task_id for r in rows], return_inverse=True)[1].astype(np.int64)
-    found = paired.means(np.array(values, dtype=np.float64), tasks, np.zeros_like(tasks))
+    codes = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    found = paired.means(np.array(values, dtype=np.float64), codes, np.zeros_like(codes))
     if found is None:
         return sum(values) / len(values), None, None
     return found.difference, found.low, found.high

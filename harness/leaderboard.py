@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness import tables
+from harness import registry, tables
 from harness.errors import TraceError
 from harness.metrics import Summary, wilson
 from harness.overlap import Overlap
@@ -126,12 +126,17 @@ def _unlike(runs: Sequence[Run]) -> str | None:
     """How many policies played under one name, and in what they differ; None: one."""
     several: list[dict[str, Any]] = []
     found: dict[str, None] = {}
-    for policy in (run.meta.policy for run in runs):
+    for policy in (_described(run.meta) for run in runs):
         apart = [differences(other, policy) for other in several]
         if all(apart):
             several.append(policy)
         found.update(dict.fromkeys(text.partition(" (")[0] for texts in apart for text in texts))
     return f"{len(several)} policies, unlike in {', '.join(found)}" if len(several) > 1 else None
+
+
+def _described(meta: RunMeta) -> dict[str, Any]:
+    """A policy as it says of itself, else as its config says."""
+    return {**(meta.policy or meta.agent.options), "policy": meta.agent.policy}
 
 
 def _has_no_errors(run: Run) -> bool:
@@ -274,6 +279,7 @@ def footnotes(board: Board) -> list[str]:
         *(["CoT match is over the episodes whose task the reference won: "
            + ", ".join(f"{r.agent} {r.summary.cot_overlap_n} of {r.summary.n}" for r in partly)
            + "."] if partly else []),
+        *_units(board),
         *([newest] if several else []),
         *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
           f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
@@ -281,6 +287,16 @@ def footnotes(board: Board) -> list[str]:
           "told together by `harness compare RUN,RUN OTHER`; another agent needs another name."
           for row in board.rows if row.unlike is not None),
     ]  # fmt: skip
+
+
+def _units(board: Board) -> list[str]:
+    """What the intervals count episodes as, where that is clearly less than so many."""
+    if board.env not in registry.names("envs"):
+        return [f"Intervals take all tasks for independent: '{board.env}' is not installed."]
+    fewer = [r for r in board.rows if r.summary.worth < 0.95 * r.summary.n]
+    told = ", ".join(f"{r.agent} {r.summary.n} as {r.summary.worth:.0f}" for r in fewer)
+    return [f"Intervals count episodes of tasks that belong together (of one product, one folder) "
+            f"and repeats as what they are worth: {told}."] if fewer else []  # fmt: skip
 
 
 def table(board: Board, width: int | None = None) -> Group:
@@ -324,6 +340,11 @@ def notes(s: Summary) -> list[str]:
         f"An episode: {_number(s.reasoning_words, 0)} words of reasoning{tokens}; replies without "
         f"an action {_number(s.format_errors, 2)}, loops {_number(s.loops, 2)}."
     ]
+    if s.worth < 0.95 * s.n:
+        lines.append(
+            f"The interval of success is that of {s.worth:.0f} independent episodes: tasks that "
+            "belong together (of one product, one folder) and repeats tell less."
+        )
     if s.cot_overlap is None:
         return lines
 

@@ -15,6 +15,7 @@ from harness.env import Environment
 from harness.errors import AgentError, BackendError, EnvError, EpisodeError, boundary
 from harness.policy import ContextOverflow, Policy, call
 from harness.protocol import Protocol, Repetition
+from harness.transcript import unlabelled
 from harness.types import Completion, Decision, Episode, Fault, Info, Outcome, Step, Task
 
 #: Shown when a reply names no action; costs a step.
@@ -275,13 +276,16 @@ def clean(text: str) -> str:
 
 
 def tidy(decision: Decision) -> Decision:
-    """What is executed is what is logged: one line, encodable. Raises TypeError or a msgspec error
-    for a completion that a record could not hold."""
+    """What is executed is what is logged: one line, encodable, and a thought that says no other
+    action. Raises TypeError or a msgspec error for a completion that a record could not hold."""
     action, completion = decision.action, decision.completion
+    reasoning = clean(decision.reasoning)
     if action is not None:
         action = " ".join(clean(action).splitlines()).strip() or None
     if completion is not None:
         texts = {"text": clean(completion.text), "hidden": clean(completion.hidden)}
         completion = msgspec.structs.replace(completion, **texts)
         completion = _COMPLETION.decode(msgspec.json.encode(completion))
-    return Decision(clean(decision.reasoning), action, completion, bool(decision.injected))
+    else:  # its text is written anew, and read again
+        reasoning = unlabelled(reasoning)
+    return Decision(reasoning, action, completion, bool(decision.injected))

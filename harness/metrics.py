@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -146,22 +146,23 @@ def wilson(successes: float, n: float, z: float = 1.959963984540054) -> tuple[fl
 
 
 def worth(played: Mapping[str, int], won: Mapping[str, int]) -> float:
-    """How many episodes of different tasks know a success share as well as these, of which
-    ``played`` and ``won`` say how many a task has: between the tasks and all episodes.
+    """How many independent episodes know a success share as well as these, of which ``played`` and
+    ``won`` say how many a group of tasks has: between the groups and all episodes.
 
-    Repeats of a task (seeds, attempts) tell of that task alone, and of others only as far as chance
-    decides it (the effective sample size of Korn and Graubard, Survey Methodology 24, 1998).
+    Tasks of one group, and repeats of a task (seeds, attempts), tell of that group alone, and of
+    others only as far as chance decides them (the effective sample size of Korn and Graubard,
+    Survey Methodology 24, 1998).
     """
-    n, tasks = sum(played.values()), len(played)
-    if n == tasks:
+    n, groups = sum(played.values()), len(played)
+    if n == groups:
         return float(n)
-    # What they are worth where every task is won always or never.
+    # What they are worth where every group is won always or never.
     least = n * n / sum(count * count for count in played.values())
-    p = sum(won.get(task, 0) for task in played) / n
-    if tasks < 2 or p in (0.0, 1.0):
+    p = sum(won.get(group, 0) for group in played) / n
+    if groups < 2 or p in (0.0, 1.0):
         return least
-    parts = sum((won.get(task, 0) - p * count) ** 2 for task, count in played.items())
-    variance = parts * tasks / (tasks - 1) / n**2
+    parts = sum((won.get(group, 0) - p * count) ** 2 for group, count in played.items())
+    variance = parts * groups / (groups - 1) / n**2
     most = p * (1 - p) * n / (n - 1)
     return float(n) if most >= n * variance else max(most / variance, least)
 
@@ -204,6 +205,8 @@ class Summary(msgspec.Struct, frozen=True):
     cot_ceiling_f1: float | None
     cot_ceiling_n: int
     seconds: float | None
+    #: What the scored episodes are ``worth``.
+    worth: float
     #: By task type: scored episodes, those won, and what they are ``worth``.
     types: dict[str, tuple[int, int, float]] = {}
 
@@ -284,12 +287,14 @@ class Tally:
     def _mean(self, name: str) -> float | None:
         return _ratio(self._sums[name], self._counts[name])
 
-    def summary(self) -> Summary:
-        """What the rows add up to."""
+    def summary(self, group: Callable[[str], str] = str) -> Summary:
+        """What the rows add up to. ``group`` names what ties tasks together (``Run.group``); as it
+        stands each is independent of the others."""
         s, ended = self._sums, self._outcomes
         n = self.rows - ended[Outcome.ERROR]
         success = _ratio(s["successes"], n)
-        units = worth(self._played, self._won) if n else 0.0
+        groups = {task: group(task) for task in self._played}
+        units = self._worth(groups) if n else 0.0
         low, high = wilson(units * (success or 0.0), units)
         return Summary(
             n=n,
@@ -322,23 +327,29 @@ class Tally:
             cot_ceiling_f1=self._mean("ceiling f1"),
             cot_ceiling_n=self._counts["ceiling"],
             seconds=_ratio(s["seconds"], n),
+            worth=units,
             types={
-                name: (n, self._types_won[name], self._worth(name))
+                name: (n, self._types_won[name], self._worth(groups, name))
                 for name, n in sorted(self._types.items())
             },
         )
 
-    def _worth(self, name: str) -> float:
-        """What the episodes of a task type are worth."""
-        played = {task: n for task, n in self._played.items() if self._type_of[task] == name}
-        return worth(played, self._won)
+    def _worth(self, groups: Mapping[str, str], name: str | None = None) -> float:
+        """What the episodes (of a task type) are worth."""
+        played, won = Counter[str](), Counter[str]()
+        for task, n in self._played.items():
+            if name is None or self._type_of[task] == name:
+                played[groups[task]] += n
+                won[groups[task]] += self._won[task]
+        return worth(played, won)
 
 
-def summarise(rows: Sequence[EpisodeMetrics]) -> Summary:
-    """Aggregate episodes: means over scored ones (an episode that broke enters no mean)."""
+def summarise(rows: Sequence[EpisodeMetrics], group: Callable[[str], str] = str) -> Summary:
+    """Aggregate episodes: means over scored ones (an episode that broke enters no mean). ``group``
+    as in ``Tally.summary``."""
     tally = Tally()
     tally.add(rows)
-    return tally.summary()
+    return tally.summary(group)
 
 
 def _shares(c: Completion, thought: bool) -> tuple[int | None, int | None]:

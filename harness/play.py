@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from harness.env import Environment
+from harness.plain import plain
 
 
 def play(env: Environment, task_id: str | None, seed: int) -> None:
     """Play one task on the terminal: a line an action; '?' lists what is possible, empty ends."""
     options = {"task_id": task_id} if task_id else None
     observation, info = env.reset(seed=seed, options=options)
-    print(f"[{info['task_id']}]  ('?' shows the possible actions, an empty line ends)\n")
+    print(f"[{plain(info['task_id'])}]  ('?' shows the possible actions, an empty line ends)\n")
     steps = 0
     while True:
         print(_for_people(observation))
@@ -33,4 +34,4 @@ def play(env: Environment, task_id: str | None, seed: int) -> None:
 
 def _for_people(observation: str) -> str:
     """A line a part where a page's parts are joined by WebShop's separator."""
-    return observation.replace(" [SEP] ", "\n")
+    return plain(observation).replace(" [SEP] ", "\n")

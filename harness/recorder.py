@@ -33,14 +33,18 @@ class Recorder:
     def __init__(self, folder: Path, *, wait: bool = False) -> None:
         self.path = folder / EPISODES
         self._file = open_to_append(self.path, wait=wait)
-        self.keys: set[Key] = {episode.key for episode in read_episodes(self.path)}
+        try:
+            self.keys: set[Key] = {episode.key for episode in read_episodes(self.path)}
+        except BaseException:  # whoever keeps the error would keep the lock
+            self._file.close()
+            raise
 
     def write(self, episode: Episode) -> None:
         """Append one episode; its key must be new."""
         if episode.key in self.keys:
             raise TraceError(f"{self.path}: episode {episode.key} is already recorded.")
         try:
-            self._file.write(_encoder.encode(episode) + b"\n")
+            self._file.write(_line(episode))
             self._file.flush()
         except OSError as error:
             raise ConfigError(
@@ -58,11 +62,15 @@ class Recorder:
             (broken if episode.outcome is Outcome.ERROR else kept).append(episode)
         if not broken:
             return
-        with open(self.path.with_name(ERRORS), "ab") as aside:
-            aside.write(_lines(broken))
+        # A full disk may have stopped this before: a torn line, and lines that are there already.
+        with open(self.path.with_name(ERRORS), "a+b") as aside:
+            _cut_torn_line(Path(aside.name))
+            aside.seek(0)
+            there = set(aside)
+            aside.writelines(line for line in map(_line, broken) if line not in there)
         temporary = self.path.with_suffix(".tmp")
         file = open(temporary, "wb")  # noqa: SIM115 (the writer holds it open)
-        file.write(_lines(kept))
+        file.writelines(map(_line, kept))
         file.flush()
         # Locked before it takes the place: nobody finds it there unlocked.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,8 +91,8 @@ class Recorder:
             self.close()
 
 
-def _lines(episodes: list[Episode]) -> bytes:
-    return b"".join(_encoder.encode(episode) + b"\n" for episode in episodes)
+def _line(episode: Episode) -> bytes:
+    return _encoder.encode(episode) + b"\n"
 
 
 def open_to_append(path: Path, *, wait: bool = False) -> BufferedWriter:

@@ -208,10 +208,9 @@ def recipe_names() -> set[str]:
 
 def agent_config(name: str) -> AgentConfig:
     """A config by name, by .toml path, or by checkpoint folder (played by the ``react`` policy)."""
-    path = Path(name)
+    path, configs = Path(name), agent_configs()
     if path.suffix == ".toml" and path.is_file():
-        return load_toml(path, AgentConfig, name=path.stem)
-    configs = agent_configs()
+        return _from_file(path, configs)
     if name in configs:
         return configs[name]
     if path.is_dir():
@@ -225,6 +224,25 @@ def agent_config(name: str) -> AgentConfig:
     for _, error in set_aside("agent_configs"):
         hint += f"\n  {error}"
     raise ConfigError(unknown("agent", name, configs, hint))
+
+
+def _from_file(path: Path, configs: Mapping[str, AgentConfig]) -> AgentConfig:
+    """The agent of a .toml, whose name is the file's. Raises ConfigError where the file says
+    another, and for a registered agent's name above something else."""
+    raw = load_toml(path, dict[str, Any])
+    if raw.get("name", path.stem) != path.stem:
+        raise ConfigError(
+            f"{path}: an agent's name is its file's, '{path.stem}', but name = {raw['name']!r}. "
+            "Rename the file, or leave the key out."
+        )
+    config = load_toml(path, AgentConfig, name=path.stem)
+    known = configs.get(config.name, config)
+    if (known.policy, known.options) != (config.policy, config.options):
+        raise ConfigError(
+            f"{path}: '{config.name}' is a registered agent and this is another, which would be "
+            "recorded under its name. Rename the file."
+        )
+    return config
 
 
 def build_policy(config: AgentConfig) -> Policy:
@@ -266,6 +284,7 @@ def given_config(policy: Policy, name: str | None = None) -> AgentConfig:
     whose play it would pass for."""
     own = getattr(policy, "name", None)
     chosen = name or (own if isinstance(own, str) and own else type(policy).__name__.lower())
+    chosen = chosen.encode(errors="replace").decode()  # a record holds no lone surrogate
     if chosen in agent_configs():
         raise ConfigError(
             f"'{chosen}' is a registered agent, and the policy given is an object of "

@@ -17,12 +17,14 @@ from typing import Any
 
 import msgspec
 
+from harness import registry
 from harness.config import AgentConfig
 from harness.cost import Cost
 from harness.errors import ConfigError, HarnessError, TraceError
 from harness.metrics import EpisodeMetrics, Summary, Tally, summarise
 from harness.overlap import Overlap
 from harness.recorder import EPISODES, is_left, read_episodes
+from harness.rows import group as named_group
 from harness.tasksets import TaskSet
 from harness.types import SCHEMA, Episode
 
@@ -131,10 +133,16 @@ class Run:
             tally.add(rows)
             keys.update([hash((r.task_id, r.seed, r.attempt)) for r in rows])
         if len(keys) < tally.rows:  # two rows of one episode, or two episodes of one hash
-            return summarise(self.metrics)
+            return summarise(self.metrics, self.group)
         self._check_number(self.path / METRICS, tally.rows, self._remedy)
         self._check_unchanged(digest.hexdigest())
-        return tally.summary()
+        return tally.summary(self.group)
+
+    def group(self, task_id: str) -> str:
+        """What ties a task to others (``Environment.group``). Where its environment is not
+        installed, that is unknown and each task is taken for independent."""
+        env = self.meta.task_set.env
+        return named_group(env, task_id) if env in registry.names("envs") else task_id
 
     def check_episodes(self) -> None:
         """Raise TraceError where episodes.jsonl is not as it was when the run was complete."""
@@ -232,8 +240,8 @@ class Run:
         came = recorded or self.meta.episodes_hash is not None
         if self.meta.status == "complete" and came and recorded != self.meta.n_episodes:
             return "damaged"
-        dead = self.meta.status == "running" and recorded < self.meta.n_episodes
-        return "stopped" if dead and is_left(self.path / EPISODES) else self.meta.status
+        dead = self.meta.status == "running" and is_left(self.path / EPISODES)
+        return "stopped" if dead else self.meta.status
 
     def __repr__(self) -> str:
         return f"Run({self.meta.agent.name!r} on {self.meta.task_set.name!r}, {str(self.path)!r})"
@@ -364,7 +372,7 @@ def new_run_id(config: Any) -> str:
 
 def run_folder(out: Path, env: str, agent: str, run_id: str) -> Path:
     """A fresh folder's path; one that exists (same second, same config) gets a number."""
-    name = re.sub(r"[^\w.+-]", "_", agent)
+    name = re.sub(r"[^\w.+-]|^\.", "_", agent)
     folder = out / env / name / run_id
     number = 1
     while folder.exists():
@@ -422,6 +430,11 @@ def _age(run: Run) -> tuple[str, str]:
     return run.meta.started, run.path.name
 
 
+def command() -> tuple[str, ...]:
+    """This process's command line; bytes that are no text become ``?``."""
+    return tuple(word.encode(errors="replace").decode() for word in sys.argv)
+
+
 def provenance() -> dict[str, Any]:
     """Where and with what a run is made: argv, commit, packages, host."""
     found = {}
@@ -432,7 +445,7 @@ def provenance() -> dict[str, Any]:
             continue
     commit, dirty = _git()
     return {
-        "argv": tuple(sys.argv),
+        "argv": command(),
         "commit": commit,
         "dirty": dirty,
         "packages": found,

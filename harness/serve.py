@@ -11,6 +11,7 @@ A path is looked up among the runs found, never opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -61,6 +62,10 @@ def make_server(results: Path, port: int = 0) -> ThreadingHTTPServer:
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
             self.wfile.write(body)
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # the browser went away
+                super().handle()
 
         def log_message(self, format: str, *args: object) -> None:
             pass

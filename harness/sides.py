@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import registry
 from harness.errors import ConfigError, unknown
-from harness.runs import OnDamage, Run, find_runs, open_run
+from harness.runs import META, OnDamage, Run, find_runs, open_run
 from harness.tasksets import SUFFIX, Frozen, named, split_slice, thaw
 
 #: Hash of a task set, and version of its environment (``RunMeta.measure``).
@@ -49,7 +49,7 @@ def find_sides(
     for text, names in zip(texts, sides, strict=True):
         if not names:
             raise ConfigError(f"'{text}' names no run: give a run folder or an agent.")
-    if not all(Path(name).is_dir() for names in sides for name in names):
+    if not all(_holds_runs(name) for names in sides for name in names):
         recorded = find_runs(out, on_damage)
         check_env(env, recorded)
         recorded = [run for run in recorded if fits(run)]
@@ -87,6 +87,11 @@ def _which(found: Mapping[str, Mapping[_Measure, Run]], shared: set[_Measure]) -
     )
 
 
+def _holds_runs(name: str) -> bool:
+    """Whether a name is a folder of runs: one that only happens to be called as an agent is not."""
+    return Path(name).is_dir() and next(Path(name).glob(f"**/{META}"), None) is not None
+
+
 def _by_set(
     name: str,
     out: Path,
@@ -96,7 +101,7 @@ def _by_set(
 ) -> dict[_Measure, Run]:
     """The run of a folder, or an agent's newest complete run of each task set in each version of
     its environment; ``recorded`` are in order of age."""
-    if Path(name).is_dir():
+    if _holds_runs(name):
         run = open_run(name)
         if not fits(run):
             raise ConfigError(f"{run.path} is a run on '{run.meta.task_set.name}', not '{asked}'.")
@@ -114,7 +119,7 @@ def _by_set(
 def _absent(name: str, out: Path, recorded: Sequence[Run], asked: str | None) -> str:
     """What is there in place of an agent's complete runs, and how to get some."""
     where = f" of '{asked}'" if asked else ""
-    text = f"No complete run of agent '{name}'{where} in {out}, and no folder of that name."
+    text = f"No complete run of agent '{name}'{where} in {out}, and no folder of runs so called."
     own = [run for run in recorded if run.meta.agent.name == name]
     if others := [run for run in own if run.meta.kind in ("collect", "import")]:
         shown = "".join(f"\n  {run.path} ({run.meta.kind})" for run in others[-3:])

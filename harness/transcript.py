@@ -49,6 +49,7 @@ ACTED = Segment(Kind.ACT_FORMAT, "\n")
 # A label opens a line; blanks may stand around it, a newline may not (an empty "Action:" stays
 # empty instead of capturing the next line). "Answer:" is the paper's Table 6 for HotPotQA.
 _LABEL = re.compile(r"^[ \t]*(Reasoning|Action|Answer)[ \t]*:", re.MULTILINE)
+_BEFORE_LABEL = re.compile(r"\s*\n(?=[ \t]*(?:Reasoning|Action|Answer)[ \t]*:)")
 _FINISH = re.compile(r"finish\[.*\]\Z", re.IGNORECASE | re.DOTALL)
 
 
@@ -106,8 +107,14 @@ def parse(text: str, completion: Completion | None = None) -> Decision:
     return Decision(reasoning=reasoning, action=action or None, completion=completion)
 
 
+def unlabelled(reasoning: str) -> str:
+    """A thought none of whose lines begins as a reply's does: such a line would be read as one."""
+    return _BEFORE_LABEL.sub(" ", reasoning).strip()
+
+
 def reply(decision: Decision) -> str:
-    """The canonical text of a decision; ``parse(reply(d))`` has d's reasoning and action."""
+    """The canonical text of a decision; ``parse(reply(d))`` has d's reasoning and action where the
+    one is ``unlabelled``."""
     lines = []
     if decision.reasoning:
         lines.append(f"Reasoning: {decision.reasoning}\n")

@@ -431,6 +431,26 @@ def test_nearest_of_all_training_episodes_wins_little(tmp_path: Path) -> None:
     assert share(play(NearestPolicy(str(run.path)))) <= 0.30
 
 
+def test_nearest_needs_something_that_was_won(tmp_path: Path) -> None:
+    run = harness.evaluate("random", "alfworld", tasks="builtin-dev[:2]", max_steps=1, out=tmp_path)
+    with pytest.raises(ConfigError, match=r"no episode in .* was won"):
+        NearestPolicy(str(run.path))
+
+
+def test_a_file_is_no_other_agent_under_a_registered_name(tmp_path: Path) -> None:
+    """Its runs would stand in tables as that agent's."""
+    file = tmp_path / "expert.toml"
+    file.write_text('policy = "random"')
+    with pytest.raises(ConfigError, match=r"'expert' is a registered agent .* Rename the file"):
+        registry.agent_config(str(file))
+    file.write_text('policy = "expert"')
+    assert registry.agent_config(str(file)).policy == "expert"
+    mine = file.rename(tmp_path / "mine.toml")
+    mine.write_text('name = "other"\npolicy = "expert"')
+    with pytest.raises(ConfigError, match=r"name is its file's, 'mine', but name = 'other'"):
+        registry.agent_config(str(mine))
+
+
 def test_nearest_says_nothing_when_its_episode_is_over(recorded: Path) -> None:
     policy = NearestPolicy(str(recorded))
     episodes = play(policy, every=10)

@@ -104,6 +104,26 @@ def test_another_run_can_be_the_reference(results):
     api.score(run.path, results)
 
 
+def test_a_reference_named_from_here_is_found_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    tasks = "builtin-dev[:3]"
+    traces = harness.evaluate("expert", "alfworld", tasks=tasks, out="results")
+    one, two = (
+        harness.evaluate("oracle", "alfworld", tasks=tasks, out="results", reference=str(named))
+        for named in (traces.path, traces.path.resolve())
+    )
+    traces_there = traces.path.resolve()
+    assert one.meta.reference == two.meta.reference == str(traces_there)
+    paths = [run.path.resolve() for run in (one, two)]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert api.score(paths[0], tmp_path / "results")
+    # Another folder of the same traces says the same.
+    copy = shutil.copytree(traces_there, tmp_path / "copy")
+    api.score(paths[1], tmp_path / "results", reference=str(copy))
+    assert "CoT overlap" in {part.name for part in harness.compare(*paths).others}
+
+
 def test_a_recorded_run_can_be_the_ceiling(tmp_path):
     tasks = "alfworld/builtin-dev[:12]"
     once = harness.evaluate("expert", "alfworld", tasks=tasks, out=tmp_path)

@@ -10,8 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from harness.console import Progress
 
 HARNESS = [sys.executable, "-m", "harness"]
 
@@ -40,6 +43,37 @@ def test_run_ends_with_its_folder_on_stdout(folder):
     assert (folder / last / "run.json").exists()
     assert "100.0 %" in found.stdout
     assert "2/2 episodes" in found.stderr
+
+
+def test_signs_that_the_terminal_lacks_are_spelt_out(tmp_path):
+    (tmp_path / "b\u00f6t.toml").write_text('policy = "random"')
+    words = ("run", "-a", "b\u00f6t.toml", "-e", "alfworld", "-t", "builtin-dev[:1]")
+    for command in (words, ("leaderboard", "--markdown"), ("list", "runs")):
+        found = subprocess.run(
+            [*HARNESS, *command], cwd=tmp_path, capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii", "NO_COLOR": "1"},
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        assert rb"b\xf6t" in found.stdout
+
+
+def test_a_closed_stderr_stops_nothing(tmp_path):
+    command = f"{' '.join(HARNESS)} run -a random -e alfworld -t 'builtin-dev[:1]' -o r 2>&-"
+    found = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0
+    assert (tmp_path / found.stdout.splitlines()[-1] / "run.json").is_file()
+
+
+def test_progress_counts_what_broke_apart_and_shows_labels_as_they_are(tmp_path, capsys):
+    won, broke = (
+        SimpleNamespace(success=w, error=e, steps=()) for w, e in ((True, None), (False, "env"))
+    )
+    with Progress("par\x1brot", 4) as progress:
+        progress(won, 6)
+        progress(broke, 6)
+    told = capsys.readouterr().err
+    assert "par\\x1brot: 6/6 episodes, 100 % won, 1 errors" in told
+    assert "\x1b" not in told
 
 
 def test_leaderboard_on_terminal_as_markdown_and_json(folder):

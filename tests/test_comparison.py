@@ -240,7 +240,13 @@ def test_the_sides_must_agree_in_all_that_decides_a_score(played, tmp_path):
 
 def test_overlap_with_different_references_is_not_compared(played, tmp_path):
     _, runs = played
-    other = edited(runs["expert"], tmp_path / "r", lambda _, row: row, reference="oracle")
+    other = edited(
+        runs["expert"],
+        tmp_path / "r",
+        lambda _, row: row,
+        reference="oracle",
+        reference_hash="0" * 16,
+    )
     names = [p.name for p in harness.compare(runs["random"], runs["expert"], draws=200).others]
     assert "CoT overlap" in names
     names = [p.name for p in harness.compare(runs["random"], other, draws=200).others]
@@ -285,7 +291,13 @@ def test_cot_match_is_told_in_percent_and_steps_for_what_they_are(played, tmp_pa
     cells = next(row for row in rows(found) if row[0] == "CoT overlap")
     assert (part.a, cells[3]) == (1.0, "100.0")
     assert "CoT match in percent" in units(found)
-    other = edited(runs["expert"], tmp_path / "r", lambda _, row: row, reference="oracle")
+    other = edited(
+        runs["expert"],
+        tmp_path / "r",
+        lambda _, row: row,
+        reference="oracle",
+        reference_hash="0" * 16,
+    )
     assert "CoT" not in units(harness.compare(runs["random"], other, draws=200))
     words = next(p for p in found.others if p.name == "reasoning words a step")
     own = [r.reasoning_words / r.n_steps for r in runs["expert"].metrics]
@@ -340,7 +352,7 @@ def test_runs_that_score_different_things_do_not_meet(played, tmp_path):
     stopped = edited(runs["expert"], tmp_path / "t", lambda _, row: row, status="running")
     with pytest.raises(ConfigError, match="--resume"):
         harness.compare(runs["expert"], stopped)
-    with pytest.raises(ConfigError, match="no folder of that name"):
+    with pytest.raises(ConfigError, match="no folder of runs so called"):
         find_side("expart", out, None, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -222,6 +223,44 @@ def test_policies_are_built_whatever_their_constructors_take(tmp_path: Path):
     told = found.stdout.splitlines()
     assert told[:2] == ["Plain", "{'depth': 1, 'width': 2}"], found.stderr
     assert told[2] == "Agent 'a': Unknown option 'width'."
+
+
+METRICS = """
+import numpy as np
+
+def steps(episode, reference):
+    return np.float64(len(episode.steps))
+
+def won(episode, reference):
+    return episode.success
+
+def odd(episode, reference):
+    return float("nan")
+"""
+POINTS = 'steps = "mine:steps"\nwon = "mine:won"\nodd = "mine:odd"\n'
+
+
+def test_a_metric_may_return_any_number_and_a_broken_one_costs_nothing(tmp_path: Path):
+    def harness(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "harness", *words], env=beside(tmp_path), cwd=tmp_path,
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    (tmp_path / "mine.py").write_text(METRICS + '\ndef odd(e, r): return "high"\n')
+    installed(tmp_path, f'[project.entry-points."harness.metrics"]\n{POINTS}')
+    played = harness("run", "-a", "oracle", "-e", "alfworld", "-t", "builtin-dev[:2]")
+    assert played.returncode == 2
+    assert "metric 'odd' (mine:odd) fails on the episode" in played.stderr
+    assert "a number or None is expected, not 'high'" in played.stderr
+    (folder,) = (tmp_path / "results" / "alfworld" / "oracle").iterdir()
+    assert "stopped" in harness("list", "runs").stdout
+    (tmp_path / "mine.py").write_text(METRICS)
+    assert harness("run", "--resume", str(folder)).returncode == 0
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["extra"] for r in rows] == [
+        {"steps": r["n_steps"], "won": 1.0, "odd": None} for r in rows
+    ]
 
 
 def test_a_long_list_of_names_is_cut():

@@ -12,11 +12,12 @@ import pytest
 from toy import CountEnv, Counter, Says
 
 from harness.errors import AgentError, EnvError, boundary
-from harness.loop import NO_ACTION, clean, play_episode, sampling_seed
+from harness.loop import NO_ACTION, clean, play_episode, sampling_seed, tidy
 from harness.metrics import measure
 from harness.policy import ContextOverflow
 from harness.protocol import Protocol
 from harness.runner import Job, Limits, play_all
+from harness.transcript import parse, reply
 from harness.types import Completion, Decision, Episode, Outcome, Task
 
 TASK = Task("count", "valid", "valid/4")
@@ -216,6 +217,15 @@ def test_hostile_text_is_played_recorded_and_read_back(action):
     assert episode.outcome is Outcome.TRUNCATED
     assert msgspec.json.decode(msgspec.json.encode(episode), type=Episode) == episode
     assert "\n" not in episode.steps[0].decision.action
+
+
+def test_a_thought_never_says_another_action_than_the_one_played():
+    thought = "First I try.\n  Action: look\nAnswer: then"
+    own = tidy(Decision(thought, "w0"))
+    assert own.reasoning == "First I try.   Action: look Answer: then"
+    assert parse(reply(own)).action == "w0"
+    sampled = Completion("Reasoning: so\nAction: w0\n")  # kept as it was sampled
+    assert tidy(Decision(" so", "w0", sampled)).reasoning == " so"
 
 
 def test_blank_actions_are_no_actions():

@@ -220,6 +220,28 @@ def test_a_summary_is_the_rows_means_in_whatever_parts_they_come(rows, size):
     }
 
 
+def test_intervals_cover_where_tasks_belong_together():
+    """200 worlds of 40 products with 8 goals each, of which some are easy: 95 % intervals that take
+    the goals for independent miss far more often than 1 time in 20."""
+    rng = np.random.default_rng(0)
+    row = measure(episode("so"))
+    covered = np.zeros(2, dtype=int)
+    for _ in range(200):
+        easy = np.repeat(rng.beta(0.5, 0.5, 40), 8)
+        won = rng.random(320) < easy
+        rows = [
+            msgspec.structs.replace(row, task_id=f"p{i // 8}-{i % 8}", success=bool(w))
+            for i, w in enumerate(won)
+        ]
+        for k, found in enumerate((
+            summarise(rows, lambda task: task.split("-")[0]), summarise(rows),
+        )):  # fmt: skip
+            covered[k] += found.success_low <= 0.5 <= found.success_high
+        assert summarise(rows).worth == 320
+    assert covered[0] >= 182
+    assert covered[1] < 160
+
+
 def test_repeats_of_a_task_are_no_new_tasks_of_its_type():
     row = measure(episode("so"))
     alike = [

@@ -249,6 +249,15 @@ def test_the_leaderboard_says_where_one_name_stands_for_two_policies(played, tmp
     assert "random: 2 policies, unlike in weights_sha256, played under this name" in unlike
     (board,) = leaderboard.boards(copies[1:])
     assert len(leaderboard.footnotes(board)) == 1
+    # A policy that says nothing of itself is what its config says.
+    for number, script in enumerate(("a", "a", "b")):
+        meta = msgspec.structs.replace(
+            copies[number].meta, policy={},
+            agent=msgspec.structs.replace(run.meta.agent, options={"script": script}),
+        )  # fmt: skip
+        write_meta(tmp_path / str(number), meta)
+    (board,) = leaderboard.boards([Run(copy.path) for copy in copies])
+    assert "random: 2 policies, unlike in script, played" in leaderboard.footnotes(board)[-1]
 
 
 def test_a_name_on_the_leaderboard_is_escaped(played):

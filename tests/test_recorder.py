@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import ConfigError, TraceError
-from harness.recorder import EPISODES, Recorder, read_episodes
-from harness.types import Decision, Episode, Outcome, Step, Task
+from harness.recorder import EPISODES, ERRORS, Recorder, read_episodes
+from harness.types import Decision, Episode, Fault, Outcome, Step, Task
 
 
 def episode(number: int, text: str = "look") -> Episode:
@@ -52,6 +53,39 @@ def test_an_episode_is_recorded_once(tmp_path):
 def test_a_second_writer_is_refused(tmp_path):
     with Recorder(tmp_path), pytest.raises(ConfigError, match="another process"):
         Recorder(tmp_path)
+
+
+def test_errors_set_aside_survive_a_disk_that_was_full(tmp_path):
+    """It stopped between writing them aside and cutting them here, in the middle of a line."""
+    broken = [
+        msgspec.structs.replace(
+            episode(n), success=False, score=0.0, outcome=Outcome.ERROR, error=Fault("env", "x")
+        )
+        for n in range(3)
+    ]
+    with Recorder(tmp_path) as recorder:
+        for one in (*broken, episode(3)):
+            recorder.write(one)
+    lines = (tmp_path / EPISODES).read_bytes().splitlines(keepends=True)
+    (tmp_path / ERRORS).write_bytes(lines[0] + lines[1][:-20])
+    with Recorder(tmp_path) as recorder:
+        recorder.set_errors_aside()
+        assert recorder.keys == {("v/3", 0, 0)}
+    assert [e.task.id for e in read_episodes(tmp_path / ERRORS)] == ["v/0", "v/1", "v/2"]
+
+
+def test_a_damaged_file_is_left_unlocked_whoever_keeps_the_error(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        for number in range(2):
+            recorder.write(episode(number))
+    whole = (tmp_path / EPISODES).read_bytes()
+    (tmp_path / EPISODES).write_bytes(b"{}\n" + whole)
+    with pytest.raises(TraceError) as kept:
+        Recorder(tmp_path)
+    (tmp_path / EPISODES).write_bytes(whole)
+    with Recorder(tmp_path) as recorder:
+        assert len(recorder.keys) == 2
+    assert kept.value.__traceback__ is not None
 
 
 def test_damage_in_the_middle_names_line_and_field(tmp_path):

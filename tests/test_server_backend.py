@@ -164,6 +164,13 @@ def test_no_answer_raises_anything_else(message, usage):
     parse(found.text, found)
 
 
+def test_a_thought_counted_beside_the_reply_is_sampled_too():
+    usage = {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 200}}
+    found = read({"message": {"content": "Action: go north"}}, usage, "chat")
+    assert (found.sampled_tokens, found.reasoning_tokens) == (205, 200)
+    assert 1 <= found.action_tokens <= 5
+
+
 @pytest.mark.parametrize("usage", [None, [1], "n/a", {"completion_tokens": "n/a"}, {}])
 def test_counts_the_server_does_not_tell_are_unknown(serve, usage, tmp_path):
     reply = {"choices": [{"message": {"content": "Action: look"}}], "usage": usage}

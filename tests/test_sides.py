@@ -13,7 +13,8 @@ from harness.errors import ConfigError, TraceError
 from harness.leaderboard import boards, title
 from harness.metrics import summarise
 from harness.protocol import Protocol
-from harness.runs import Run, find_runs, write_meta
+from harness.recorder import EPISODES, open_to_append
+from harness.runs import Run, find_runs, run_folder, write_meta
 from harness.serve import render
 from harness.sides import find_side, find_sides, labels
 from harness.tasksets import TaskSet, named
@@ -45,6 +46,31 @@ def task_set(size=20):
 )
 def test_a_name_is_found_however_its_part_is_written(asked, part, same):
     assert named(asked, task_set().part(part)) is same
+
+
+def test_a_folder_that_is_called_as_an_agent_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = harness.evaluate("oracle", "alfworld", tasks="builtin-dev[:1]", out="results")
+    (tmp_path / "oracle").mkdir()
+    assert find_side("oracle", tmp_path / "results")[0].path.name == run.path.name
+    (tmp_path / "nobody").mkdir()
+    with pytest.raises(ConfigError, match="no folder of runs so called"):
+        find_side("nobody", tmp_path / "results")
+
+
+def test_a_run_that_died_while_it_was_scored_is_stopped(tmp_path):
+    """All its episodes are there; it is another's only as long as that one writes."""
+    run = harness.evaluate("oracle", "alfworld", tasks="builtin-dev[:2]", out=tmp_path)
+    write_meta(run.path, msgspec.structs.replace(run.meta, status="running"))
+    assert Run(run.path).state(2) == "stopped"
+    with open_to_append(run.path / EPISODES):
+        assert Run(run.path).state(2) == "running"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "..hidden"])
+def test_a_name_of_dots_is_a_folder_of_its_own(tmp_path, name):
+    assert run_folder(tmp_path, "e", name, "r").parent.parent == tmp_path / "e"
+    assert run_folder(tmp_path, "e", name, "r").parent.name.startswith("_")
 
 
 def test_a_part_may_stand_before_a_protocol():

@@ -177,7 +177,9 @@ def test_an_agent_that_looks_up_what_a_record_lacks_is_refused_and_leaves_nothin
     def tolerant(instruction, history, observation, info):
         return (info.get("admissible_actions") or ["look"])[0]
 
-    assert said(reference, tolerant, tmp_path, most=1).errors == 0
+    with pytest.raises(ConfigError, match="'admissible_actions'"):  # else it were another agent
+        said(reference, tolerant, tmp_path, most=1)
+    assert said(reference, lambda i, h, o, info: info.get("own", "look"), tmp_path, most=1)
 
 
 def test_what_does_not_belong_together_is_refused(reference, tmp_path):

@@ -13,6 +13,7 @@ from harness.transcript import (
     render_decision,
     reply,
     split_reply,
+    unlabelled,
     window_start,
 )
 from harness.types import Completion, Decision, Step
@@ -36,6 +37,14 @@ def test_parse_is_stable(text):
     first = parse(text)
     again = parse(reply(first))
     assert (again.reasoning, again.action) == (first.reasoning, first.action)
+
+
+@given(texts, st.sampled_from([None, "look", "Action: look", "Reasoning: so"]))
+def test_a_thought_without_labels_is_read_as_it_was_written(thought, action):
+    decision = Decision(unlabelled(thought), action)
+    again = parse(reply(decision))
+    assert (again.reasoning, again.action) == (decision.reasoning, decision.action)
+    assert "".join(decision.reasoning.split()) == "".join(thought.split())
 
 
 @given(texts)

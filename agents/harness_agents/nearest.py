@@ -48,6 +48,8 @@ class NearestPolicy:
         for episode in load_episodes(traces, "nearest"):
             if episode.success and episode.steps:
                 self.by_instruction[episode.instruction].append(episode)
+        if not self.by_instruction:
+            raise ConfigError(f"nearest: no episode in {traces} was won, and it plays only such.")
         used = [e.task for some in self.by_instruction.values() for e in some]
         self.trained_on = TrainedOn.of((task.env, task.id) for task in used)
         self._nearest = lru_cache(maxsize=4096)(self._find)

@@ -156,7 +156,9 @@ class ReActPolicy:
         header = self._header(info.get("env", "")).replace("{instruction}", instruction)
         blocks = render(header, history, observation)
         seed = info.get("sampling_seed", 0)
-        actions = info.get("admissible_actions", ())
+        # Asked for only where they are needed: a recorded step has none.
+        needed = self.show_actions or self.decode == "admissible"
+        actions = info.get("admissible_actions", ()) if needed else ()
         if self.show_actions and actions:
             shown = f"Admissible actions: {', '.join(actions)}\n"
             blocks[-1].append(Segment(Kind.CONTEXT, shown))
