@@ -27,6 +27,9 @@ class Cost(msgspec.Struct, frozen=True):
     sampled_tokens: int | None = 0
     reasoning_tokens: int | None = 0
     action_tokens: int | None = 0
+    #: Replies of a model, and those of them that ended at their cap of tokens.
+    replies: int = 0
+    cut: int = 0
     model_seconds: float = 0.0
     waiting_seconds: float = 0.0
     env_seconds: float = 0.0
@@ -53,6 +56,8 @@ def cost_of(episode: Episode) -> Cost:
         sampled_tokens=sampled(episode.steps),
         reasoning_tokens=_sum(c.reasoning_tokens for c in asked),
         action_tokens=_sum(c.action_tokens for c in asked),
+        replies=len(asked),
+        cut=sum(c.stop == "length" for c in asked),
         model_seconds=sum(c.seconds for c in asked),
         waiting_seconds=sum(c.waited for c in asked),
         env_seconds=sum(s.env_seconds for s in episode.steps),
@@ -66,6 +71,7 @@ def total(costs: Sequence[Cost]) -> Cost:
     walls = [c.wall_seconds for c in costs]
     known = [wall for wall in walls if wall is not None]
     sums["wall_seconds"] = round(sum(known), 6) if len(known) == len(walls) else None
+    sums |= {field: sum(getattr(c, field) for c in costs) for field in ("replies", "cut")}
     found = Cost(episodes=sum(c.episodes for c in costs), **sums)
     if not found.wall_seconds:
         return found

@@ -51,7 +51,7 @@ def diagnose(out: Path) -> Iterator[Finding]:
             continue
         inside = [Path(value) / name for name in registry.names("envs")]
         empty = variable == "HARNESS_DATA" and not any(folder.is_dir() for folder in inside)
-        why = " holds no environment's folder yet: `harness fetch ENV --to` it" if empty else ""
+        why = f" holds no environment yet: `harness fetch ENV --to {value}/ENV`" if empty else ""
         there = Path(value).is_dir()
         yield Finding(variable, there and not empty, f"{value}{why}", optional=there)
     runnable = [n for n, c in registry.agent_configs().items() if registry.missing(c) is None]

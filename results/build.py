@@ -33,12 +33,15 @@ another experiment and stand apart. This page is written by `python results/buil
 Words: an episode *broke* by a fault of environment, model or code (it is in no mean), was *truncated* when its
 steps were used up; a *loop* is a decision made before at the same observation; *chance* is the match with the
 trace of another task, *ceiling* that of a second sampling of the reference's agent; *N_r : N_a* are the tokens of
-reasoning and of action trained on; *effective n* is how many independent episodes would be worth as much.
+reasoning and of action trained on, as a ratio; *effective n* is how many independent episodes would be worth as much.
 `s/ep` is elapsed time with up to 32 episodes sharing a model on a busy machine: no speed.
 
-Intervals of this first section are 95 % Wilson intervals over tasks, as if those were independent: too narrow
-where tasks share a product or a room (webshop/builtin-valid: 93 products). Comparisons and the trial have intervals
-over groups of tasks, and over training seeds.
+*Overlap* is the share of the reference trace's words that the agent says too, *precision* the share of its own words
+that are the reference's; *score* is 100 times the mean score; *of teacher* is success as a share of the teacher's.
+*Holm* adjusts p for all comparisons made at once; *TOST* are the two tests by which agents are told to be equivalent.
+
+Intervals are 95 % intervals: of one run Wilson's, for as many episodes as those of tasks that belong together (goals of
+one product, trials of one room) are worth; of comparisons and of the trial over groups of tasks and training seeds.
 
 ## Reference runs
 
@@ -54,10 +57,11 @@ TRIAL = """\
 {done} of {planned} cells are done. Plan, results and the weights that students start from are in
 [trial/{name}](trial/{name}), of traces and the teacher's runs what it decided; students, their training logs and
 their episodes are not kept. All below again from what is kept, without data: `harness reproduce {table} --scale
-{scale} --report --out results/trial/{name}`. To go on with it: `harness fetch alfworld --to DATA`, `mkdir -p
+{scale} --report --out results/trial/{name}`. To go on with it: `harness fetch alfworld --to DATA/alfworld`, `mkdir -p
 results/reproduce`, `cp -r results/trial/{name} results/reproduce/`, `HARNESS_DATA=DATA harness reproduce {table}
 --scale {scale} --jobs 2`; `--export results/trial/{name}` brings it back here. (`harness view A B --task ID` needs
-episodes, so students trained again.)
+episodes, so students trained again.) ALFWorld is played for 25 steps here, for 40 in the reference runs above; words
+and tokens a step are the mean of each episode's own, not pooled; CoT match is with the teacher.
 
 """
 
