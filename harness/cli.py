@@ -64,7 +64,7 @@ app.command()(cli_play.collect)
     }
 )  # fmt: skip
 def distill(context: typer.Context) -> None:
-    """Train a student by a recipe: collect, cache the teacher, train, evaluate. See `distill --help`."""
+    """Train a student by a recipe: collect, cache, train, evaluate. See `distill --help`."""
     from harness import registry
 
     main = registry.load("commands", "distill", "command")
