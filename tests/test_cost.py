@@ -32,7 +32,8 @@ def test_costs_add_up_and_go_at_their_rates():
     assert cost == Cost(
         episodes=2, prompt_tokens=300, cached_tokens=240, reread_tokens=60, sampled_tokens=36,
         reasoning_tokens=21, action_tokens=9, replies=3, cut=1, model_seconds=1.5,
-        waiting_seconds=0.75, env_seconds=0.375, wall_seconds=6.0, tokens_per_second=6.0, episodes_per_minute=20.0,
+        waiting_seconds=0.75, env_seconds=0.375, wall_seconds=6.0, tokens_per_second=6.0,
+        episodes_per_minute=20.0,
     )  # fmt: skip
     assert total([cost, Cost(wall_seconds=6.0)]).tokens_per_second == 3.0
     assert "20.0 a minute" in told(cost)
