@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import multiprocessing
 import tarfile
 import threading
 import zipfile
@@ -95,6 +96,25 @@ def test_one_game_is_opened_without_reading_the_others(some: list[Game], tmp_pat
     assert source.game(some[0].id) == some[0]
     with pytest.raises(DataError, match=r"valid_seen\.jsonl:3: field 'task' is missing"):
         source.game(some[2].id)
+
+
+def read_over_and_over(source: FolderGames, some: list[Game]) -> None:
+    for number in range(1200):
+        game = some[number % len(some)]
+        assert source.game(game.id) == game
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_forked_processes_read_one_packed_file(some: list[Game], tmp_path: Path) -> None:
+    source = FolderGames(write_packed(tmp_path / "p", some, ".xz"))
+    source.ids("valid_seen")  # expanded before they part, as AsyncVectorEnv's workers find it
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=read_over_and_over, args=(source, some)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
 
 
 DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import lzma
+import os
 import re
 import tarfile
 import tempfile
@@ -268,7 +269,6 @@ class PackedSplit:
         self.lines: dict[str, tuple[int, int, int]] = {}
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with self)
         weakref.finalize(self, self._file.close)
-        self._reading = threading.Lock()
         try:
             for task_id, raw, line in self._games():
                 self.lines[task_id] = (self._file.tell(), len(raw), line)
@@ -310,7 +310,6 @@ class PackedSplit:
 
     def game(self, task_id: str) -> Game:
         start, length, number = self.lines[task_id]
-        with self._reading:
-            self._file.seek(start)
-            raw = self._file.read(length)
+        # Not seek and read: threads, and processes that were forked, share the file's position.
+        raw = os.pread(self._file.fileno(), length, start)
         return from_json(raw, task_id, f"{self.path}:{number}" if number else str(self.path))
