@@ -139,7 +139,8 @@ def test_groups_are_products() -> None:
     asin = tasksets.official_goals()["synthetic/0"][0]
     assert WebShopEnv.group("synthetic/0") == asin
     assert WebShopEnv.group("valid/B000000001-12") == "builtin/B000000001"
-    assert WebShopEnv.group("synthetic/999999") == "synthetic/999999"
+    for alone in ("synthetic/999999", "served/0", "served/7"):
+        assert WebShopEnv.group(alone) == alone
 
 
 def test_builtin_splits_share_no_product() -> None:

@@ -239,6 +239,7 @@ def test_builtin_goal_is_won_over_http(server: Server) -> None:
     _, info = env.reset(options={"task_id": "served/3"})
     local.reset(options={"task_id": task_id})
     assert info["instruction"] == goals[3].instruction
+    assert info["admissible_actions"] == [f"search[{goals[3].instruction}]"]
     for action in local.solution():
         expected = local.step(action)
         observation, reward, terminated, _, info = env.step(action)

@@ -23,12 +23,10 @@ from harness_envs.webshop.react import ReActBrowser
 from harness_envs.webshop.reward import RULES, Rules
 from harness_envs.webshop.shop import Shop, open_shop
 from harness_envs.webshop.site import LocalSite, Site
+from harness_envs.webshop.tasksets import N_SERVED, SERVED
 
 View = Literal["original", "react"]
 Backend = Literal["local", "http"]
-#: Goals of a server: its sessions ``fixed_0`` .. ``fixed_499``, which published runs are made on.
-SERVED = "served"
-N_SERVED = 500
 
 
 class Client(typing.Protocol):
@@ -111,6 +109,8 @@ class WebShopEnv(Environment):
         self._client: Client | None = None
         self._site: Site | None = None
         self._goal: Goal | None = None
+        #: What the task asks for.
+        self._wanted = ""
 
     @property
     def shop(self) -> Shop:
@@ -155,13 +155,12 @@ class WebShopEnv(Environment):
         site, session, goal = self._open(task_id)
         self._client = VIEWS[self._view](site, session)
         self._site, self._goal = site, goal
-        info = self._info(Turn())
         if goal is not None:
-            info["instruction"] = goal.instruction
-            info["task_type"] = self.shop.catalogue.by_asin[goal.asin].category
+            self._wanted = goal.instruction
+            task_type = self.shop.catalogue.by_asin[goal.asin].category
         else:
-            info["instruction"] = _instruction(site)
-            info["task_type"] = SERVED
+            self._wanted, task_type = _instruction(site), SERVED
+        info = {**self._info(Turn()), "instruction": self._wanted, "task_type": task_type}
         return self._client.observation(self._mode), info
 
     def _open(self, task_id: str) -> tuple[Site, str, Goal | None]:
@@ -197,8 +196,8 @@ class WebShopEnv(Environment):
         assert client is not None
         clickables = client.clickables
         actions = [f"click[{label}]" for label in clickables if label != "search"]
-        if client.has_search_bar and self._goal is not None:
-            actions.append(f"search[{self._goal.instruction}]")
+        if client.has_search_bar:
+            actions.append(f"search[{self._wanted}]")
         info: Info = {
             "admissible_actions": actions,
             "clickables": clickables,

@@ -1,4 +1,4 @@
-"""WebShop's named task sets: of the built-in shop, and of the official 1000-product set.
+"""WebShop's named task sets: of the built-in shop, of the official 1000-product set, of a server.
 
 Products and content hashes of that set's goals are in ``official_goals.tsv.xz``, written by
 ``make_official``: a set is complete without its data, which are needed to play it.
@@ -14,11 +14,15 @@ from importlib.resources import files
 from harness.tasksets import TaskSet
 from harness.types import Task
 from harness_envs.webshop.catalogue import GOAL_SEED
+from harness_envs.webshop.shop import BUILTIN_SPLITS, open_shop
 
 ENV = "webshop"
 #: Actions an agent has; those of others are in ``protocols``.
 MAX_STEPS = 15
 SMALL = 500
+#: Goals of a server: its sessions ``fixed_0`` .. ``fixed_499``, which published runs are made on.
+SERVED = "served"
+N_SERVED = 500
 
 
 @cache
@@ -32,12 +36,13 @@ def official_goals() -> dict[str, tuple[str, str]]:
 def group(task_id: str) -> str:
     """The product: all goals of one differ only in options and price cap.
 
-    Knows positions in the 1000-product set; of other official data a task is its own group.
+    Ids of official data tell positions alone, so those that the 1000-product set has are read as
+    its own, whatever data are played; any other, and a server's, is a group of its own.
     """
     split, _, name = task_id.partition("/")
-    if split in ("synthetic", "human"):
-        return official_goals().get(task_id, (task_id, ""))[0]
-    return f"builtin/{name.rpartition('-')[0]}"
+    if split in BUILTIN_SPLITS:
+        return f"builtin/{name.rpartition('-')[0]}"
+    return official_goals().get(task_id, (task_id, ""))[0]
 
 
 def _small(name: str) -> TaskSet:
@@ -61,8 +66,6 @@ def _official(name: str, ids: Sequence[str]) -> TaskSet:
 
 
 def _builtin(name: str, split: str) -> TaskSet:
-    from harness_envs.webshop.shop import open_shop
-
     shop = open_shop("builtin")
     ids = shop.task_ids(split, GOAL_SEED)
     content = {id_: shop.content_hash(shop.goal(id_, GOAL_SEED), GOAL_SEED) for id_ in ids}
