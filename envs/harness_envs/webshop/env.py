@@ -167,7 +167,10 @@ class WebShopEnv(Environment):
         if self._served:
             split, _, number = task_id.partition("/")
             if split != SERVED or not (number.isascii() and number.isdecimal()):
-                raise ConfigError(f"Unknown task '{task_id}' of a WebShop server: say served/<i>.")
+                raise ConfigError(
+                    f"Unknown task '{task_id}' of a WebShop server: say served/<i>; the first 500 "
+                    "are the task set served-500."
+                )
             from harness_envs.webshop.http import HttpSite  # requests takes its time to load
 
             session = f"fixed_{int(number)}"

@@ -10,6 +10,8 @@ import lzma
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
 
 from harness.tasksets import TaskSet
 from harness.types import Task
@@ -61,6 +63,12 @@ def _human(name: str) -> TaskSet:
     return _official(name, [id_ for id_ in official_goals() if id_.startswith("human/")])
 
 
+def _served(name: str) -> TaskSet:
+    """Goals whose content only the server knows that they are played on."""
+    ids = [f"{SERVED}/{index}" for index in range(N_SERVED)]
+    return _set(name, ids, dict.fromkeys(ids, ""), {"backend": "http"})
+
+
 def _official(name: str, ids: Sequence[str]) -> TaskSet:
     return _set(name, ids, {id_: content for id_, (_, content) in official_goals().items()})
 
@@ -72,14 +80,19 @@ def _builtin(name: str, split: str) -> TaskSet:
     return _set(name, ids, content)
 
 
-def _set(name: str, ids: Sequence[str], content: Mapping[str, str]) -> TaskSet:
+def _set(
+    name: str,
+    ids: Sequence[str],
+    content: Mapping[str, str],
+    options: Mapping[str, Any] = MappingProxyType({"goal_seed": GOAL_SEED, "rules": "faithful"}),
+) -> TaskSet:
     return TaskSet.make(
         f"{ENV}/{name}",
         ENV,
         [Task(ENV, id_.split("/")[0], id_) for id_ in ids],
         max_steps=MAX_STEPS,
         content=content,
-        options={"goal_seed": GOAL_SEED, "rules": "faithful"},
+        options=dict(options),
         success="reward 1.0",
         reference="expert",
     )
@@ -93,4 +106,5 @@ TASK_SETS: dict[str, Callable[[], TaskSet]] = {
     "webshop/small-500": partial(_small, "small-500"),
     "webshop/small-rest": partial(_small_rest, "small-rest"),
     "webshop/small-human": partial(_human, "small-human"),
+    "webshop/served-500": partial(_served, "served-500"),
 }
