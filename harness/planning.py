@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from harness import registry
+from harness import official, registry
 from harness.config import AgentConfig
 from harness.env import Environment
 from harness.errors import ConfigError
@@ -89,6 +90,9 @@ def plan(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )
     plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
+    data = plain.get("data")
+    if isinstance(data, str | Path) and Path(data).expanduser().exists():
+        plain["data"] = official.absolute(data)  # the run may go on from another folder
     task_set = _told(task_set, cls, plain)
     meta = RunMeta(
         run_id="",

@@ -398,6 +398,20 @@ def test_official_needs_to_be_told_where(monkeypatch: pytest.MonkeyPatch, folder
         WebShopEnv(data="official").task_ids("human")
 
 
+def test_relative_files_are_those_that_were_meant(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    keywords = {"data": "webshop", "nouns": "webshop/items_shuffle_2.nouns.jsonl.gz"}
+    monkeypatch.chdir(tmp_path)
+    one = WebShopEnv(**keywords)
+    assert len(one.task_ids("synthetic")) == 4
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert len(one.task_ids("synthetic")) == 4
+    with pytest.raises(DataError, match="neither a folder nor a file"):
+        WebShopEnv(**keywords).task_ids("synthetic")
+
+
 def test_official_tasks_on_builtin_data_are_refused_with_the_remedy() -> None:
     with pytest.raises(DataError, match="--data official"):
         WebShopEnv().reset(options={"task_id": "synthetic/0"})

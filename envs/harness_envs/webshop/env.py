@@ -97,14 +97,14 @@ class WebShopEnv(Environment):
                 raise ConfigError(unknown(f"WebShop {noun}", str(value), known))
         if isinstance(goal_seed, bool) or not isinstance(goal_seed, int):
             raise ConfigError(f"WebShop goal_seed is a whole number, not {goal_seed!r}.")
-        self._data = str(data)
+        self._data = official.absolute(data)
         self._mode: Mode = observation_mode
         self._goal_seed = goal_seed
         self._rules: Rules = rules
         self._view = view
         self._served = backend == "http"
         self._url = url
-        self._nouns = str(nouns) if nouns is not None else None
+        self._nouns = None if nouns is None else official.absolute(nouns)
         self._show_attrs = show_attrs
         self._client: Client | None = None
         self._site: Site | None = None
