@@ -66,9 +66,14 @@ def group(task_id: str) -> str:
     """The task folder: trials in it differ only in where things lie.
 
     A built-in game's is marked: its rooms share numbers with official ones and are other rooms.
+    The official ``valid_train`` holds games of train's own folders, which therefore are its groups.
+    Other splits keep theirs: by ALFWorld's design ``valid_seen`` shares tasks and rooms with train.
     """
     folder, _, trial = task_id.rpartition("/")
-    return f"builtin/{folder}" if trial.startswith(BUILTIN_TRIAL) else folder
+    if trial.startswith(BUILTIN_TRIAL):
+        return f"builtin/{folder}"
+    split, _, name = folder.partition("/")
+    return f"train/{name}" if split == "valid_train" else folder
 
 
 def content_hash(game: Game) -> str:
