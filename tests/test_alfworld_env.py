@@ -103,10 +103,10 @@ def test_trials_of_one_task_folder_are_a_group_apart_from_the_other_data() -> No
     assert ALFWorldEnv.group(f"{folder}/trial_T20190909_081908_677973") == folder
     assert ALFWorldEnv.group(TASK) != folder
     name = "pick_and_place_simple-Mug-None-Desk-301/trial_T20190909_081908_677973"
-    groups = [
+    train, again, seen = (
         ALFWorldEnv.group(f"{split}/{name}") for split in ("train", "valid_train", "valid_seen")
-    ]
-    assert groups[0] == groups[1] != groups[2]
+    )
+    assert train == again != seen
 
 
 @pytest.mark.data

@@ -28,6 +28,16 @@ def test_environment(name, number):
     check()
 
 
+@pytest.mark.data
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_environment_on_official_data(name, data, vectors):
+    keywords = {"data": str(data / name)}
+    if name == "webshop":
+        keywords["nouns"] = str(vectors / "webshop_title_nouns.jsonl.gz")
+    for _, check in testing.environment_checks(name, **keywords):
+        check()
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_agent(name):
     for _, check in testing.agent_checks(name):

@@ -367,7 +367,7 @@ def served_alike(server: Server, query: str) -> bool:
 
 def test_tasks_of_a_server(server: Server) -> None:
     env = WebShopEnv(backend="http", url=server.url)
-    assert len(env.task_ids("served")) == 500
+    assert len(env.task_ids(env.default_split)) == 500
     _, info = env.reset(seed=0)
     assert info["task_id"].startswith("served/")
     for task_id in ("synthetic/0", "served/x", "served/"):

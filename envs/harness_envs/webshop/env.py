@@ -103,6 +103,8 @@ class WebShopEnv(Environment):
         self._rules: Rules = rules
         self._view = view
         self._served = backend == "http"
+        own = "valid" if self._data == "builtin" else "synthetic"
+        self.default_split = SERVED if self._served else own  # type: ignore[misc]
         self._url = url
         self._nouns = None if nouns is None else official.absolute(nouns)
         self._show_attrs = show_attrs
@@ -118,20 +120,6 @@ class WebShopEnv(Environment):
         return open_shop(locate(self._data), self._nouns)
 
     # Tasks --------------------------------------------------------------------------------
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, Info]:
-        """As every environment's; without a task or split, official data start ``synthetic``."""
-        options = dict(options or {})
-        if not options.keys() & {"task_id", "split"}:
-            options["split"] = self._first_split()
-        return super().reset(seed=seed, options=options)
-
-    def _first_split(self) -> str:
-        if self._served:
-            return SERVED
-        return self.default_split if self._data == "builtin" else "synthetic"
 
     def task_ids(self, split: str) -> Sequence[str]:
         if not self._served:
