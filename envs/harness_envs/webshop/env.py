@@ -6,7 +6,7 @@ import hashlib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from harness import official
 from harness.env import Environment
