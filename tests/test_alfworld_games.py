@@ -203,9 +203,10 @@ def test_absent_and_torn_data_say_what_to_do(some: list[Game], tmp_path: Path) -
     file.write_bytes(packed)
     with pytest.raises(DataError, match=r"valid_seen\.jsonl\.gz: cannot be read"):
         FolderGames(file.parent).ids("valid_seen")
-    (root / "train.jsonl").write_text('{"id": "train/a-b-c-d-1/t"}\nnot json\n')
-    with pytest.raises(DataError, match=r"train\.jsonl:2"):
-        FolderGames(root).ids("train")
+    for line in (b"not json", b'{"id": "train/\xff-b-c-d-1/t"}'):
+        (root / "train.jsonl").write_bytes(b'{"id": "train/a-b-c-d-1/t"}\n' + line + b"\n")
+        with pytest.raises(DataError, match=r"train\.jsonl:2: not a packed game.*\n.*fetch"):
+            FolderGames(root).ids("train")
     folder = FolderGames(write_folder(tmp_path / "f", some))
     with pytest.raises(ConfigError, match=r"Did you mean 'valid_seen'"):
         folder.ids("valid_sen")

@@ -302,11 +302,9 @@ class PackedSplit:
 
     def _id(self, raw: bytes, number: int) -> str:
         found = _LINE_ID.match(raw)
-        if found:
-            return found[1].decode()
         where = f"{self.path}:{number}"
         try:
-            return str(_field(json.loads(raw), "id", str, where))
+            return found[1].decode() if found else str(_field(json.loads(raw), "id", str, where))
         except (ValueError, TypeError) as error:
             raise DataError(f"{where}: not a packed game: {error}.\n  {_REMEDY}") from None
 
