@@ -329,6 +329,11 @@ def test_records_tell_file_line_and_field(folder: Path) -> None:
         (lambda raw: raw.decode().encode("utf-16"), r"is not UTF-8"),
         (lambda raw: raw.replace(b"A lamp.", "é".encode("latin-1")), r"is not UTF-8"),
         (lambda raw: raw.replace(b'"asin"', b"asin", 1), r":3: record 0: not valid JSON"),
+        (lambda raw: raw.replace(b"},\n {", b"}\n {"), r":2\d: record 1: no comma before it"),
+        (lambda raw: raw.replace(b"},\n {", b"},,\n {"), r"record 1: not valid JSON"),
+        (lambda raw: raw.rstrip()[:-1] + b",]", r"record 2: not valid JSON"),
+        (lambda raw: raw + b"\n[]", r":\d\d: text after the closing ']'"),
+        (lambda raw: raw.replace(b"B000000002", b"b000000002"), r"record 1: .*'b000000002'"),
     ],
 )
 def test_damaged_product_files(folder: Path, damage: Any, message: str) -> None:

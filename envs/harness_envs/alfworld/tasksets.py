@@ -25,7 +25,7 @@ HELD_OUT = ("holdout-1000", "dev-200")
 
 @cache
 def official_games() -> dict[str, str]:
-    """Task id -> content hash of the 4,027 games of train, valid_train, valid_seen and valid_unseen."""
+    """Task id -> content hash of the 4,027 games of train, valid_train, valid_seen and _unseen."""
     packed = (files("harness_envs.alfworld") / "official_games.tsv.xz").read_bytes()
     lines = lzma.decompress(packed).decode().splitlines()
     return dict(line.split("\t") for line in lines)
