@@ -145,7 +145,14 @@ def _addressed(env: Environment) -> None:
 def _refuses(env: Environment) -> None:
     from harness.errors import HarnessError
 
-    for options in ({"task": "x"}, {"task_id": "no/such/task"}, {"split": "no such split"}):
+    for options in (
+        {"task": "x"},
+        {"task_id": "no/such/task"},
+        {"split": "no such split"},
+        {"index": 0.5},
+        {"index": True},
+        {0: "x"},
+    ):
         try:
             env.reset(options=options)
         except HarnessError:

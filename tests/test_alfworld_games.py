@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import multiprocessing
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -151,6 +152,13 @@ def read_over_and_over(source: FolderGames, some: list[Game]) -> None:
     for number in range(1200):
         game = some[number % len(some)]
         assert source.game(game.id) == game
+
+
+def test_a_folder_is_listed_once(some: list[Game], tmp_path: Path) -> None:
+    source = FolderGames(write_folder(tmp_path, some))
+    ids = list(source.ids("valid_seen"))
+    shutil.rmtree(tmp_path / "json_2.1.1")
+    assert source.ids("valid_seen") == ids
 
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")

@@ -211,6 +211,7 @@ class FolderGames:
         self._packed: dict[str, PackedSplit] = {}
         self._expanding = threading.Lock()
         self._folders = sorted(p.name for p in self._layout.iterdir() if _holds_tasks(p))
+        self._listed: dict[str, list[str]] = {}
         self._files: dict[str, Path] = {}
         for suffix in (".tar.xz", ".jsonl.gz", ".jsonl.xz", ".jsonl"):
             for path in sorted(root.glob(f"*{suffix}")):
@@ -226,10 +227,13 @@ class FolderGames:
         return sorted({*self._folders, *self._files})
 
     def ids(self, split: str) -> Sequence[str]:
-        """All ids of a split, sorted; reads no game."""
+        """All ids of a split, sorted; reads no game. A folder is listed once: it may be large."""
         if split in self._folders:
-            found = (self._layout / split).glob(f"*/*/{GAME_FILE}")
-            return sorted(f"{split}/{p.parent.parent.name}/{p.parent.name}" for p in found)
+            if split not in self._listed:
+                found = (self._layout / split).glob(f"*/*/{GAME_FILE}")
+                names = (f"{split}/{p.parent.parent.name}/{p.parent.name}" for p in found)
+                self._listed[split] = sorted(names)
+            return self._listed[split]
         if split in self._files:
             return self._split(split).ids()
         raise ConfigError(unknown(f"split of ALFWorld data in '{self.root}'", split, self.splits()))
