@@ -172,7 +172,8 @@ class Environment(gymnasium.Env[str, str]):
             raise ConfigError(f"Split '{split}' of {type(self).__name__} has no tasks.")
         asked = options.get("index")
         try:
-            index = self.np_random.integers(len(ids)) if asked is None else operator.index(asked)
+            drawn = self.np_random.integers(len(ids)) if asked is None else asked
+            index = operator.index(drawn)
         except TypeError:
             index = -1
         if isinstance(asked, bool) or not 0 <= index < len(ids):

@@ -145,14 +145,15 @@ def _addressed(env: Environment) -> None:
 def _refuses(env: Environment) -> None:
     from harness.errors import HarnessError
 
-    for options in (
+    refused: tuple[dict[Any, Any], ...] = (
         {"task": "x"},
         {"task_id": "no/such/task"},
         {"split": "no such split"},
         {"index": 0.5},
         {"index": True},
         {0: "x"},
-    ):
+    )
+    for options in refused:
         try:
             env.reset(options=options)
         except HarnessError:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from itertools import chain
 
 from harness.errors import DataError
 from harness_envs.alfworld.games import Game
-from harness_envs.alfworld.pddl import Fact, Problem, atoms, compile_goal, parse_problem
+from harness_envs.alfworld.pddl import Fact, atoms, compile_goal, parse_problem
 
 NOTHING = "Nothing happens."
 WELCOME = "-= Welcome to TextWorld, ALFRED! =-"
@@ -61,16 +60,6 @@ CONSTANT = {
     "holdsanyreceptacleobject", "wasinreceptacle", "examined",
 }  # fmt: skip
 
-#: How many places a predicate has, of those that are read or watched.
-PLACES = dict.fromkeys((
-    "receptacleatlocation", "receptacletype", "objecttype", "cancontain", "inreceptacleobject",
-    "atlocation", "holds", "inreceptacle", "objectatlocation",
-), 2) | dict.fromkeys((
-    "openable", "pickupable", "cleanable", "heatable", "coolable", "toggleable", "sliceable",
-    "isreceptacleobject", "holdsany", "opened", "ishot", "iscool", "isclean", "issliced",
-    "istoggled", "ison",
-), 1)  # fmt: skip
-
 
 def listing(names: list[str]) -> str:
     """``nothing`` | ``a x 1`` | ``a x 2, and a x 1`` | ``a x 3, a x 2, and a x 1``."""
@@ -116,7 +105,6 @@ class World:
         where = f"ALFWorld game '{game.id}'"
         problem = parse_problem(game.pddl_problem, where)
         self.problem = problem
-        _check_places(problem, where)
         facts = problem.facts
         self.openable = problem.having("openable")
         self.pickupable = problem.having("pickupable")
@@ -184,16 +172,6 @@ class World:
             found = any(self.types[thing] & self.accepts[t] for t in self.types[receptacle])
             self._holders[key] = found
         return found
-
-
-def _check_places(problem: Problem, where: str) -> None:
-    facts = ((name, *fact) for name in PLACES for fact in problem.facts.get(name, ()))
-    for atom in chain(facts, atoms(problem.goal)):
-        if len(atom) - 1 != PLACES.get(atom[0], len(atom) - 1):
-            raise DataError(
-                f"{where}: field 'pddl_problem': '({' '.join(atom)})' names {len(atom) - 1} things "
-                f"instead of {PLACES[atom[0]]}. The file is damaged; get it again."
-            )
 
 
 def _one(facts: dict[str, list[Fact]], predicate: str, where: str) -> Fact:
