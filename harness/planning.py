@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def plan(
     )
     plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
     data = plain.get("data")
-    if isinstance(data, str | Path) and Path(data).expanduser().exists():
+    if isinstance(data, str | Path) and os.path.exists(os.path.expanduser(data)):
         plain["data"] = official.absolute(data)  # the run may go on from another folder
     task_set = _told(task_set, cls, plain)
     meta = RunMeta(
