@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -160,7 +161,7 @@ class Environment(gymnasium.Env[str, str]):
     def _resolve(self, options: dict[str, Any]) -> str:
         for key in options:
             if key not in ("task_id", "split", "index"):
-                raise ConfigError(unknown("reset option", key, ("task_id", "split", "index")))
+                raise ConfigError(unknown("reset option", str(key), ("task_id", "split", "index")))
         if "task_id" in options:
             return self._known(str(options["task_id"]))
         split = str(options.get("split", self.default_split))
@@ -169,12 +170,15 @@ class Environment(gymnasium.Env[str, str]):
         ids = self.task_ids(split)
         if not ids:
             raise ConfigError(f"Split '{split}' of {type(self).__name__} has no tasks.")
-        index = options.get("index")
-        if index is None:
-            index = int(self.np_random.integers(len(ids)))
-        if not 0 <= int(index) < len(ids):
-            raise ConfigError(f"Split '{split}' has tasks 0 to {len(ids) - 1}, not {index}.")
-        return ids[int(index)]
+        asked = options.get("index")
+        try:
+            drawn = self.np_random.integers(len(ids)) if asked is None else asked
+            index = operator.index(drawn)
+        except TypeError:
+            index = -1
+        if isinstance(asked, bool) or not 0 <= index < len(ids):
+            raise ConfigError(f"Split '{split}' has tasks 0 to {len(ids) - 1}, not {asked!r}.")
+        return ids[index]
 
     def _known(self, task_id: str) -> str:
         """The id, which must be one of the splits' where they list every task."""

@@ -69,16 +69,18 @@ def tasks(env: str | None = None) -> Group:
     for e in _envs(env):
         for name in registry.task_set_names(e):
             found = registry.task_set(e, name)
+            told = all(found.content)  # else only a server knows, and so a run's hash is another
+            data = "official" if registry.needs_data(e, name) else "built in"
             _add(
                 table, name, str(len(found.tasks)), str(found.protocol.max_steps),
-                "official" if registry.needs_data(e, name) else "built in", found.hash,
+                data if told else "a server's", found.hash if told else "-",
                 found.reference or "-",
             )  # fmt: skip
-    told = (
+    footnote = (
         "Sets of official data are played with --data official (or --data FOLDER); "
         "`harness fetch ENV` downloads them."
     )
-    return Group(table, Text(told))
+    return Group(table, Text(footnote))
 
 
 def task_set(found: Frozen) -> Group:

@@ -11,6 +11,15 @@ from harness.errors import DataError
 TIMEOUT = (10.0, 60.0)
 
 
+def absolute(place: str | Path) -> str:
+    """A file or folder as it is called from anywhere, so that it stays the one that was meant; the
+    words ``"builtin"`` and ``"official"`` unchanged."""
+    text = str(place)
+    if text in ("builtin", "official"):
+        return text
+    return os.path.abspath(os.path.expanduser(text))
+
+
 def locate(data: str, env: str, holds: str) -> str:
     """``"official"`` -> the folder that ``<ENV>_DATA`` names, else ``<env>`` inside
     ``HARNESS_DATA``; any other ``data`` unchanged. ``holds`` says what such a folder holds.
@@ -32,9 +41,9 @@ def folder(env: str) -> Path | None:
     """Where the variables say that an environment's official data are; None where neither is
     set."""
     if own := os.environ.get(_variable(env)):
-        return Path(own)
+        return Path(absolute(own))
     shared = os.environ.get("HARNESS_DATA")
-    return Path(shared) / env if shared else None
+    return Path(absolute(shared)) / env if shared else None
 
 
 def _variable(env: str) -> str:

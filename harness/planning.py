@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from harness import registry
+from harness import official, registry
 from harness.config import AgentConfig
+from harness.env import Environment
 from harness.errors import ConfigError
 from harness.protocol import Preset
 from harness.runs import RunMeta, new_run_id, provenance
@@ -88,6 +91,10 @@ def plan(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )
     plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
+    data = plain.get("data")
+    if isinstance(data, str | Path) and os.path.exists(os.path.expanduser(data)):
+        plain["data"] = official.absolute(data)  # the run may go on from another folder
+    task_set = _told(task_set, cls, plain)
     meta = RunMeta(
         run_id="",
         kind=kind,
@@ -107,6 +114,19 @@ def plan(
         parents=tuple(parents),
     )
     return msgspec.structs.replace(meta, run_id=new_run_id(meta), **provenance())
+
+
+def _told(task_set: TaskSet, cls: type[Environment], options: dict[str, Any]) -> TaskSet:
+    """The set with the content that a named one leaves empty, asked of the environment."""
+    if all(task_set.content):
+        return task_set
+    env = cls(**{**task_set.options, **options})
+    try:
+        told = zip(task_set.tasks, task_set.content, strict=True)
+        content = tuple(known or env.content_hash(task.id) for task, known in told)
+    finally:
+        env.close()
+    return msgspec.structs.replace(task_set, content=content)
 
 
 def _its_tasks(preset: Preset, env: str, name: str) -> str:

@@ -8,18 +8,38 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 
-def gym_id(point: EntryPoint) -> str:
-    """``harness/<class name without Env>-v0``, told from the entry point alone, also where it names
-    no class (``point.attr`` breaks on that)."""
-    target = point.value.partition("[")[0].strip()
-    return f"harness/{target.rpartition(':')[2].removesuffix('Env')}-v0"
+@cache
+def gym_ids() -> dict[str, str]:
+    """Gymnasium id of every environment by its registered name, told from the entry points alone,
+    also where one names no class (``point.attr`` breaks on that).
+
+    ``harness/<class name without Env>-v0``; where another class has that name, one of this project
+    or of a registered name before it, ``harness/<class name>-<registered name>-v0``.
+    """
+    found: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for point in sorted(entry_points(group="harness.envs"), key=_order):
+        target = point.value.partition("[")[0].strip()
+        name = target.rpartition(":")[2].removesuffix("Env")
+        if first.setdefault(name, target) != target:
+            name = f"{name}-{point.name}"
+        found[point.name] = f"harness/{name}-v0"
+    return found
+
+
+def _order(point: EntryPoint) -> tuple[bool, str]:
+    return not point.value.startswith("harness_envs."), point.name
 
 
 def register_environments() -> None:
@@ -32,6 +52,17 @@ def register_environments() -> None:
 
 def _register() -> None:
     import gymnasium
+
+    ids = gym_ids()
+    for point in entry_points(group="harness.envs"):
+        name = ids[point.name]
+        if name not in gymnasium.registry:
+            gymnasium.registry[name] = _lazy_spec()(id=name, entry_point=point.value)
+
+
+@cache
+def _lazy_spec() -> type[EnvSpec]:
+    """A class made once Gymnasium is there."""
     from gymnasium.envs.registration import EnvSpec, load_env_creator
 
     class LazySpec(EnvSpec):
@@ -52,10 +83,16 @@ def _register() -> None:
         def max_episode_steps(self, value: int | None) -> None:
             self._budget = value
 
-    for point in entry_points(group="harness.envs"):
-        name = gym_id(point)
-        if name not in gymnasium.registry:
-            gymnasium.registry[name] = LazySpec(id=name, entry_point=point.value)
+        def __reduce__(self) -> Any:  # pickle does not find a class made in a function
+            return _unpickled, (self.__dict__,)
+
+    return LazySpec
+
+
+def _unpickled(state: dict[str, Any]) -> EnvSpec:
+    spec = object.__new__(_lazy_spec())
+    spec.__dict__.update(state)
+    return spec
 
 
 class _AfterGymnasium(MetaPathFinder, Loader):

@@ -42,6 +42,8 @@ GROUPS = {
 }
 #: (group, name) of what cannot be loaded and is passed over, see ``set_aside``.
 _aside: set[tuple[str, str]] = set()
+#: What each environment class is registered as.
+_named: dict[type[Environment], str] = {}
 
 
 def names(group: str) -> dict[str, EntryPoint]:
@@ -104,6 +106,11 @@ def env_class(name: str) -> type[Environment]:
         raise ConfigError(
             f"Environment '{name}' is {cls!r}, not a subclass of harness.Environment."
         )
+    if (first := _named.setdefault(cls, name)) != name:
+        raise ConfigError(
+            f"'{first}' and '{name}' are both {cls.__module__}:{cls.__qualname__} in harness.envs: "
+            "one class has one name. Register a subclass as the second."
+        )
     cls.name = name
     return cls
 
@@ -111,7 +118,7 @@ def env_class(name: str) -> type[Environment]:
 def gym_id(name: str) -> str:
     """Gymnasium id of an environment, as it was registered at import."""
     env_class(name)
-    return registration.gym_id(names("envs")[name])
+    return registration.gym_ids()[name]
 
 
 def _task_sets(env: str) -> dict[str, Callable[[], TaskSet]]:

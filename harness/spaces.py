@@ -87,10 +87,11 @@ class _Shared(Sequence[str]):
         return self._n
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self._n:
-            raise IndexError(index)
-        start = index * SHARED_BYTES
-        raw = self._buffer[start : start + self._sizes[index]]
+        places = range(self._n)[index]
+        if isinstance(places, range):
+            return tuple(self[place] for place in places)
+        start = places * SHARED_BYTES
+        raw = self._buffer[start : start + self._sizes[places]]
         return raw.decode("utf-8", "surrogatepass")
 
     def __deepcopy__(self, memo: Any) -> tuple[str, ...]:

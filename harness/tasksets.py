@@ -35,7 +35,8 @@ class TaskSet(msgspec.Struct, frozen=True):
     """Tasks plus protocol. Two sets with one ``hash`` score the same thing; ``name`` is a label.
 
     ``content`` holds a hash of each task's data, in the order of ``tasks``: data that differ are
-    another set, and a run on them is refused.
+    another set, and a run on them is refused. Of what only a server knows it is empty in a named
+    set; a run's own set, which ``plan`` makes, has what the server told.
     ``options`` are the environment keywords that decide a score (rules, grammar, goal_seed ...).
     ``protocol`` holds the rules of play.
     ``reference`` names the agent whose traces CoT overlap is measured against.

@@ -21,6 +21,7 @@ from harness import registry
 from harness.api import make
 from harness.env import Environment
 from harness.loop import play_episode
+from harness.planning import BUILTIN
 from harness.policy import Policy, call
 from harness.protocol import Protocol
 from harness.transcript import join, parse, render_decision
@@ -67,7 +68,7 @@ def environment_checks(name: str, **keywords: Any) -> list[Check]:
         ("nonsense is a result, not an error", lambda: _survives(fresh())),
         ("the step budget truncates", lambda: _truncates(name, keywords)),
         ("vector environments work", lambda: _vectors(name, keywords)),
-        ("its default task set matches its data", lambda: _task_set(name, fresh())),
+        ("its default task set matches its data", lambda: _task_set(name, fresh(), keywords)),
         ("its solution wins, where it offers one", lambda: _solved(name, keywords)),
     ]
 
@@ -144,7 +145,15 @@ def _addressed(env: Environment) -> None:
 def _refuses(env: Environment) -> None:
     from harness.errors import HarnessError
 
-    for options in ({"task": "x"}, {"task_id": "no/such/task"}, {"split": "no such split"}):
+    refused: tuple[dict[Any, Any], ...] = (
+        {"task": "x"},
+        {"task_id": "no/such/task"},
+        {"split": "no such split"},
+        {"index": 0.5},
+        {"index": True},
+        {0: "x"},
+    )
+    for options in refused:
         try:
             env.reset(options=options)
         except HarnessError:
@@ -192,11 +201,21 @@ def _vectors(name: str, keywords: dict[str, Any]) -> None:
             vector.close()
 
 
-def _task_set(name: str, env: Environment) -> None:
-    found = registry.task_set(name)
-    for task, content in zip(found.tasks, found.content, strict=True):
-        assert env.content_hash(task.id) == content, f"task '{task.id}' has another content hash"
+def _task_set(name: str, env: Environment, keywords: dict[str, Any]) -> None:
+    """The default set's content is known; that of other data must at least keep."""
+    if _own(keywords):
+        found = registry.task_set(name)
+        known = [(t.id, content) for t, content in zip(found.tasks, found.content, strict=True)]
+    else:
+        known = [(id_, env.content_hash(id_)) for id_ in env.task_ids(env.default_split)[:20]]
+    for task_id, content in known:
+        assert env.content_hash(task_id) == content, f"task '{task_id}' has another content hash"
     env.close()
+
+
+def _own(keywords: dict[str, Any]) -> bool:
+    """Whether the tasks come with the environment, as those of its default set do."""
+    return bool(keywords.get("data", BUILTIN) == BUILTIN)
 
 
 def _solved(name: str, keywords: dict[str, Any]) -> None:
@@ -204,12 +223,13 @@ def _solved(name: str, keywords: dict[str, Any]) -> None:
     if cls.solution is Environment.solution:
         return
     env = cls(reveal=True, **keywords)
-    for task in registry.task_set(name).tasks[:20]:
-        _, info = env.reset(options={"task_id": task.id})
+    ids = [task.id for task in registry.task_set(name).tasks[:20]] if _own(keywords) else []
+    for task_id in ids or env.task_ids(env.default_split)[:20]:
+        _, info = env.reset(options={"task_id": task_id})
         for action in info["solution"]:
             _, _, terminated, _, info = env.step(action)
-        assert info["success"], f"the solution of '{task.id}' does not win"
-        assert terminated, f"'{task.id}' is won and goes on"
+        assert info["success"], f"the solution of '{task_id}' does not win"
+        assert terminated, f"'{task_id}' is won and goes on"
     env.close()
 
 

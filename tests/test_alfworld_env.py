@@ -15,6 +15,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from harness_envs.alfworld import ALFWorldEnv, builtin
 from harness_envs.alfworld.env import translate
+from harness_envs.alfworld.tasksets import held_out_folders
 
 from harness.errors import ConfigError, DataError, EnvError
 
@@ -101,6 +102,21 @@ def test_trials_of_one_task_folder_are_a_group_apart_from_the_other_data() -> No
     assert ALFWorldEnv.group(TASK) == ALFWorldEnv.group(f"{folder}/{trial}9")
     assert ALFWorldEnv.group(f"{folder}/trial_T20190909_081908_677973") == folder
     assert ALFWorldEnv.group(TASK) != folder
+    name = "pick_and_place_simple-Mug-None-Desk-301/trial_T20190909_081908_677973"
+    train, again, seen = (
+        ALFWorldEnv.group(f"{split}/{name}") for split in ("train", "valid_train", "valid_seen")
+    )
+    assert train == again != seen
+
+
+@pytest.mark.data
+def test_games_of_valid_train_are_of_trains_groups(data: Path) -> None:
+    official = ALFWorldEnv(data=data / "alfworld")
+    train = {ALFWorldEnv.group(id_) for id_ in official.task_ids("train")}
+    again = {ALFWorldEnv.group(id_) for id_ in official.task_ids("valid_train")}
+    assert again <= train
+    assert all(group.startswith("train/") for group in train)
+    assert again & held_out_folders("holdout-1000")
 
 
 def test_the_list_of_actions_is_the_readers_own() -> None:

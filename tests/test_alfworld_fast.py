@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +224,7 @@ def test_slicing_and_cooling_change_what_examine_says() -> None:
         (lambda p: p[: p.index("(holds")], "goal cannot be read"),
         (lambda p: p.replace("(atLocation agent1 loc_bar_0)", ""), "0 'atlocation' facts"),
         (lambda p: p.replace("(holds agent1", "(loves agent1"), "'loves'"),
+        (lambda p: p.replace("(holds agent1", "(holds"), "names 1 things instead of 2"),
     ],
 )
 def test_damaged_problems_name_the_game_and_the_place(change: Any, words: str) -> None:
@@ -231,3 +233,17 @@ def test_damaged_problems_name_the_game_and_the_place(change: Any, words: str) -
     with pytest.raises(DataError, match=r"valid_seen/x-Egg-None-Shelf-1/t") as caught:
         FastEngine().reset(damaged)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [r"(\1)", r"(\1 \2 \2)"])
+def test_facts_of_too_few_or_many_places_are_damage(change: str) -> None:
+    """Each in turn: the game is refused, or the fact decides nothing and it plays."""
+    game, refused = kitchen(), set()
+    for found in re.finditer(r"\(([^():]+) (\S+)\)", game.pddl_problem):
+        text = game.pddl_problem
+        text = text[: found.start()] + found.expand(change) + text[found.end() :]
+        try:
+            FastEngine().reset(Game(game.id, game.task, text, (), "x"))
+        except DataError:
+            refused.add(found[1].split()[0].lower())
+    assert {"receptacleatlocation", "inreceptacle", "openable", "cancontain"} <= refused

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import multiprocessing
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -19,9 +21,15 @@ from harness_envs.alfworld import ALFWorldEnv, builtin, games, make_splits
 from harness_envs.alfworld.fetch import fetch
 from harness_envs.alfworld.games import FolderGames, Game, content_hash, group, to_json
 from harness_envs.alfworld.tasksets import TASK_SETS, held_out_folders, official_games
+from msgspec.structs import replace
 
+import harness
+from harness.api import plan
 from harness.errors import ConfigError, DataError
+from harness.runs import write_meta
 from harness.tasksets import TaskSet
+from harness.types import Task
+from harness.verify import verify
 
 GRAMMAR = 'grammar :: """{"rhs": "Your task is to: UNKNOWN GOAL."}"""; "move {o} to {r}"'
 OLD_GRAMMAR = GRAMMAR.replace("move {o} to {r}", "put {o} in/on {r}")
@@ -97,6 +105,75 @@ def test_one_game_is_opened_without_reading_the_others(some: list[Game], tmp_pat
         source.game(some[2].id)
 
 
+def test_a_relative_folder_is_the_one_that_was_meant(
+    some: list[Game], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, games_there in (("a", some[:1]), ("b", some[1:])):
+        (tmp_path / place).mkdir()
+        write_packed(tmp_path / place / "games", games_there, "")
+    monkeypatch.chdir(tmp_path / "a")
+    one = ALFWorldEnv(data="games")
+    assert list(one.task_ids("valid_seen")) == [some[0].id]
+    monkeypatch.chdir(tmp_path / "b")
+    assert list(one.task_ids("valid_seen")) == [some[0].id]
+    found = sorted(game.id for game in some[1:])
+    assert list(ALFWorldEnv(data="games").task_ids("valid_seen")) == found
+    monkeypatch.setenv("ALFWORLD_DATA", "games")
+    assert list(ALFWorldEnv(data="official").task_ids("valid_seen")) == found
+    monkeypatch.chdir(tmp_path / "a")
+    assert list(ALFWorldEnv(data="official").task_ids("valid_seen")) == [some[0].id]
+
+
+def test_a_run_of_a_relative_folder_goes_on_from_any_other(
+    some: list[Game], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_packed(tmp_path / "games", some, "")
+    (tmp_path / "official").mkdir()
+    tasks = [Task("alfworld", "valid_seen", game.id) for game in some]
+    content = {game.id: content_hash(game) for game in some}
+    mine = TaskSet.make("alfworld/mine", "alfworld", tasks, max_steps=40, content=content)
+    monkeypatch.chdir(tmp_path)
+    run = harness.evaluate("oracle", "alfworld", tasks=mine, env_options={"data": "games"})
+    lines = (run.path / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (run.path / "episodes.jsonl").write_bytes(b"".join(lines[:2]))
+    write_meta(run.path, replace(run.meta, status="running"))
+    path = run.path.absolute()
+    monkeypatch.chdir(tmp_path / "games")
+    again = harness.resume(path)
+    assert again.summary.successes == len(some)
+    assert [difference for _, difference in verify(again)] == [None] * len(some)
+    monkeypatch.chdir(tmp_path)  # a word stays a word, whatever is called so here
+    assert plan("oracle", "alfworld", tasks=mine, env_options={"data": "official"}).env_options == {
+        "data": "official"
+    }
+
+
+def read_over_and_over(source: FolderGames, some: list[Game]) -> None:
+    for number in range(1200):
+        game = some[number % len(some)]
+        assert source.game(game.id) == game
+
+
+def test_a_folder_is_listed_once(some: list[Game], tmp_path: Path) -> None:
+    source = FolderGames(write_folder(tmp_path, some))
+    ids = list(source.ids("valid_seen"))
+    shutil.rmtree(tmp_path / "json_2.1.1")
+    assert source.ids("valid_seen") == ids
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_forked_processes_read_one_packed_file(some: list[Game], tmp_path: Path) -> None:
+    source = FolderGames(write_packed(tmp_path / "p", some, ".xz"))
+    source.ids("valid_seen")  # expanded before they part, as AsyncVectorEnv's workers find it
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=read_over_and_over, args=(source, some)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+
+
 DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no field": (lambda d: {k: v for k, v in d.items() if k != "walkthrough"}, "'walkthrough'"),
     "wrong type": (lambda d: {**d, "pddl_problem": 7}, "'pddl_problem' is a int"),
@@ -134,9 +211,10 @@ def test_absent_and_torn_data_say_what_to_do(some: list[Game], tmp_path: Path) -
     file.write_bytes(packed)
     with pytest.raises(DataError, match=r"valid_seen\.jsonl\.gz: cannot be read"):
         FolderGames(file.parent).ids("valid_seen")
-    (root / "train.jsonl").write_text('{"id": "train/a-b-c-d-1/t"}\nnot json\n')
-    with pytest.raises(DataError, match=r"train\.jsonl:2"):
-        FolderGames(root).ids("train")
+    for line in (b"not json", b'{"id": "train/\xff-b-c-d-1/t"}'):
+        (root / "train.jsonl").write_bytes(b'{"id": "train/a-b-c-d-1/t"}\n' + line + b"\n")
+        with pytest.raises(DataError, match=r"train\.jsonl:2: not a packed game.*\n.*fetch"):
+            FolderGames(root).ids("train")
     folder = FolderGames(write_folder(tmp_path / "f", some))
     with pytest.raises(ConfigError, match=r"Did you mean 'valid_seen'"):
         folder.ids("valid_sen")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from harness import registry, testing
@@ -25,6 +27,16 @@ AGENTS = ("random", "oracle", "expert", pytest.param("ours-tiny", marks=pytest.m
 def test_environment(name, number):
     _, check = testing.environment_checks(name)[number]
     check()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_environment_on_official_data(name, data, vectors):
+    keywords = {"data": str(data / name)}
+    if name == "webshop":
+        keywords["nouns"] = str(vectors / "webshop_title_nouns.jsonl.gz")
+    for _, check in testing.environment_checks(name, **keywords):
+        check()
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -135,6 +147,73 @@ def test_the_example_of_the_readme_passes_its_own_check_and_scores(tmp_path: Pat
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert found.stdout == "0\n0\n1.0 100.0 2\n", found.stdout
+
+
+NAMESAKES = """
+[project.entry-points."harness.envs"]
+maze-a = "maze_a:MazeEnv"
+maze-b = "maze_b:MazeEnv"
+maze-c = "maze_b:MazeEnv"
+shop = "maze_a:WebShopEnv"
+"""
+
+MAZE = """
+import harness
+
+class MazeEnv(harness.Environment):
+    max_steps = 3
+    splits = ("valid",)
+
+    def task_ids(self, split):
+        return ["valid/1"]
+
+    def start(self, task_id):
+        return __name__, {"instruction": "out"}
+
+    def play(self, action):
+        return "wall", 0.0, False, {}
+
+class WebShopEnv(MazeEnv):
+    pass
+"""
+
+USE_NAMESAKES = """
+import sys, gymnasium, harness
+from harness import errors, registry, testing
+for name in ("maze-a", "maze-b", "shop", "webshop"):
+    made = harness.make(name)
+    assert type(made.unwrapped) is registry.env_class(name), name
+    assert gymnasium.make(registry.gym_id(name)).unwrapped.name == name
+    print(registry.gym_id(name), type(made.unwrapped).__module__)
+for name in ("maze-a", "maze-b", "shop"):
+    for label, check in testing.environment_checks(name):
+        check()
+run = harness.evaluate("random", "maze-b", out=sys.argv[1])
+assert [e.steps[0].observation for e in run.episodes()] == ["maze_b"]
+try:
+    harness.make("maze-c")
+except errors.ConfigError as error:
+    print(error)
+"""
+
+
+def test_environments_whose_classes_share_a_name_are_told_apart(tmp_path: Path):
+    for module in ("maze_a", "maze_b"):
+        (tmp_path / f"{module}.py").write_text(MAZE)
+    installed(tmp_path, NAMESAKES)
+    found = subprocess.run(
+        [sys.executable, "-c", USE_NAMESAKES, str(tmp_path / "results")],
+        env=beside(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == [
+        "harness/Maze-v0 maze_a",
+        "harness/Maze-maze-b-v0 maze_b",
+        "harness/WebShop-shop-v0 maze_a",
+        "harness/WebShop-v0 harness_envs.webshop.env",
+        "'maze-b' and 'maze-c' are both maze_b:MazeEnv in harness.envs: one class has one name. "
+        "Register a subclass as the second.",
+    ]
 
 
 BROKEN = """
@@ -344,6 +423,18 @@ def test_harness_imports_none_of_the_other_packages_and_never_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_specs_are_pickled_whether_gymnasium_is_there_or_not(name):
+    spec = gymnasium.spec(registry.gym_id(name))
+    packed = pickle.dumps((spec, gymnasium.make(spec).spec))
+    code = (
+        "import pickle, sys; one, made = pickle.load(sys.stdin.buffer);"
+        "print(one.make().spec == made, one.max_episode_steps)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], input=packed, capture_output=True)
+    assert found.stdout.decode().split() == ["True", str(spec.max_episode_steps)], found.stderr
 
 
 def test_public_names_are_those_promised():

@@ -134,6 +134,21 @@ def test_a_bad_question_is_refused_with_file_and_record(
     assert str(path) in str(caught.value)
 
 
+def test_records_that_disagree_are_told_by_their_files(tmp_path: Path) -> None:
+    one = write(tmp_path / "dev_a.jsonl", [official(0)])
+    other = write(tmp_path / "dev_b.jsonl", [{**official(0), "answer": "other"}])
+    with pytest.raises(DataError, match=rf"{other}: record 1 .* in {one}, says 'answer 0'"):
+        open_data(str(tmp_path)).tasks("dev")
+
+
+def test_a_type_that_one_file_tells_is_not_made_up(tmp_path: Path) -> None:
+    untyped = {key: value for key, value in official(0).items() if key != "type"}
+    write(tmp_path / "dev_a.jsonl", [untyped, {**official(1), "type": None}])
+    write(tmp_path / "dev_b.jsonl", [official(0)])
+    types = [question.type for question in open_data(str(tmp_path)).tasks("dev").values()]
+    assert types == ["comparison", "bridge"]
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     cut = write(tmp_path / "dev_cut.jsonl.gz", [official(n) for n in range(99)])
     cut.write_bytes(cut.read_bytes()[:-30])

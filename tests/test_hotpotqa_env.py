@@ -68,6 +68,23 @@ def show(env: HotPotQAEnv, action: str) -> str:
     return env.step(action)[0]
 
 
+def test_relative_files_are_those_that_were_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = {"a": "Nile", "b": "Amazon"}
+    for place, title in titles.items():
+        (tmp_path / place / "questions").mkdir(parents=True)
+        facts = {"supporting_facts": [[title, 0]]}
+        line = json.dumps({"_id": place * 24, "question": "Which?", "answer": title, **facts})
+        (tmp_path / place / "questions" / "dev.jsonl").write_text(line)
+        pages = "".join(json.dumps(page) + "\n" for page in PAGES if page["title"] == title)
+        (tmp_path / place / "pages.jsonl").write_text(pages)
+    for place in titles:
+        monkeypatch.chdir(tmp_path / place)
+        env = HotPotQAEnv(data="questions", corpus="pages.jsonl")
+        assert list(env.task_ids("dev")) == [f"dev/{place * 24}"]
+
+
 def test_gymnasiums_checker_is_content(folder: Path) -> None:
     check_env(HotPotQAEnv(data=folder), skip_render_check=True)
 

@@ -139,7 +139,8 @@ def test_groups_are_products() -> None:
     asin = tasksets.official_goals()["synthetic/0"][0]
     assert WebShopEnv.group("synthetic/0") == asin
     assert WebShopEnv.group("valid/B000000001-12") == "builtin/B000000001"
-    assert WebShopEnv.group("synthetic/999999") == "synthetic/999999"
+    for alone in ("synthetic/999999", "served/0", "served/7"):
+        assert WebShopEnv.group(alone) == alone
 
 
 def test_builtin_splits_share_no_product() -> None:
@@ -328,6 +329,11 @@ def test_records_tell_file_line_and_field(folder: Path) -> None:
         (lambda raw: raw.decode().encode("utf-16"), r"is not UTF-8"),
         (lambda raw: raw.replace(b"A lamp.", "é".encode("latin-1")), r"is not UTF-8"),
         (lambda raw: raw.replace(b'"asin"', b"asin", 1), r":3: record 0: not valid JSON"),
+        (lambda raw: raw.replace(b"},\n {", b"}\n {"), r":2\d: record 1: no comma before it"),
+        (lambda raw: raw.replace(b"},\n {", b"},,\n {"), r"record 1: not valid JSON"),
+        (lambda raw: raw.rstrip()[:-1] + b",]", r"record 2: not valid JSON"),
+        (lambda raw: raw + b"\n[]", r":\d\d: text after the closing ']'"),
+        (lambda raw: raw.replace(b"B000000002", b"b000000002"), r"record 1: .*'b000000002'"),
     ],
 )
 def test_damaged_product_files(folder: Path, damage: Any, message: str) -> None:
@@ -395,6 +401,20 @@ def test_official_needs_to_be_told_where(monkeypatch: pytest.MonkeyPatch, folder
     assert len(WebShopEnv(data="official").task_ids("synthetic")) == 4
     with pytest.raises(ConfigError, match="no human goals"):
         WebShopEnv(data="official").task_ids("human")
+
+
+def test_relative_files_are_those_that_were_meant(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    keywords = {"data": "webshop", "nouns": "webshop/items_shuffle_2.nouns.jsonl.gz"}
+    monkeypatch.chdir(tmp_path)
+    one = WebShopEnv(**keywords)
+    assert len(one.task_ids("synthetic")) == 4
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert len(one.task_ids("synthetic")) == 4
+    with pytest.raises(DataError, match="neither a folder nor a file"):
+        WebShopEnv(**keywords).task_ids("synthetic")
 
 
 def test_official_tasks_on_builtin_data_are_refused_with_the_remedy() -> None:

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pytest
+from click.testing import Result
 from harness_envs.webshop import WebShopEnv, pages
 from harness_envs.webshop.catalogue import GOAL_SEED
 from harness_envs.webshop.fetch import Source, fetch
@@ -26,8 +27,13 @@ from harness_envs.webshop.http import HttpSite, read_html
 from harness_envs.webshop.pages import Page
 from harness_envs.webshop.shop import Shop, open_shop
 from harness_envs.webshop.site import LocalSite, Unanswerable
+from typer.testing import CliRunner
 
+import harness
+from harness import api
+from harness.cli import app
 from harness.errors import ConfigError, DataError, EnvError
+from harness.verify import verify
 
 S = TypeVar("S", bound=ThreadingHTTPServer)
 
@@ -239,6 +245,7 @@ def test_builtin_goal_is_won_over_http(server: Server) -> None:
     _, info = env.reset(options={"task_id": "served/3"})
     local.reset(options={"task_id": task_id})
     assert info["instruction"] == goals[3].instruction
+    assert info["admissible_actions"] == [f"search[{goals[3].instruction}]"]
     for action in local.solution():
         expected = local.step(action)
         observation, reward, terminated, _, info = env.step(action)
@@ -360,7 +367,7 @@ def served_alike(server: Server, query: str) -> bool:
 
 def test_tasks_of_a_server(server: Server) -> None:
     env = WebShopEnv(backend="http", url=server.url)
-    assert len(env.task_ids("served")) == 500
+    assert len(env.task_ids(env.default_split)) == 500
     _, info = env.reset(seed=0)
     assert info["task_id"].startswith("served/")
     for task_id in ("synthetic/0", "served/x", "served/"):
@@ -369,6 +376,36 @@ def test_tasks_of_a_server(server: Server) -> None:
     with pytest.raises(ConfigError, match="Unknown split"):
         env.task_ids("valid")
     env.close()
+
+
+def play(url: str, out: Path, *words: str) -> Result:
+    tasks = ("--tasks", "served-500[:2]", "--option", f"url={url}", "--out", str(out))
+    return CliRunner().invoke(app, ["run", "--agent", "expert", "--env", "webshop", *tasks, *words])
+
+
+def test_goals_of_a_server_are_a_task_set(server: Server, tmp_path: Path) -> None:
+    told = play(server.url, tmp_path, "--option", "backend=http")
+    assert told.exit_code == 0, told.output
+    run = harness.load(tmp_path / "webshop" / "expert")
+    assert [episode.success for episode in run.episodes()] == [True, True]
+    env = WebShopEnv(backend="http", url=server.url)
+    assert run.meta.task_set.content == tuple(env.content_hash(f"served/{i}") for i in range(2))
+    assert run.meta.task_set.name == "webshop/served-500[0:2]"
+    assert run.metrics[0].cot_overlap is not None  # the reference is played there too
+    assert [difference for _, difference in verify(run)] == [None, None]
+    with run_other() as other:
+        moved = {"url": other.url}
+        again = api.plan("expert", "webshop", tasks="served-500[:2]", env_options=moved)
+        assert again.task_set_hash != run.meta.task_set_hash
+        with pytest.raises(DataError, match="is not the one that task set"):
+            list(verify(run, moved))
+
+
+def run_other() -> AbstractContextManager[Server]:
+    """A server whose goals are in another order."""
+    other = Server(open_shop("builtin"))
+    other.site = lambda session: Server.site(other, f"fixed_{int(session[6:]) + 1}")  # type: ignore
+    return run(other)
 
 
 # Fetching ---------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class ALFWorldEnv(Environment):
         super().__init__(reveal=reveal)
         if engine not in ENGINES:
             raise ConfigError(unknown("ALFWorld engine", str(engine), ENGINES))
-        self._data = str(data)
+        self._data = official.absolute(data)
         self._aliases = aliases
         self._nearest = nearest
         self._engine = ENGINES[engine]()

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import lzma
+import os
 import re
 import tarfile
 import tempfile
@@ -65,9 +66,14 @@ def group(task_id: str) -> str:
     """The task folder: trials in it differ only in where things lie.
 
     A built-in game's is marked: its rooms share numbers with official ones and are other rooms.
+    The official ``valid_train`` holds games of train's own folders, which therefore are its groups.
+    Other splits keep theirs: by ALFWorld's design ``valid_seen`` shares tasks and rooms with train.
     """
     folder, _, trial = task_id.rpartition("/")
-    return f"builtin/{folder}" if trial.startswith(BUILTIN_TRIAL) else folder
+    if trial.startswith(BUILTIN_TRIAL):
+        return f"builtin/{folder}"
+    split, _, name = folder.partition("/")
+    return f"train/{name}" if split == "valid_train" else folder
 
 
 def content_hash(game: Game) -> str:
@@ -205,6 +211,7 @@ class FolderGames:
         self._packed: dict[str, PackedSplit] = {}
         self._expanding = threading.Lock()
         self._folders = sorted(p.name for p in self._layout.iterdir() if _holds_tasks(p))
+        self._listed: dict[str, list[str]] = {}
         self._files: dict[str, Path] = {}
         for suffix in (".tar.xz", ".jsonl.gz", ".jsonl.xz", ".jsonl"):
             for path in sorted(root.glob(f"*{suffix}")):
@@ -220,10 +227,13 @@ class FolderGames:
         return sorted({*self._folders, *self._files})
 
     def ids(self, split: str) -> Sequence[str]:
-        """All ids of a split, sorted; reads no game."""
+        """All ids of a split, sorted; reads no game. A folder is listed once: it may be large."""
         if split in self._folders:
-            found = (self._layout / split).glob(f"*/*/{GAME_FILE}")
-            return sorted(f"{split}/{p.parent.parent.name}/{p.parent.name}" for p in found)
+            if split not in self._listed:
+                found = (self._layout / split).glob(f"*/*/{GAME_FILE}")
+                names = (f"{split}/{p.parent.parent.name}/{p.parent.name}" for p in found)
+                self._listed[split] = sorted(names)
+            return self._listed[split]
         if split in self._files:
             return self._split(split).ids()
         raise ConfigError(unknown(f"split of ALFWorld data in '{self.root}'", split, self.splits()))
@@ -268,7 +278,6 @@ class PackedSplit:
         self.lines: dict[str, tuple[int, int, int]] = {}
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with self)
         weakref.finalize(self, self._file.close)
-        self._reading = threading.Lock()
         try:
             for task_id, raw, line in self._games():
                 self.lines[task_id] = (self._file.tell(), len(raw), line)
@@ -297,11 +306,9 @@ class PackedSplit:
 
     def _id(self, raw: bytes, number: int) -> str:
         found = _LINE_ID.match(raw)
-        if found:
-            return found[1].decode()
         where = f"{self.path}:{number}"
         try:
-            return str(_field(json.loads(raw), "id", str, where))
+            return found[1].decode() if found else str(_field(json.loads(raw), "id", str, where))
         except (ValueError, TypeError) as error:
             raise DataError(f"{where}: not a packed game: {error}.\n  {_REMEDY}") from None
 
@@ -310,7 +317,6 @@ class PackedSplit:
 
     def game(self, task_id: str) -> Game:
         start, length, number = self.lines[task_id]
-        with self._reading:
-            self._file.seek(start)
-            raw = self._file.read(length)
+        # Not seek and read: threads, and processes that were forked, share the file's position.
+        raw = os.pread(self._file.fileno(), length, start)
         return from_json(raw, task_id, f"{self.path}:{number}" if number else str(self.path))

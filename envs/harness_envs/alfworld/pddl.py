@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from harness.errors import DataError
@@ -24,6 +25,15 @@ _SECTION = re.compile(r"\(\s*:(\w+)")
 _FACT = re.compile(r"\(([^()]+)\)")
 _COMMENT = re.compile(r";[^\n]*")
 _TOKEN = re.compile(r"[()]|[^\s()]+")
+#: How many places a predicate has, of those that decide what a game does.
+_PLACES = dict.fromkeys((
+    "receptacleatlocation", "receptacletype", "objecttype", "cancontain", "inreceptacleobject",
+    "atlocation", "holds", "inreceptacle", "objectatlocation",
+), 2) | dict.fromkeys((
+    "openable", "pickupable", "cleanable", "heatable", "coolable", "toggleable", "sliceable",
+    "isreceptacleobject", "holdsany", "opened", "ishot", "iscool", "isclean", "issliced",
+    "istoggled", "ison",
+), 1)  # fmt: skip
 
 
 class Problem(NamedTuple):
@@ -62,7 +72,20 @@ def parse_problem(text: str, where: str) -> Problem:
         predicate, *arguments = found.split()
         if predicate != "=":
             facts[predicate].append(tuple(arguments))
-    return Problem(_objects(body("objects")), dict(facts), _parse_goal(body("goal"), where))
+    goal = _parse_goal(body("goal"), where)
+    _check_places(facts, goal, where)
+    return Problem(_objects(body("objects")), dict(facts), goal)
+
+
+def _check_places(facts: Mapping[str, Sequence[Fact]], goal: Formula, where: str) -> None:
+    told = ((name, *fact) for name in _PLACES for fact in facts.get(name, ()))
+    for name, *things in chain(told, atoms(goal)):
+        if len(things) != _PLACES.get(name, len(things)):
+            raise DataError(
+                f"{where}: field 'pddl_problem': '({' '.join([name, *things])})' names "
+                f"{len(things)} things instead of {_PLACES[name]}. "
+                "The file is damaged; get it again."
+            )
 
 
 def _objects(body: str) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,7 @@ HELD_OUT = ("holdout-1000", "dev-200")
 
 @cache
 def official_games() -> dict[str, str]:
-    """Task id -> content hash of the 4,027 games of train, valid_seen and valid_unseen."""
+    """Task id -> content hash of the 4,027 games of train, valid_train, valid_seen and _unseen."""
     packed = (files("harness_envs.alfworld") / "official_games.tsv.xz").read_bytes()
     lines = lzma.decompress(packed).decode().splitlines()
     return dict(line.split("\t") for line in lines)
@@ -47,7 +47,8 @@ def _official(name: str, split: str) -> TaskSet:
 
 def _held_out(name: str) -> TaskSet:
     folders = held_out_folders(name)
-    return _official_set(name, [id_ for id_ in official_games() if group(id_) in folders])
+    train = [id_ for id_ in official_games() if id_.startswith("train/")]
+    return _official_set(name, [id_ for id_ in train if group(id_) in folders])
 
 
 def _agentbench(name: str) -> TaskSet:

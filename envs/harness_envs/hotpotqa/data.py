@@ -218,28 +218,35 @@ def read_split(files: Sequence[Path], split: str) -> dict[str, Question]:
     """Questions of a split by task id, from one or more files that may tell of the same ones.
 
     Raises:
-        DataError: a question without an answer or otherwise unreadable, or two files that
+        DataError: a question without an answer or otherwise unreadable, or two records that
             disagree; names the file and the record.
     """
     tasks: dict[str, Question] = {}
-    by_text: dict[str, str] = {}
+    #: Question -> its task id, and the file that told it first.
+    by_text: dict[str, tuple[str, Path]] = {}
     for path in files:
         found = list(_read(path))
         ordered = plain_name(path.name).endswith(".json") and len(found) == OFFICIAL.get(split)
         for place, record in enumerate(found):
             question = _question(record, split)
-            known = by_text.get(question.question)
-            if known is None:
+            if question.question not in by_text:
                 index = place if ordered else record.dev_index if split == "dev" else None
                 name = question.id if index is None else str(index)
-                known = by_text[question.question] = f"{split}/{name}"
+                known = f"{split}/{name}"
+                by_text[question.question] = known, path
                 if known in tasks:
                     raise DataError(f"{path}: record {place + 1}: a second question has the id "
                                     f"'{known}'.")  # fmt: skip
                 tasks[known] = question
                 continue
-            tasks[known] = _merged(tasks[known], question, f"{path}: record {place + 1}")
-    return tasks
+            known, first = by_text[question.question]
+            where = f"{path}: record {place + 1}"
+            tasks[known] = _merged(tasks[known], question, where, first)
+    # Not before: another file may have told the type.
+    return {
+        id_: question if question.type else msgspec.structs.replace(question, type="bridge")
+        for id_, question in tasks.items()
+    }
 
 
 def _id(record: _Record) -> str:
@@ -254,7 +261,7 @@ def _question(record: _Record, split: str) -> Question:
         split=split,
         question=text,
         answer=record.answer or "",
-        type=record.type or "bridge",
+        type=record.type or "",
         level=record.level or "",
         supporting=tuple((html.unescape(t), i) for t, i in record.supporting_facts),
     )
@@ -287,12 +294,12 @@ def _text_id(question: str) -> str:
     return hashlib.sha256(question.encode("utf-8", "replace")).hexdigest()[:24]
 
 
-def _merged(one: Question, other: Question, where: str) -> Question:
-    """What two files tell of one question."""
+def _merged(one: Question, other: Question, where: str, first: Path) -> Question:
+    """What two records tell of one question; ``first``: the file of the earlier one."""
     if one.answer != other.answer:
         raise DataError(
-            f"{where} answers '{other.answer}' where another file of the folder says "
-            f"'{one.answer}'. Keep one of the files."
+            f"{where} answers '{other.answer}' where an earlier record of the question, in "
+            f"{first}, says '{one.answer}'. Keep one of the two."
         )
     own_id = one.id != _text_id(one.question)
     return msgspec.structs.replace(

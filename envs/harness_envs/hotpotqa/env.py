@@ -89,10 +89,10 @@ class HotPotQAEnv(Environment):
             raise ConfigError("cache= and site= are Wikipedia's: say backend='wikipedia' too.")
         if backend == "wikipedia" and corpus is not None:
             raise ConfigError("corpus= names local pages: say backend='corpus', or leave it out.")
-        self._data = str(data)
+        self._data = official.absolute(data)
         self.default_split = "valid" if self._data == "builtin" else "dev"  # type: ignore[misc]
         self._backend = backend
-        self._corpus = None if corpus is None else str(corpus)
+        self._corpus = None if corpus is None else official.absolute(corpus)
         self._corpus_hash = corpus_hash
         self._aliases = aliases
         self._wikipedia: Pages | None = None

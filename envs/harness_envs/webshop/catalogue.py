@@ -125,7 +125,8 @@ class Catalogue:
         ``products``: as in ``items_shuffle.json``; ``attributes``: asin -> record of
         ``items_ins_v2.json``; ``human``: asin -> records of ``items_human_ins.json``; ``nouns``:
         title -> its nouns. Products with asin ``nan``, of over 10 characters, or met before are
-        skipped, as in the original. Raises DataError naming record and field.
+        skipped, as in the original; an asin that is not in capitals, which the original cannot
+        open, is refused. Raises DataError naming record and field.
         """
         found: dict[str, Product] = {}
         for number, raw in enumerate(products):
@@ -133,6 +134,8 @@ class Catalogue:
             asin = record.get("asin", str)
             if asin == "nan" or len(asin) > 10 or asin in found:
                 continue
+            if asin != asin.upper():
+                raise record.fail("asin", f"is '{asin}': products are opened in capitals")
             found[asin] = _product(record, asin, attributes, human or {}, nouns)
         if not found:
             raise DataError(f"A catalogue without any valid product.\n  {REMEDY}")

@@ -6,7 +6,7 @@ import hashlib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from harness import official
 from harness.env import Environment
@@ -23,12 +23,10 @@ from harness_envs.webshop.react import ReActBrowser
 from harness_envs.webshop.reward import RULES, Rules
 from harness_envs.webshop.shop import Shop, open_shop
 from harness_envs.webshop.site import LocalSite, Site
+from harness_envs.webshop.tasksets import N_SERVED, SERVED
 
 View = Literal["original", "react"]
 Backend = Literal["local", "http"]
-#: Goals of a server: its sessions ``fixed_0`` .. ``fixed_499``, which published runs are made on.
-SERVED = "served"
-N_SERVED = 500
 
 
 class Client(typing.Protocol):
@@ -99,18 +97,22 @@ class WebShopEnv(Environment):
                 raise ConfigError(unknown(f"WebShop {noun}", str(value), known))
         if isinstance(goal_seed, bool) or not isinstance(goal_seed, int):
             raise ConfigError(f"WebShop goal_seed is a whole number, not {goal_seed!r}.")
-        self._data = str(data)
+        self._data = official.absolute(data)
         self._mode: Mode = observation_mode
         self._goal_seed = goal_seed
         self._rules: Rules = rules
         self._view = view
         self._served = backend == "http"
+        own = "valid" if self._data == "builtin" else "synthetic"
+        self.default_split = SERVED if self._served else own  # type: ignore[misc]
         self._url = url
-        self._nouns = str(nouns) if nouns is not None else None
+        self._nouns = None if nouns is None else official.absolute(nouns)
         self._show_attrs = show_attrs
         self._client: Client | None = None
         self._site: Site | None = None
         self._goal: Goal | None = None
+        #: What the task asks for.
+        self._wanted = ""
 
     @property
     def shop(self) -> Shop:
@@ -118,20 +120,6 @@ class WebShopEnv(Environment):
         return open_shop(locate(self._data), self._nouns)
 
     # Tasks --------------------------------------------------------------------------------
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, Info]:
-        """As every environment's; without a task or split, official data start ``synthetic``."""
-        options = dict(options or {})
-        if not options.keys() & {"task_id", "split"}:
-            options["split"] = self._first_split()
-        return super().reset(seed=seed, options=options)
-
-    def _first_split(self) -> str:
-        if self._served:
-            return SERVED
-        return self.default_split if self._data == "builtin" else "synthetic"
 
     def task_ids(self, split: str) -> Sequence[str]:
         if not self._served:
@@ -155,20 +143,22 @@ class WebShopEnv(Environment):
         site, session, goal = self._open(task_id)
         self._client = VIEWS[self._view](site, session)
         self._site, self._goal = site, goal
-        info = self._info(Turn())
         if goal is not None:
-            info["instruction"] = goal.instruction
-            info["task_type"] = self.shop.catalogue.by_asin[goal.asin].category
+            self._wanted = goal.instruction
+            task_type = self.shop.catalogue.by_asin[goal.asin].category
         else:
-            info["instruction"] = _instruction(site)
-            info["task_type"] = SERVED
+            self._wanted, task_type = _instruction(site), SERVED
+        info = {**self._info(Turn()), "instruction": self._wanted, "task_type": task_type}
         return self._client.observation(self._mode), info
 
     def _open(self, task_id: str) -> tuple[Site, str, Goal | None]:
         if self._served:
             split, _, number = task_id.partition("/")
             if split != SERVED or not (number.isascii() and number.isdecimal()):
-                raise ConfigError(f"Unknown task '{task_id}' of a WebShop server: say served/<i>.")
+                raise ConfigError(
+                    f"Unknown task '{task_id}' of a WebShop server: say served/<i>; the first 500 "
+                    "are the task set served-500."
+                )
             from harness_envs.webshop.http import HttpSite  # requests takes its time to load
 
             session = f"fixed_{int(number)}"
@@ -197,8 +187,8 @@ class WebShopEnv(Environment):
         assert client is not None
         clickables = client.clickables
         actions = [f"click[{label}]" for label in clickables if label != "search"]
-        if client.has_search_bar and self._goal is not None:
-            actions.append(f"search[{self._goal.instruction}]")
+        if client.has_search_bar:
+            actions.append(f"search[{self._wanted}]")
         info: Info = {
             "admissible_actions": actions,
             "clickables": clickables,

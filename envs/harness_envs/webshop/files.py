@@ -25,7 +25,7 @@ NOUNS_COMMAND = "python -m harness_envs.webshop.nouns"
 _CHUNK = 1 << 22
 #: No record is longer; a damaged file is not read to its end.
 _LONGEST = 1 << 26
-_BETWEEN = re.compile(r"[\s,]*")
+_BLANK = re.compile(r"\s*")
 
 
 def cache_folder() -> Path:
@@ -133,18 +133,29 @@ def read_products(path: Path) -> Iterator[Record]:
     try:
         with _open(path) as file:
             text, at, line, number = file.read(_CHUNK), 0, 1, 0
-            opening = _BETWEEN.match(text)
+            opening = _BLANK.match(text)
             at = opening.end() if opening else 0
             if text[at : at + 1] != "[":
                 raise DataError(f"{path}:1: not a JSON list of products.\n  {REMEDY}")
             at += 1
+            after_record = False
             while True:
-                between = _BETWEEN.match(text, at)
-                assert between is not None
-                line += text.count("\n", at, between.end())
-                at = between.end()
-                if text[at : at + 1] == "]":
+                blank = _BLANK.match(text, at)
+                assert blank is not None
+                line += text.count("\n", at, blank.end())
+                at = blank.end()
+                mark = text[at : at + 1]
+                if mark == "]" and (after_record or number == 0):
+                    if text[at + 1 :].strip() or file.read(_CHUNK).strip():
+                        raise DataError(f"{path}:{line}: text after the closing ']'.\n  {REMEDY}")
                     return
+                if after_record and mark == ",":
+                    at, after_record = at + 1, False
+                    continue
+                if after_record and mark:
+                    raise DataError(
+                        f"{path}:{line}: record {number}: no comma before it.\n  {REMEDY}"
+                    )
                 try:
                     body, end = decoder.raw_decode(text, at)
                 except json.JSONDecodeError as error:
@@ -155,7 +166,7 @@ def read_products(path: Path) -> Iterator[Record]:
                     continue
                 yield Record(body, f"{path}:{line}: record {number}")
                 line += text.count("\n", at, end)
-                at, number = end, number + 1
+                at, number, after_record = end, number + 1, True
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from None
 

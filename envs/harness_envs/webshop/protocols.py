@@ -19,7 +19,7 @@ PROTOCOLS = {
         grammar=f"{_ACTIONS}, `think[..]`, which costs a step; three products shown, no paging",
         invalid="answered `Invalid action!`, a step; never ended early",
         scoring=f"{_MEAN}; success: reward 1",
-        differs=f"{_FULL}: play a server's with --option backend=http",
+        differs=f"{_FULL}: play a server's with --tasks served-500 --option url=ADDRESS",
         source="ysymyth/ReAct at 6bdb3a1: WebShop.ipynb",
     ),
     # max_steps 10 in the task's config; 'success' there is a purchase, what is reported the reward.
