@@ -98,6 +98,19 @@ def test_expert_reads_rich_pages_too(expert_episodes: list[Episode]) -> None:
         assert [act(s) for s in one.steps] == [act(s) for s in other.steps]
 
 
+def test_expert_buys_in_reacts_view_too() -> None:
+    """Three products and no second page, buttons in one spelling, no page after a choice."""
+    plain = play(ExpertPolicy(), DEV, every=6, view="react")
+    assert share(plain) >= 0.85
+    clicks = [s for e in plain for s in e.steps if act(s).startswith("click[")]
+    refused = {act(s) for s in clicks if s.invalid}
+    assert refused <= {"click[Next >]"}  # shown, as in the original, and taken by neither
+    slipping = play(WithErrors(ExpertPolicy(), 0.15), DEV, every=6, view="react")
+    assert share(slipping) >= 0.7
+    bought = {act(s) for e in slipping for s in e.steps if "buy now" in act(s).lower()}
+    assert bought >= {"click[Buy Now]"}
+
+
 @pytest.mark.data
 def test_expert_buys_in_the_official_shop(data: Path, vectors: Path) -> None:
     """Goals of products outside ``small-500``; one goal in twelve can't be met at all."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.types import Step
-from harness_agents.expert.webshop_pages import Listing, Page, read_page
+from harness_agents.expert.webshop_pages import Listing, Page, is_asin, read_page
 
 _ACTION = re.compile(r"(search|click)\[(.+)\]")
 SUB_PAGES = ("description", "features", "reviews")
@@ -55,19 +55,34 @@ def believe(history: Sequence[Step], observation: str) -> Belief:
     texts = [step.observation for step in history] + [observation]
     belief = Belief(read_page(texts[0]))
     for step, shown in zip(history, texts[1:], strict=True):
-        _follow(belief, step.decision.action or "", read_page(shown))
+        _follow(belief, _plain(step.decision.action or ""), read_page(shown))
     return belief
+
+
+def shown(history: Sequence[Step], observation: str) -> str:
+    """The newest observation that shows a page: what can be clicked now."""
+    texts = (observation, *(step.observation for step in reversed(history)))
+    return next((t for t in texts if read_page(t).kind not in ("other", "chosen")), observation)
+
+
+def _plain(action: str) -> str:
+    """A click as it is planned, where a page asks for its own spelling: small, but for asins."""
+    found = _ACTION.fullmatch(action)
+    if found is None or found[1] != "click" or is_asin(found[2]):
+        return action
+    return action.lower()
 
 
 def _follow(b: Belief, action: str, page: Page) -> None:
     found = _ACTION.match(action)
     b.verb, b.argument = (found[1], found[2].lower()) if found else ("", "")
     b.steps += 1
-    before, b.page = b.page, page if page.kind != "other" else b.page
-    if page.kind in ("item", "sub") and page == before and _chose(b, page):
+    before, b.page = b.page, page if page.kind not in ("other", "chosen") else b.page
+    same = page.kind == "chosen" or (page.kind in ("item", "sub") and page == before)
+    if same and _chose(b, before):
         b.event = "chose"
         return
-    if page == before or page.kind == "other":
+    if same or page == before or page.kind == "other":
         b.event = "nothing"
         b.refused.add(action)
         return

@@ -1,7 +1,8 @@
-"""WebShop's pages, read as a person at the screen reads them; in both modes, nothing else.
+"""WebShop's pages, read as a person at the screen reads them; in all views, nothing else.
 
 Strings come joined by " [SEP] " (mode ``text``), or one a line with buttons marked
-(``text_rich``), as in ``web_agent_site/envs/web_agent_text_env.py`` of princeton-nlp/WebShop.
+(``text_rich``), as in ``web_agent_site/envs/web_agent_text_env.py`` of princeton-nlp/WebShop, or as
+ReAct's notebook writes them: buttons in brackets, an option's values behind its name.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-Kind = Literal["start", "results", "item", "sub", "done", "other"]
+Kind = Literal["start", "results", "item", "sub", "done", "chosen", "other"]
 
 _RESULTS = re.compile(r"Page (\d+) \(Total results: (\d+)\)")
 _PRICE = re.compile(r"\$(\d+(?:\.\d+)?)(?: to \$(\d+(?:\.\d+)?))?")
 _ASIN = re.compile(r"[0-9A-Z]{10}")
 _BUTTON = re.compile(r"\[(?:clicked )?button\] (.*?) \[(?:clicked )?button_\]")
+#: ReAct's view: a button, or an option with its values.
+_BRACKETED = re.compile(r"(?:([^\[\]]+) )?\[(?!button\]|clicked button\])(.+)\]")
 # Names that options go by; a page in text mode shows names and values alike.
 _NAMES = frozenset(
     {
@@ -64,7 +67,8 @@ class Listing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One observation, read. Fields that its kind does not have are empty."""
+    """One observation, read. Fields that its kind does not have are empty. ``chosen``: ReAct's view
+    says that an option was, and shows the page no more."""
 
     kind: Kind
     #: results: page number, number of hits, products in order.
@@ -92,6 +96,8 @@ def read_page(observation: str) -> Page:
         return Page("start")
     if parts[:1] == ["Thank you for shopping with us!"]:
         return Page("done")
+    if len(parts) == 1 and parts[0].startswith("You have clicked "):
+        return Page("chosen")
     if "Back to Search" not in parts:
         return Page("other")
     body = parts[parts.index("Back to Search") + 1 :]
@@ -107,6 +113,21 @@ def read_page(observation: str) -> Page:
     return Page("item", title=body[price - 1], low=low, high=high, options=options)
 
 
+def spelt(action: str, observation: str) -> str:
+    """An action with the page's own spelling of its button: ReAct's view takes no other."""
+    if not action.startswith("click["):
+        return action
+    wanted = action.removeprefix("click[").removesuffix("]").lower()
+    lines = map(_BRACKETED.fullmatch, map(str.strip, observation.split("\n")))
+    shown = (button for line in lines if line for button in line[2].split("]["))
+    return next((f"click[{button}]" for button in shown if button.lower() == wanted), action)
+
+
+def is_asin(text: str) -> bool:
+    """Whether a button is a product's."""
+    return _ASIN.fullmatch(text) is not None
+
+
 def read_price(text: str) -> tuple[float, float]:
     """``"$10.99 to $18.99"`` -> ``(10.99, 18.99)``; without a price ``(0.0, 0.0)``."""
     found = _PRICE.search(text)
@@ -120,9 +141,17 @@ def _strings(observation: str) -> list[str]:
     # A sub page's text may have lines of its own, and a rich page has no separators.
     if " [SEP] " in observation or "\n" not in observation:
         return [part.strip() for part in observation.split(" [SEP] ")]
-    lines = (_BUTTON.sub(r"\1", line).strip() for line in observation.split("\n"))
+    lines = [string for line in observation.split("\n") for string in _line(line.strip())]
     found = [line.removesuffix(":") if line == "Instruction:" else line for line in lines if line]
     return found[1:] if found and found[0].startswith("You have clicked ") else found
+
+
+def _line(line: str) -> list[str]:
+    bracketed = _BRACKETED.fullmatch(line)
+    if bracketed is None:
+        return [_BUTTON.sub(r"\1", line).strip()]
+    name, inside = bracketed.groups()
+    return [inside] if name is None else [name, *inside.split("][")]
 
 
 def _products(parts: list[str]) -> tuple[Listing, ...]:

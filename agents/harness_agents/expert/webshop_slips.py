@@ -7,7 +7,8 @@ from random import Random
 
 from harness.types import Step
 from harness_agents.expert.webshop import BUY, NEXT, PREV, RESTART
-from harness_agents.expert.webshop_belief import Belief, believe
+from harness_agents.expert.webshop_belief import Belief, believe, shown
+from harness_agents.expert.webshop_pages import spelt
 from harness_agents.expert.webshop_request import Request, read_request
 
 
@@ -16,6 +17,7 @@ def slips(
 ) -> dict[str, list[str]]:
     """Wrong actions in the shop by kind, drawn from what is on the page."""
     request, b = read_request(instruction), believe(history, observation)
+    page = shown(history, observation)
     name, _, rest = action.partition("[")
     target = rest.removesuffix("]")
     found = {
@@ -31,7 +33,7 @@ def slips(
         found |= _at_item(b, request)
     elif b.page.kind == "sub":
         found |= {"buy_unseen": [BUY], "start_over": [RESTART], "reread": ["click[features]"]}
-    return found
+    return {kind: [spelt(slip, page) for slip in drawn] for kind, drawn in found.items()}
 
 
 def _vague(request: Request) -> list[str]:
