@@ -32,6 +32,7 @@ from harness_distillation.prepare import (
     SAMPLES,
     Prepared,
     Workplace,
+    environments,
     manifest_of,
 )
 from harness_distillation.recipe import Data
@@ -133,7 +134,7 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
         if prepared.tokenizer != tokenizer.fingerprint(own):
             raise ConfigError(f"{place.data}: its tokenizer is not the one of its samples.")
         samples, masks = _labelled(place, prepared, Samples.load(place.data / SAMPLES))
-        subject = Subject(str(what), samples, own, None, masks, _environments(prepared, samples))
+        subject = Subject(str(what), samples, own, None, masks, environments(prepared, samples))
         return subject, {"own": own, **others}
     path = traces.episodes_file(what)
     episodes = [e for e in read_episodes(path) if e.steps and e.outcome is not Outcome.ERROR]
@@ -160,19 +161,6 @@ def _labelled(place: Workplace, prepared: Prepared, samples: Samples) -> tuple[S
         classes = class_of(recipe["objective"].get("format") or "span")
         samples = shuffle_labels(samples, classes, learn, recipe["seed"])
     return samples, masks
-
-
-def _environments(prepared: Prepared, samples: Samples) -> list[str] | None:
-    """The environment of every sequence."""
-    noted = prepared.environments
-    if not noted and len(known := {env for env, _ in prepared.tasks}) == 1:
-        noted = ((known.pop(), prepared.episodes),)
-    if not noted:
-        return None
-    names, counts = zip(*noted, strict=True)
-    of_episodes = np.repeat(np.array(names), counts)
-    found: list[str] = of_episodes[samples.episode].tolist()
-    return found
 
 
 def of_episodes(name: str, episodes: Sequence[Episode], header: str, tok: Any) -> Subject:

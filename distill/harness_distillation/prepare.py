@@ -177,6 +177,20 @@ def manifest_of(data: Path) -> Prepared:
         ) from None
 
 
+def environments(prepared: Prepared, samples: Samples) -> list[str] | None:
+    """The environment of every sequence; None where it was prepared before they were noted and
+    there are several."""
+    noted = prepared.environments
+    if not noted and len(known := {env for env, _ in prepared.tasks}) == 1:
+        noted = ((known.pop(), prepared.episodes),)
+    if not noted:
+        return None
+    names, counts = zip(*noted, strict=True)
+    of_episodes = np.repeat(np.array(names), counts)
+    found: list[str] = of_episodes[samples.episode].tolist()
+    return found
+
+
 def _kept(data: Path, key: str, quiet: bool) -> tuple[Any, Samples, Prepared] | None:
     """What was prepared from the same inputs; None where there is nothing of them, or, said in a
     line, it is not whole."""

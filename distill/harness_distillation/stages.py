@@ -52,6 +52,7 @@ from harness_distillation.prepare import (
     RECIPE,
     Prepared,
     Workplace,
+    environments,
     prepare,
     reason_to_act,
     say,
@@ -227,9 +228,9 @@ def _from_traces(
         if recipe.objective.masks == "label_shuffle":
             classes = tokenizer.class_of(recipe.objective.format or "span")
             samples = shuffle_labels(samples, classes, learn, recipe.seed)
-        envs = [prepared.tasks[episode][0] for episode in samples.episode]
-        group = np.unique(envs, return_inverse=True)[1]
-        corpus = Corpus(samples, learn, held, whole_hash(prepared, pairs), pairs, group)
+        envs = environments(prepared, samples)
+        numbered = None if envs is None else np.unique(envs, return_inverse=True)[1]
+        corpus = Corpus(samples, learn, held, whole_hash(prepared, pairs), pairs, numbered)
         live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
         del teacher  # cached, it need not stay in the device's memory
         result = train(
