@@ -26,7 +26,7 @@ from harness.errors import ConfigError
 from harness.overlap import TrainedOn
 from harness.registry import require
 from harness_distillation.attention import DOCUMENTS, register_document_attention
-from harness_distillation.hub import gguf, locate
+from harness_distillation.hub import HUB, gguf, locate
 from harness_distillation.machine import random_state_kept
 from harness_distillation.recipe import Student
 from harness_distillation.tokenizer import load as load_tokenizer
@@ -230,6 +230,17 @@ def layout(body: Any) -> Layout:
     if body.config._attn_implementation == DOCUMENTS:
         return "documents"
     return "padded" if body.config.model_type in LEAKY else "packed"
+
+
+def leaks(student: Student) -> bool:
+    """Whether its architecture is LEAKY; False of a start that is still on the hub, unread."""
+    if student.start is None:
+        return student.arch in LEAKY
+    if student.start.startswith(HUB):
+        return False
+    source = locate(student.start)
+    config = quiet_transformers().AutoConfig.from_pretrained(source, **gguf(source))
+    return config.model_type in LEAKY
 
 
 def recompute_layers(model: Any) -> None:

@@ -130,6 +130,11 @@ def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
             f"[student] dropout = {recipe.student.dropout}: on a CPU attention runs inside "
             "documents and has no dropout.\n  Set dropout = 0, or train on an accelerator."
         )
+    if recipe.optim.compile and here.type != "cpu" and models.leaks(recipe.student):
+        raise ConfigError(
+            "[optim] compile: on an accelerator OPT gets one document a row, so that every step "
+            "has another shape.\n  Set compile = false."
+        )
     if recipe.on_policy is not None:
         guard_play(recipe, recipe.on_policy)
 
