@@ -346,6 +346,25 @@ def test_preference_equals_the_reference():
     assert (empty.value, empty.pairs) == (0.0, 0)
 
 
+def test_pairs_that_fit_no_row_are_told(tmp_path, capsys):
+    run = tmp_path / "run" / "episodes.jsonl"
+    run.parent.mkdir()
+    lines = []
+    for i in range(12):
+        won, lost = episode(i, steps=3), episode(i + 900, steps=3 if i < 4 else 30)
+        lost = msgspec.structs.replace(lost, task=won.task, success=False, score=0.0, attempt=1)
+        lines += [msgspec.json.encode(e) + b"\n" for e in (won, lost)]
+    run.write_bytes(b"".join(lines))
+    path = recipe(tmp_path, "[objective]\nname = 'sft'\ncontrastive = 0.3\n", steps=1)
+    text = path.read_text().replace("row_tokens = 1024", "row_tokens = 512")
+    path.write_text(text.replace("heldout = 0.1", "heldout = 0.0"))
+    out = tmp_path / "out"
+    assert cli.main([str(path), "--data", str(run), "--out", str(out)]) == 0
+    told = "4 of 12 pairs of a won and a lost episode are read; note: the others do not fit a row of"
+    assert told in capsys.readouterr().err
+    assert checkpoint.read_notes(out)["pairs"] == 4
+
+
 def test_the_contrastive_term_prefers_what_won(tmp_path):
     mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
     more = "[objective]\nname = 'sft'\ncontrastive = {}\n"

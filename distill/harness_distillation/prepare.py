@@ -65,7 +65,8 @@ class Prepared(msgspec.Struct, frozen=True):
     #: Environments of the episodes in their order, each with how many follow one another; none
     #: where it was prepared before they were noted.
     environments: tuple[tuple[str, int], ...] = ()
-    #: Won and lost episodes of one task, for the contrastive term.
+    #: Won and lost episodes of one task, for the contrastive term; harness.json says how many of
+    #: them fit a row and are read.
     pairs: int = 0
     #: Chunks of the text that student's and teacher's tokenizers both see, for likelihood matching.
     chunks: int = 0

@@ -40,6 +40,7 @@ from harness_distillation import (
     traces,
 )
 from harness_distillation.checkpoint import room
+from harness_distillation.contrast import fitting
 from harness_distillation.dataset import Samples
 from harness_distillation.evaluate import check as check_evaluate
 from harness_distillation.evaluate import evaluate
@@ -225,6 +226,8 @@ def _from_traces(
             notes["parents"]["start"] = start_hash(recipe, tok, place.training)
         if pairs is not None:
             notes["parents"]["pairs"] = pairs.hash
+            notes["pairs"] = len(fitting(pairs, recipe.optim.row_tokens)[2])
+            say(quiet, _told_pairs(notes["pairs"], prepared.pairs, recipe.optim.row_tokens))
     if recipe.objective.name == "minillm":
         result = train_minillm(
             recipe, samples, learn, tok, place.training, notes, lock, quiet=quiet, device=here
@@ -356,6 +359,13 @@ def _sides(recipe: Recipe, samples: Samples, prepared: Prepared) -> tuple[np.nda
 def _told_supervised(counts: dict[str, int]) -> str:
     told = ", ".join(f"{name} {n}" for name, n in counts.items())
     return f"supervised tokens, held-out episodes aside: {sum(counts.values())} ({told})"
+
+
+def _told_pairs(read: int, found: int, row_tokens: int) -> str:
+    told = f"contrastive term: {read} of {found} pairs of a won and a lost episode are read"
+    if read == found:
+        return told
+    return f"{told}; note: the others do not fit a row of {row_tokens} tokens, or the window"
 
 
 def provenance(
