@@ -395,6 +395,19 @@ def test_an_opt_student_trains_and_loads(tmp_path, run):
     assert column(out, "loss")[-1] < 0.9 * column(out, "loss")[0]
 
 
+@pytest.mark.parametrize("arch", ["gpt2", "opt", "llama"])
+def test_a_window_may_be_shorter_than_the_padding_of_a_row(tmp_path, arch):
+    """Of rows that train, are held out, or hold pairs: no padding at a position that none has."""
+    run = with_losses(tmp_path / "run" / "episodes.jsonl")
+    path = recipe(tmp_path, "[objective]\nname = 'sft'\ncontrastive = 0.3\n", steps=2)
+    text = path.read_text().replace("[student]", f"[student]\narch = '{arch}'")
+    text = text.replace("window = 512", "window = 160").replace("[tokenizer]\n", "[tokenizer]\n")
+    path.write_text("max_new_tokens = 40\n" + text.replace("heldout = 0.1", "heldout = 0.4"))
+    out = tmp_path / "out"
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+    assert log(out)[-1]["heldout"]
+
+
 def test_a_student_can_start_from_some_layers(tmp_path, run, teacher):
     student = recipes.Student(start=str(teacher), start_layers=(1,), window=512)
     small = models.build(student, tokenizer.load(teacher), 0)

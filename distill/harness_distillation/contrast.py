@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from harness.errors import DataError
 from harness.types import Episode
 from harness_distillation import models
-from harness_distillation.dataset import Row, Samples, make_row, pack
+from harness_distillation.dataset import PADDING, Row, Samples, make_row, pack
 from harness_distillation.losses import log_likelihood
 from harness_distillation.machine import Precision, autocast
 from harness_distillation.ranks import Ranks
@@ -120,12 +120,13 @@ class Contrast:
         seed: int,
         row_tokens: int,
         pad: int,
+        padding: int = PADDING,
         precision: Precision = "fp32",
         ranks: Ranks = Ranks(),
     ) -> None:
         self.samples, self.classes, self.beta, self.ranks = samples, classes, beta, ranks
         self.weighed = [c for c in (REASON, ACT) if c in weighed]
-        self.row_tokens, self.pad, self.seed = row_tokens, pad, seed
+        self.row_tokens, self.pad, self.padding, self.seed = row_tokens, pad, padding, seed
         self.pairs, self.lengths, self.chosen = fitting(samples, row_tokens)
         if not len(self.chosen):
             raise DataError(
@@ -159,7 +160,7 @@ class Contrast:
         sides = [side for p in pairs for side in self.pairs[p]]
         row = make_row(
             self.samples, [s for side in sides for s in side], self.classes, self.row_tokens,
-            self.pad,
+            self.pad, self.padding,
         )  # fmt: skip
         documents = np.repeat(np.arange(len(sides)), [len(side) for side in sides])
         document = torch.bucketize(row.at + 1, row.bounds[1:], right=True)
