@@ -360,7 +360,7 @@ def test_pairs_that_fit_no_row_are_told(tmp_path, capsys):
     path.write_text(text.replace("heldout = 0.1", "heldout = 0.0"))
     out = tmp_path / "out"
     assert cli.main([str(path), "--data", str(run), "--out", str(out)]) == 0
-    told = "4 of 12 pairs of a won and a lost episode are read; note: the others do not fit a row of"
+    told = "4 of 12 pairs of a won and a lost episode are read; note: the others do not fit a row"
     assert told in capsys.readouterr().err
     assert checkpoint.read_notes(out)["pairs"] == 4
 

@@ -34,7 +34,7 @@ def difficulty(
         group = np.zeros(len(samples.lengths), dtype=np.int64)
     elif group is None:
         raise DataError(
-            "[objective] curriculum_within = 'environment': these samples were prepared before their "
+            "[objective] curriculum_within = 'environment': these samples were prepared before "
             "environments were noted.\n  --fresh makes them again from the traces."
         )
     reason = _per_sample(samples, samples.kinds == Kind.REASON)

@@ -129,7 +129,8 @@ def _start(student: Student, tokenizer: Any) -> Any:
 
 def _grow(model: Any, start: str, tokenizer: Any) -> None:
     """Embeddings for the entries that ``tokenizer`` has over the start's own: the mean of their
-    pieces'; of further rows, which pad the table, the mean of all that were there. Refuses a tokenizer that is not the start's, nor an extension of it."""
+    pieces'; of further rows, which pad the table, the mean of all that were there. Refuses a
+    tokenizer that is not the start's, nor an extension of it."""
     own = load_tokenizer(start)
     before, after = own.get_vocab(), tokenizer.get_vocab()
     if any(after.get(entry) != place for entry, place in before.items()):

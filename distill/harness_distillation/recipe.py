@@ -166,9 +166,9 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Among which sequences they are z-scored: all, or those of the same environment. Over traces
     #: of several environments "all" orders environments more than episodes.
     curriculum_within: Literal["all", "environment"] = "all"
-    #: Pacing: share of the easiest samples at the start, and when all are in: once the samples drawn
-    #: hold this share of rows * row_tokens * steps tokens. With full rows that is a share of the
-    #: steps; rows that fill badly make it later, samples drawn ahead of their rows a little earlier.
+    #: Pacing: share of the easiest samples at the start, and when all are in: once the samples
+    #: drawn hold this share of rows * row_tokens * steps tokens. With full rows that is a share of
+    #: the steps; rows that fill badly make it later, drawing ahead of the rows a little earlier.
     pacing_start: float = 0.2
     pacing_end: float = 0.5
     #: Weight of the contrastive term over pairs of a won and a lost episode (paper: 0.3), and the
