@@ -279,8 +279,8 @@ def make_row(
 ) -> Row:  # fmt: skip
     """Pack the sequences ``chosen`` into one row of ``length`` tokens.
 
-    ``classes`` int8 [6] maps segment kinds to loss classes (0: unsupervised). ``padding``: tokens
-    of ``pad`` that a model with fewer positions than PADDING can read in a document.
+    ``classes`` int8 [6] maps segment kinds to loss classes (0: unsupervised). ``padding``:
+    longest document of ``pad``, less than PADDING for a model with fewer positions.
     """
     ids = np.full(length, pad, dtype=np.int64)
     kinds = np.zeros(length, dtype=np.int8)
