@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -11,10 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from distill_traces import recipe, record  # noqa: E402
-from harness_distillation import cli, models, tokenizer  # noqa: E402
+from harness_distillation import checkpoint, cli, models, stages, tokenizer  # noqa: E402
+from harness_distillation import recipe as recipes  # noqa: E402
 from harness_distillation.curriculum import Sampler  # noqa: E402
 from harness_distillation.dataset import Samples  # noqa: E402
-from harness_distillation.recipe import Objective, Student  # noqa: E402
+from harness_distillation.ranks import Ranks  # noqa: E402
+from harness_distillation.recipe import Objective, Optim, Recipe, Student  # noqa: E402
 
 from harness.errors import ConfigError  # noqa: E402
 
@@ -71,3 +74,25 @@ def test_without_a_compiler_it_is_said_at_once():
 def test_a_model_whose_rows_change_shape_is_refused():
     with pytest.raises(ConfigError, match="OPTModel gets one document a row here"):
         models.compile_body(body("opt", "sdpa"))
+
+
+def test_it_is_refused_before_anything_is_made(tmp_path):
+    """On an accelerator, of a size and of a start; a training on the CPU goes on."""
+    tok = tokenizer.train([], "Task: {instruction}\n", 300)
+    for arch in ("opt", "llama"):
+        student = Student(arch=arch, layers=1, hidden=32, heads=2, window=64)
+        start = tmp_path / arch
+        checkpoint.write_model(start, models.build(student, tok, 0), tok, {})
+        for one in (student, Student(start=str(start))):
+            wanted = Recipe("x", student=one, optim=Optim(compile=True))
+            stages._refuse(wanted, Ranks(), torch.device("cpu"))
+            with pytest.raises(ConfigError, match="compile") if arch == "opt" else nullcontext():
+                stages._refuse(wanted, Ranks(), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", recipes.shipped())
+def test_no_recipe_that_ships_compiles_opt(name):
+    student = recipes.load(name).student
+    opt = student.arch == "opt" or "facebook/opt" in (student.start or "")
+    assert opt == ("opt-" in name)
+    assert not (opt and recipes.load(name).optim.compile)

@@ -11,13 +11,14 @@ import pytest
 pytest.importorskip("torch")
 
 from distill_traces import episode, recipe, record
-from harness_distillation import cli, tokenizer
+from harness_distillation import cli, tokenizer, traces
 from harness_distillation import recipe as recipes
-from harness_distillation.curriculum import difficulty
+from harness_distillation.curriculum import Sampler, difficulty
 from harness_distillation.dataset import Samples, encode
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness.transcript import Kind
+from harness.types import Task
 
 pytestmark = pytest.mark.models
 HEADER = "Task: {instruction}\n"
@@ -68,7 +69,7 @@ def test_difficulty_within_environments_orders_no_environment_before_another(sam
     assert pooled[group == 1].mean() - pooled[group == 0].mean() > 0.5
     alone = difficulty(samples, within, entropy, np.zeros_like(group))
     assert np.array_equal(alone, difficulty(samples, recipes.Objective(), entropy))
-    with pytest.raises(ValueError, match="environments"):
+    with pytest.raises(DataError, match="environments"):
         difficulty(samples, within, entropy)
 
 
@@ -123,6 +124,42 @@ def test_a_live_teachers_entropies_are_computed_once(tmp_path, run, teacher):
     assert shards
     assert len(trained(tmp_path, run, teacher, "live", 1.0)) == 4
     assert {p: p.stat().st_mtime_ns for p in place.glob("*.npz")} == shards
+
+
+def test_attempts_at_one_task_are_ordered_within_its_environment(tmp_path):
+    """Episodes outnumber tasks then; what training read is what the definition reads."""
+    run = tmp_path / "episodes.jsonl"
+    lines = []
+    for i in range(40):
+        env = "alfworld" if i < 16 else "webshop"
+        task = Task(env, "train", f"train/toy-{i // 2}/trial")
+        one = msgspec.structs.replace(episode(i), task=task, attempt=i % 2)
+        lines.append(msgspec.json.encode(one) + b"\n")
+    run.write_bytes(b"".join(lines))
+    objective = "[objective]\nname = 'sad_ce'\ncurriculum = 'sorted'\n"
+    path = recipe(tmp_path, objective + "curriculum_within = 'environment'\n", steps=4)
+    out = tmp_path / "out"
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+    log = (out / "training" / "log.jsonl").read_bytes().splitlines()
+    found = [msgspec.json.decode(line)["n_reason"] for line in log]
+
+    samples = Samples.load(out / "training" / "data" / "samples.npz")
+    kept = traces.load([str(run)]).episodes
+    learn, _ = traces.split_heldout(kept, 0.1, 0)
+    chosen = np.flatnonzero(np.isin(samples.episode, learn))
+    group = np.array([kept[i].task.env == "webshop" for i in samples.episode]).astype(int)
+    reasons = [
+        np.isin(samples.kinds[samples.part(s)], (Kind.REASON, Kind.REASON_FORMAT)).sum()
+        for s in range(len(samples.lengths))
+    ]
+    wanted = {}
+    for name, of in (("own", group), ("one", np.zeros_like(group))):
+        sampler = Sampler(
+            samples, chosen, recipes.load(str(path)).objective, 0, rows=2, row_tokens=1024, steps=4,
+            group=of,
+        )  # fmt: skip
+        wanted[name] = [sum(reasons[s] for r in sampler.rows(n) for s in r) for n in range(4)]
+    assert found == wanted["own"] != wanted["one"]
 
 
 def test_rounds_of_play_have_no_curriculum(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+import transformers
 from distill_traces import episode, recipe, record
 from harness_distillation import checkpoint, cli, contrast, models, teacher_cache, tokenizer
 from harness_distillation import recipe as recipes
@@ -345,6 +346,25 @@ def test_preference_equals_the_reference():
     assert (empty.value, empty.pairs) == (0.0, 0)
 
 
+def test_pairs_that_fit_no_row_are_told(tmp_path, capsys):
+    run = tmp_path / "run" / "episodes.jsonl"
+    run.parent.mkdir()
+    lines = []
+    for i in range(12):
+        won, lost = episode(i, steps=3), episode(i + 900, steps=3 if i < 4 else 30)
+        lost = msgspec.structs.replace(lost, task=won.task, success=False, score=0.0, attempt=1)
+        lines += [msgspec.json.encode(e) + b"\n" for e in (won, lost)]
+    run.write_bytes(b"".join(lines))
+    path = recipe(tmp_path, "[objective]\nname = 'sft'\ncontrastive = 0.3\n", steps=1)
+    text = path.read_text().replace("row_tokens = 1024", "row_tokens = 512")
+    path.write_text(text.replace("heldout = 0.1", "heldout = 0.0"))
+    out = tmp_path / "out"
+    assert cli.main([str(path), "--data", str(run), "--out", str(out)]) == 0
+    told = "4 of 12 pairs of a won and a lost episode are read; note: the others do not fit a row"
+    assert told in capsys.readouterr().err
+    assert checkpoint.read_notes(out)["pairs"] == 4
+
+
 def test_the_contrastive_term_prefers_what_won(tmp_path):
     mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
     more = "[objective]\nname = 'sft'\ncontrastive = {}\n"
@@ -373,6 +393,19 @@ def test_an_opt_student_trains_and_loads(tmp_path, run):
     assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
     assert models.load(out).config.model_type == "opt"
     assert column(out, "loss")[-1] < 0.9 * column(out, "loss")[0]
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "opt", "llama"])
+def test_a_window_may_be_shorter_than_the_padding_of_a_row(tmp_path, arch):
+    """Of rows that train, are held out, or hold pairs: no padding at a position that none has."""
+    run = with_losses(tmp_path / "run" / "episodes.jsonl")
+    path = recipe(tmp_path, "[objective]\nname = 'sft'\ncontrastive = 0.3\n", steps=2)
+    text = path.read_text().replace("[student]", f"[student]\narch = '{arch}'")
+    text = text.replace("window = 512", "window = 160").replace("[tokenizer]\n", "[tokenizer]\n")
+    path.write_text("max_new_tokens = 40\n" + text.replace("heldout = 0.1", "heldout = 0.4"))
+    out = tmp_path / "out"
+    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
+    assert log(out)[-1]["heldout"]
 
 
 def test_a_student_can_start_from_some_layers(tmp_path, run, teacher):
@@ -412,6 +445,44 @@ def test_layers_of_every_architecture(tmp_path, teacher, arch):
     assert models.check_isolation(small) < 1e-4
     with pytest.raises(ConfigError, match="over the 64 positions"):
         models.build(msgspec.structs.replace(student, window=128), tok, 0)
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("Qwen2Config", {"layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 2,
+                     "use_sliding_window": True, "sliding_window": 64}),
+    ("SmolLM3Config", {"no_rope_layers": [1, 0, 1, 0]}),
+])  # fmt: skip
+def test_what_a_config_tells_by_layers_is_cut_with_them(tmp_path, teacher, name, told):
+    """Else the student's first checkpoint could not be written, or its layers were others."""
+    tok = tokenizer.load(teacher)
+    config = getattr(transformers, name)(
+        vocab_size=models.padded_vocab(len(tok)), hidden_size=32, intermediate_size=48,
+        num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=2, bos_token_id=None,
+        eos_token_id=[tok.eos_token_id] * 4, pad_token_id=tok.pad_token_id, **told,
+    )  # fmt: skip
+    whole = transformers.AutoModelForCausalLM.from_config(config)
+    checkpoint.write_model(tmp_path / "start", whole, tok, {})
+    tok = tokenizer.load(tmp_path / "start")  # as its architecture reads it
+    student = recipes.Student(start=str(tmp_path / "start"), start_layers=(0, 3), window=64)
+    small = models.build(student, tok, 0)
+    checkpoint.write_model(tmp_path / "small", small, tok, {})
+    kept = models.load(tmp_path / "small")
+    assert models.weights_hash(kept) == models.weights_hash(small)
+    for key, value in told.items():
+        found = getattr(kept.config, key)
+        assert found == ([value[0], value[3]] if isinstance(value, list) else value)
+    assert len(kept.config.eos_token_id) == 4
+
+
+def test_rows_that_pad_a_grown_table_are_the_same_each_time(tmp_path):
+    episodes = [episode(i) for i in range(60)]
+    old = tokenizer.train(episodes, "Task: {instruction}\n", 300)
+    student = recipes.Student(layers=1, hidden=32, heads=2, window=64)
+    checkpoint.write_model(tmp_path, models.build(student, old, 0), old, {})
+    new = tokenizer.extend(tokenizer.load(tmp_path), episodes, "Task: {instruction}\n", 330)
+    assert models.padded_vocab(len(old)) < len(new) < models.padded_vocab(len(new))
+    student = recipes.Student(start=str(tmp_path), window=64)
+    assert len({models.weights_hash(models.build(student, new, 0)) for _ in range(3)}) == 1
 
 
 def test_a_start_learns_new_words(tmp_path, run, teacher):

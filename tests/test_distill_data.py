@@ -16,6 +16,9 @@ from harness_distillation import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers import models as bpe
+from transformers import PreTrainedTokenizerFast
 
 from harness import registry
 from harness.errors import ConfigError, DataError, TraceError
@@ -137,6 +140,14 @@ def test_an_extended_tokenizer_keeps_its_entries_and_reads_new_words_whole(tok, 
     again = tokenizer.extend(tok, shop, HEADER, 600)
     assert again.backend_tokenizer.to_str() == more.backend_tokenizer.to_str()
     assert tokenizer.extend(tok, shop, HEADER, 100).get_vocab() == old
+
+
+def test_a_tokenizer_that_cuts_no_words_cannot_be_extended():
+    """SentencePiece's kind: merges go over blanks."""
+    whole = Tokenizer(bpe.BPE({"a": 0, "</s>": 1}, []))
+    given = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>")
+    with pytest.raises(ConfigError, match="extend: only byte-pair encodings that cut"):
+        tokenizer.extend(given, EPISODES, HEADER, 300)
 
 
 def test_merges_learned_here_are_those_of_the_library():

@@ -308,6 +308,17 @@ def test_kept_probabilities_give_the_kernels_numbers(dtype, sharp):
         assert off < (1e-5 if dtype is torch.float32 else max(4 * known, 5e-3))
 
 
+def test_scores_are_fp32_under_autocast_too():
+    """As training in bf16 attends: the numbers compared with fp64 above, bit for bit."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 300, 32).mul(3).bfloat16() for _ in range(3))
+    found = []
+    for under in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=under):
+            found.append(attention.Kept.apply(q, k, v, [0, 300], 32**-0.5))
+    assert torch.equal(*found)
+
+
 def test_what_is_kept_stays_within_memory():
     q = torch.zeros(1, 4, 8, 32, dtype=torch.bfloat16)
     assert attention.keeps(q, [0, 3072, 6144, 8192])

@@ -323,6 +323,9 @@ def test_export_ships_a_model_in_fp16(tmp_path, teacher):
     a, b = models.load(out), models.load(teacher)
     ids = torch.tensor([[5, 6, 7, 8]])
     assert float((a(ids).logits - b(ids).logits).detach().abs().max()) < 0.05
+    (out / "harness.json").unlink()
+    with pytest.raises(DataError, match=r"shipped has no harness\.json"):
+        cli.main(["export", str(out), str(tmp_path / "again")])
 
 
 def test_a_student_can_start_from_a_checkpoint(tmp_path, run, teacher):

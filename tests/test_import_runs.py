@@ -66,6 +66,21 @@ def test_a_refusal_names_the_worst_record_and_the_counts(tmp_path):
     assert read("react", [path], "hotpotqa", limits=Limits(matched=0.7)).report.n == 2
 
 
+def test_a_log_without_a_decision_is_counted(tmp_path):
+    """A model that says nothing of the kind; the episodes beside it are not lost."""
+    told = [("human", "Instruction: [SEP] buy a mug"), ("gpt", "Action: click[Buy Now]")]
+    silent = [told[0], ("gpt", "I am sorry, I cannot help with that.")]
+    rows = [{"conversations": [{"from": a, "value": b} for a, b in turns]}
+            for turns in (told, silent, told)]  # fmt: skip
+    path = write(tmp_path / "log.json", json.dumps(rows))
+    with pytest.raises(TraceError, match=r"33.33% of episodes without a decision is") as error:
+        read("sharegpt", [path], "webshop")
+    assert "record 2: no decision in it" in str(error.value)
+    found = read("sharegpt", [path], "webshop", limits=Limits(empty=0.4))
+    assert [len(e.steps) for e in found.episodes] == [1, 0, 1]
+    assert found.report.tally.undecided == 1
+
+
 @pytest.mark.parametrize(
     ("source", "row", "message"),
     [
@@ -94,9 +109,12 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"Question: \xff?")
     with pytest.raises(TraceError, match="byte 10 is not UTF-8"):
         read("react", [tmp_path / "a.txt"], "hotpotqa")
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(GOOD.encode())[:-9])
-    with pytest.raises(DataError, match="cannot be read"):
-        read("react", [tmp_path / "a.txt.gz"], "hotpotqa")
+    whole = gzip.compress("".join(map(str, range(999))).encode())
+    flipped = whole[:200] + b"\xff" * 6 + whole[206:]
+    for damaged in (whole[:-9], flipped):
+        (tmp_path / "a.txt.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            read("react", [tmp_path / "a.txt.gz"], "hotpotqa")
 
 
 @settings(max_examples=60, deadline=None)

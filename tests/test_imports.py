@@ -195,6 +195,15 @@ def test_typed_records(tmp_path_factory, played):
     assert "a mug" in episode.steps[0].observation
 
 
+def test_a_typed_success_without_a_reward_is_a_whole_one(tmp_path):
+    steps = [{"action": "click[buy now]", "observation": "ok"}]
+    path = tmp_path / "log.jsonl"
+    for told, score in (({"success": True}, 1.0), ({"success": True, "reward": 0.5}, 0.5)):
+        path.write_text(json.dumps({"instruction": "a mug", "steps": steps, **told}))
+        (episode,) = read("react", [path], "webshop").episodes
+        assert (episode.success, episode.score, episode.steps[-1].reward) == (True, score, score)
+
+
 # Grammars ---------------------------------------------------------------------------------
 
 
@@ -338,9 +347,11 @@ def test_a_made_up_observation_is_nobody_s(tmp_path):
     [
         ("Episode finished, reward = True", True, 1.0),
         ("Episode finished, reward = 0", False, 0.0),
+        ("Episode finished, reward = 0.5.", False, 0.5),
         ("Answer is INCORRECT", False, 0.0),
         ("Your score (min 0.0, max 1.0): 0.75", False, 0.75),
         ("Thank you for shopping with us!\nYour score (min 0.0, max 1.0): 1.0", True, 1.0),
+        ("Your score (min 0.0, max 1.0): 1.", True, 1.0),
     ],
 )
 def test_outcomes_are_what_the_log_tells(tmp_path, last, success, score):

@@ -90,7 +90,7 @@ def test_shifted_labels_fail(subject, tok):
     check = found.checks[2]
     assert not check.fine
     assert check.good < 0.2 * check.total
-    assert re.search(r"sequence \d+: tokens spell '.*', the span is '", check.first)
+    assert re.search(r"sequence \d+: tokens spell '.*' \(\w+\), the span is '", check.first)
     without = inspect.inspect(shifted._replace(segments=None), {"own": tok})
     assert not without.checks[2].fine
 
@@ -334,6 +334,24 @@ def test_random_spans_need_spell_nothing(tmp_path, capsys):
     (out / "training" / "recipe.json").unlink()
     with pytest.raises(DataError, match=r"no recipe\.json"):
         inspect.load(out, [], HEADER)
+
+
+def test_replies_that_a_recipe_cuts_need_spell_nothing(tmp_path, capsys):
+    """Under ``paper_truncate``; what stands before the cut is checked, and every whole sequence."""
+    run = record(tmp_path / "run" / "episodes.jsonl", 60).parent
+    path, out = recipe(tmp_path), tmp_path / "student"
+    text = path.read_text().replace("vocab = 400", "vocab = 300")  # labels of several tokens
+    path.write_text(text.replace("[data]", "[data]\npaper_truncate = 100"))
+    args = [str(path), "--data", str(run), "--out", str(out), "--stage", "prepare", "--quiet"]
+    assert cli.main(args) == 0
+    assert cli.main(["inspect", str(out), "--n", "60"]) == 0
+    subject, others = inspect.load(out, [], HEADER)
+    assert not inspect.inspect(subject._replace(cut=None), others).checks[2].fine
+    kinds = subject.samples.kinds.copy()
+    kinds[np.flatnonzero(kinds == Kind.ACT)[0]] = Kind.REASON
+    check = inspect.inspect(changed(subject, kinds), others).checks[2]
+    assert not check.fine
+    assert "(reason)" in check.first
 
 
 @pytest.mark.parametrize("more", ["", "format = 'shared'\n"])

@@ -166,6 +166,7 @@ def test_arms_share_start_size_and_optimizer(name):
         ("[objective]\nname = 'sft'\ndivergence = 'jsd'", r"Add \[teacher\]"),
         ("base = 3", "base is the name"),
         ("[tokenizer]\nstart = 'a'\nextend = 'b'", "give one of them"),
+        ("base = 'gkd-tiny'\n[tokenizer]\nextend = 'a'", "words from traces"),
         ("x = [", "not valid TOML"),
         (
             "[[data.collect]]\nagent = 'expert'\nenv = 'alfworld'\nerrors_from = 'random'\n",

@@ -153,10 +153,15 @@ def refuse_link(out: Path) -> None:
 def export(source: Path, out: Path, dtype: str = "float16", **notes: Any) -> None:
     """Copy a checkpoint's model alone, in ``dtype``: what is shipped. ``notes`` (measured scores)
     join its harness.json. Raises ConfigError for an unknown ``dtype``, or an ``out`` that is a
-    link."""
+    link, DataError for a ``source`` that no recipe has trained."""
     refuse_link(out)
     if dtype not in ("float16", "bfloat16", "float32"):
         raise ConfigError(f"Unknown dtype '{dtype}'. Known: bfloat16, float16, float32.")
+    if not (source / "harness.json").is_file():
+        raise DataError(
+            f"{source} has no harness.json, which says how a student is asked: export the folder "
+            "of one, or one of its checkpoints."
+        )
     model = models.load(source).to(getattr(torch, dtype))
     notes = {**read_notes(source), **notes}
     write_model(out, model, tokenizer.load(source), notes, getattr(torch, dtype))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from harness.errors import DataError
 from harness.types import Episode
 from harness_distillation import models
-from harness_distillation.dataset import Row, Samples, make_row, pack
+from harness_distillation.dataset import PADDING, Row, Samples, make_row, pack
 from harness_distillation.losses import log_likelihood
 from harness_distillation.machine import Precision, autocast
 from harness_distillation.ranks import Ranks
@@ -89,6 +89,23 @@ def preference(
     return Preference(loss, value, margin / max(1.0, float(counts[:-1].sum())), int(counts[-1]))
 
 
+def fitting(
+    samples: Samples, row_tokens: int
+) -> tuple[list[tuple[list[int], list[int]]], np.ndarray, np.ndarray]:
+    """(pairs as the sequences of won and lost episode, their lengths, which of them fit a row):
+    what does not fit is never read."""
+    sequences: dict[int, list[int]] = {}
+    for s, episode in enumerate(samples.episode.tolist()):
+        sequences.setdefault(episode, []).append(s)
+    pairs = [
+        (sequences[e], sequences[e + 1])
+        for e in sorted(sequences)
+        if e % 2 == 0 and e + 1 in sequences
+    ]
+    lengths = np.array([sum(int(samples.lengths[s]) for s in a + b) for a, b in pairs])
+    return pairs, lengths, np.flatnonzero(lengths <= row_tokens)
+
+
 class Contrast:
     """Pairs ready for training: one row of them an optimizer step, a pure function of the step."""
 
@@ -103,29 +120,20 @@ class Contrast:
         seed: int,
         row_tokens: int,
         pad: int,
+        padding: int = PADDING,
         precision: Precision = "fp32",
         ranks: Ranks = Ranks(),
     ) -> None:
         self.samples, self.classes, self.beta, self.ranks = samples, classes, beta, ranks
         self.weighed = [c for c in (REASON, ACT) if c in weighed]
-        self.row_tokens, self.pad, self.seed = row_tokens, pad, seed
-        sequences: dict[int, list[int]] = {}
-        for s, episode in enumerate(samples.episode.tolist()):
-            sequences.setdefault(episode, []).append(s)
-        self.pairs = [
-            (sequences[e], sequences[e + 1])
-            for e in sorted(sequences)
-            if e % 2 == 0 and e + 1 in sequences
-        ]
-        lengths = np.array([sum(int(samples.lengths[s]) for s in a + b) for a, b in self.pairs])
-        self.chosen = np.flatnonzero(lengths <= row_tokens) if self.pairs else np.zeros(0, int)
+        self.row_tokens, self.pad, self.padding, self.seed = row_tokens, pad, padding, seed
+        self.pairs, self.lengths, self.chosen = fitting(samples, row_tokens)
         if not len(self.chosen):
             raise DataError(
                 "The contrastive term found no won and lost episode of one task that fit a row "
                 f"of {row_tokens} tokens together.\n"
                 "  Collect several attempts a task, or set contrastive = 0."
             )
-        self.lengths = lengths
         self._rows, self._next = self._stream(), 0
         self.reference = self._reference(start, precision)
 
@@ -152,7 +160,7 @@ class Contrast:
         sides = [side for p in pairs for side in self.pairs[p]]
         row = make_row(
             self.samples, [s for side in sides for s in side], self.classes, self.row_tokens,
-            self.pad,
+            self.pad, self.padding,
         )  # fmt: skip
         documents = np.repeat(np.arange(len(sides)), [len(side) for side in sides])
         document = torch.bucketize(row.at + 1, row.bounds[1:], right=True)

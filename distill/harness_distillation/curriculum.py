@@ -14,6 +14,7 @@ from itertools import count
 
 import numpy as np
 
+from harness.errors import DataError
 from harness.transcript import Kind
 from harness_distillation.dataset import Samples, pack
 from harness_distillation.recipe import Objective
@@ -27,11 +28,15 @@ def difficulty(
 ) -> np.ndarray:
     """C of every sequence, fp64 [S]. ``entropy`` fp [taught tokens]: the teacher's exact entropy,
     cached or live; where the text is all that is matched there is none, and no such term. ``group``
-    int [S]: environments, among whose sequences z-scores are taken if the objective says so."""
+    int [S]: environments, among whose sequences z-scores are taken if the objective says so. Raises
+    DataError where it does and they are not known."""
     if objective.curriculum_within == "all":
         group = np.zeros(len(samples.lengths), dtype=np.int64)
     elif group is None:
-        raise ValueError("curriculum_within = 'environment' needs the samples' environments")
+        raise DataError(
+            "[objective] curriculum_within = 'environment': these samples were prepared before "
+            "environments were noted.\n  --fresh makes them again from the traces."
+        )
     reason = _per_sample(samples, samples.kinds == Kind.REASON)
     act = _per_sample(samples, samples.kinds == Kind.ACT)
     score = objective.alpha * _z(reason, group) + objective.beta * _z(act, group)

@@ -26,6 +26,8 @@ from harness_distillation.tokenizer import OBSERVED, SegmentEncoder
 PACK_ROWS = 8
 #: A row filled less is taken apart again and packed with what comes next.
 MIN_FILL = 0.97
+#: Longest document of padding.
+PADDING = 256
 
 
 class Samples(NamedTuple):
@@ -272,11 +274,13 @@ class Row(NamedTuple):
 
 
 def make_row(
-    samples: Samples, chosen: Sequence[int], classes: np.ndarray, length: int, pad: int
-) -> Row:
+    samples: Samples, chosen: Sequence[int], classes: np.ndarray, length: int, pad: int,
+    padding: int = PADDING,
+) -> Row:  # fmt: skip
     """Pack the sequences ``chosen`` into one row of ``length`` tokens.
 
-    ``classes`` int8 [6] maps segment kinds to loss classes (0: unsupervised).
+    ``classes`` int8 [6] maps segment kinds to loss classes (0: unsupervised). ``padding``:
+    longest document of ``pad``, less than PADDING for a model with fewer positions.
     """
     ids = np.full(length, pad, dtype=np.int64)
     kinds = np.zeros(length, dtype=np.int8)
@@ -291,10 +295,10 @@ def make_row(
         cached.append(np.arange(samples.taught[s], samples.taught[s + 1]))
         bounds.append(b)
     tokens = bounds[-1]
-    # Padding is cut in documents too, so that no position exceeds a window.
+    # Padding is cut in documents too, so that it has no position that a model has not.
     while bounds[-1] < length:
         a = bounds[-1]
-        b = min(length, a + 256)
+        b = min(length, a + padding)
         positions[a:b] = np.arange(b - a)
         bounds.append(b)
     labels = classes[kinds]

@@ -32,6 +32,7 @@ from harness_distillation.prepare import (
     SAMPLES,
     Prepared,
     Workplace,
+    environments,
     manifest_of,
 )
 from harness_distillation.recipe import Data
@@ -56,7 +57,8 @@ KINDS = {**{kind.name.lower(): int(kind) for kind in Kind}, "observation": OBSER
 class Subject(NamedTuple):
     """What is looked at: token sequences, the tokenizer that reads them, the segments they were
     made of (None: only the tokens are left, of a student's folder), which tokens carry the labels
-    (``Objective.masks``), and the environment of each sequence (None: not known)."""
+    (``Objective.masks``), the environment of each sequence (None: not known), and after how many
+    tokens sequences were cut (``Data.paper_truncate``; None: they are whole)."""
 
     name: str
     samples: Samples
@@ -64,6 +66,7 @@ class Subject(NamedTuple):
     segments: list[list[Segment]] | None
     masks: str = "spans"
     environments: list[str] | None = None
+    cut: int | None = None
 
 
 def main(args: list[str]) -> int:
@@ -132,8 +135,10 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
         own = tokenizer.load(place.data / "tokenizer")
         if prepared.tokenizer != tokenizer.fingerprint(own):
             raise ConfigError(f"{place.data}: its tokenizer is not the one of its samples.")
-        samples, masks = _labelled(place, prepared, Samples.load(place.data / SAMPLES))
-        subject = Subject(str(what), samples, own, None, masks, _environments(prepared, samples))
+        samples, masks, cut = _labelled(place, prepared, Samples.load(place.data / SAMPLES))
+        subject = Subject(
+            str(what), samples, own, None, masks, environments(prepared, samples), cut
+        )
         return subject, {"own": own, **others}
     path = traces.episodes_file(what)
     episodes = [e for e in read_episodes(path) if e.steps and e.outcome is not Outcome.ERROR]
@@ -144,8 +149,11 @@ def load(what: Path, names: Sequence[str], header: str) -> tuple[Subject, dict[s
     return of_episodes(str(what), episodes, header, next(iter(others.values()))), others
 
 
-def _labelled(place: Workplace, prepared: Prepared, samples: Samples) -> tuple[Samples, str]:
-    """A student's samples as it trains on them, and which tokens its recipe puts the labels on."""
+def _labelled(
+    place: Workplace, prepared: Prepared, samples: Samples
+) -> tuple[Samples, str, int | None]:
+    """A student's samples as it trains on them, which tokens its recipe puts the labels on, and
+    after how many it cuts a sequence."""
     path = place.training / RECIPE
     if not path.is_file():
         raise DataError(
@@ -159,20 +167,7 @@ def _labelled(place: Workplace, prepared: Prepared, samples: Samples) -> tuple[S
         learn = np.flatnonzero(~np.isin(samples.episode, prepared.heldout))
         classes = class_of(recipe["objective"].get("format") or "span")
         samples = shuffle_labels(samples, classes, learn, recipe["seed"])
-    return samples, masks
-
-
-def _environments(prepared: Prepared, samples: Samples) -> list[str] | None:
-    """The environment of every sequence."""
-    noted = prepared.environments
-    if not noted and len(known := {env for env, _ in prepared.tasks}) == 1:
-        noted = ((known.pop(), prepared.episodes),)
-    if not noted:
-        return None
-    names, counts = zip(*noted, strict=True)
-    of_episodes = np.repeat(np.array(names), counts)
-    found: list[str] = of_episodes[samples.episode].tolist()
-    return found
+    return samples, masks, recipe["data"].get("paper_truncate")
 
 
 def of_episodes(name: str, episodes: Sequence[Episode], header: str, tok: Any) -> Subject:
@@ -321,12 +316,15 @@ def spelled(subject: Subject, chosen: Sequence[int]) -> Check:
     """Decoding a label's tokens gives the spans' text.
 
     Against the segments where they are known; else against what the reply parser makes of the
-    decoded text.
+    decoded text, less a last reply that was cut with its sequence.
     """
     good = total = 0
     first = ""
     for s in chosen:
         decoded = [(k, _decode(subject.tokenizer, ids)) for k, ids in _runs(subject.samples, s)]
+        if subject.samples.lengths[s] == subject.cut:
+            while decoded and decoded[-1][0] is not Kind.CONTEXT:
+                decoded.pop()
         known = subject.segments
         wanted = _merged(known[s]) if known is not None else _parsed(decoded)
         ours = [pair for pair in decoded if pair[0] is not Kind.CONTEXT]
@@ -335,10 +333,14 @@ def spelled(subject: Subject, chosen: Sequence[int]) -> Check:
         for a, b in zip(ours, theirs, strict=False):
             good += a == b
             if a != b and not first:
-                first = f"First, sequence {s}: tokens spell {a[1]!r}, the span is {b[1]!r}."
+                first = f"First, sequence {s}: tokens spell {_named(a)}, the span is {_named(b)}."
         if len(ours) != len(theirs) and not first:
             first = f"First, sequence {s}: {len(ours)} spans in the tokens, {len(theirs)} in text."
     return Check("a label's tokens spell its span's text", good, total, first)
+
+
+def _named(span: tuple[Kind, str]) -> str:
+    return f"{span[1]!r} ({span[0].name.lower()})"
 
 
 def _merged(segments: Sequence[Segment]) -> list[tuple[Kind, str]]:

@@ -26,7 +26,7 @@ from harness.errors import ConfigError
 from harness.overlap import TrainedOn
 from harness.registry import require
 from harness_distillation.attention import DOCUMENTS, register_document_attention
-from harness_distillation.hub import gguf, locate
+from harness_distillation.hub import HUB, gguf, locate
 from harness_distillation.machine import random_state_kept
 from harness_distillation.recipe import Student
 from harness_distillation.tokenizer import load as load_tokenizer
@@ -37,6 +37,8 @@ ISOLATION_TOLERANCE = 1e-3
 LEAKY = ("opt",)
 #: Key of harness.json: whether a model was trained on observations too.
 OBSERVATIONS = "observations"
+#: Lists of a config that may be as long as there are layers and are none of them.
+_NOT_OF_LAYERS = ("architectures", "eos_token_id")
 
 
 def build(student: Student, tokenizer: Any, seed: int) -> Any:
@@ -112,6 +114,10 @@ def _start(student: Student, tokenizer: Any) -> Any:
     count = config.num_hidden_layers
     if not set(student.start_layers) <= set(range(count)):
         raise ConfigError(f"[student] start_layers: {student.start} has layers 0..{count - 1}.")
+    for name, told in list(vars(config).items()):
+        # What is told layer by layer (layer_types, no_rope_layers ...).
+        if isinstance(told, list) and len(told) == count and name not in _NOT_OF_LAYERS:
+            setattr(config, name, [told[layer] for layer in student.start_layers])
     config.num_hidden_layers = len(student.start_layers)
     small = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     weights = model.state_dict()
@@ -123,7 +129,8 @@ def _start(student: Student, tokenizer: Any) -> Any:
 
 def _grow(model: Any, start: str, tokenizer: Any) -> None:
     """Embeddings for the entries that ``tokenizer`` has over the start's own: the mean of their
-    pieces'. Refuses a tokenizer that is not the start's, nor an extension of it."""
+    pieces'; of further rows, which pad the table, the mean of all that were there. Refuses a
+    tokenizer that is not the start's, nor an extension of it."""
     own = load_tokenizer(start)
     before, after = own.get_vocab(), tokenizer.get_vocab()
     if any(after.get(entry) != place for entry, place in before.items()):
@@ -135,13 +142,16 @@ def _grow(model: Any, start: str, tokenizer: Any) -> None:
     new = sorted(after.keys() - before.keys(), key=after.__getitem__)
     if not new:
         return
-    rows = max(padded_vocab(len(tokenizer)), model.get_input_embeddings().num_embeddings)
+    known = model.get_input_embeddings().num_embeddings
+    rows = max(padded_vocab(len(tokenizer)), known)
     model.resize_token_embeddings(rows, mean_resizing=False)
     bpe = own.backend_tokenizer.model
     tables = {
         layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())
     }
     with torch.no_grad():
+        for table in tables:
+            table[known:] = table[:known].mean(0)  # resizing draws them, by no seed
         for entry in new:
             pieces = [piece.id for piece in bpe.tokenize(entry)]
             for table in tables:
@@ -230,6 +240,17 @@ def layout(body: Any) -> Layout:
     if body.config._attn_implementation == DOCUMENTS:
         return "documents"
     return "padded" if body.config.model_type in LEAKY else "packed"
+
+
+def leaks(student: Student) -> bool:
+    """Whether its architecture is LEAKY; False of a start that is still on the hub, unread."""
+    if student.start is None:
+        return student.arch in LEAKY
+    if student.start.startswith(HUB):
+        return False
+    source = locate(student.start)
+    config = quiet_transformers().AutoConfig.from_pretrained(source, **gguf(source))
+    return config.model_type in LEAKY
 
 
 def recompute_layers(model: Any) -> None:

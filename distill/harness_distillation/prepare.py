@@ -65,7 +65,8 @@ class Prepared(msgspec.Struct, frozen=True):
     #: Environments of the episodes in their order, each with how many follow one another; none
     #: where it was prepared before they were noted.
     environments: tuple[tuple[str, int], ...] = ()
-    #: Won and lost episodes of one task, for the contrastive term.
+    #: Won and lost episodes of one task, for the contrastive term; harness.json says how many of
+    #: them fit a row and are read.
     pairs: int = 0
     #: Chunks of the text that student's and teacher's tokenizers both see, for likelihood matching.
     chunks: int = 0
@@ -175,6 +176,20 @@ def manifest_of(data: Path) -> Prepared:
             f"{path} is damaged: {error}\n"
             f"  The recipe makes it again from its traces where {data} is deleted."
         ) from None
+
+
+def environments(prepared: Prepared, samples: Samples) -> list[str] | None:
+    """The environment of every sequence; None where it was prepared before they were noted and
+    there are several."""
+    noted = prepared.environments
+    if not noted and len(known := {env for env, _ in prepared.tasks}) == 1:
+        noted = ((known.pop(), prepared.episodes),)
+    if not noted:
+        return None
+    names, counts = zip(*noted, strict=True)
+    of_episodes = np.repeat(np.array(names), counts)
+    found: list[str] = of_episodes[samples.episode].tolist()
+    return found
 
 
 def _kept(data: Path, key: str, quiet: bool) -> tuple[Any, Samples, Prepared] | None:

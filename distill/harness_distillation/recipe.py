@@ -166,7 +166,9 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Among which sequences they are z-scored: all, or those of the same environment. Over traces
     #: of several environments "all" orders environments more than episodes.
     curriculum_within: Literal["all", "environment"] = "all"
-    #: Pacing: share of the easiest samples at the start, and when (share of the steps) all are in.
+    #: Pacing: share of the easiest samples at the start, and when all are in: once the samples
+    #: drawn hold this share of rows * row_tokens * steps tokens. With full rows that is a share of
+    #: the steps; rows that fill badly make it later, drawing ahead of the rows a little earlier.
     pacing_start: float = 0.2
     pacing_end: float = 0.5
     #: Weight of the contrastive term over pairs of a won and a lost episode (paper: 0.3), and the
@@ -211,6 +213,7 @@ class Optim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Steps whose weights are kept for good, beside the last checkpoint; [dev] stops no training
     #: before the last of them.
     keep: tuple[int, ...] = ()
+    #: Steps between two held-out losses. They decide no training, but are part of its hash.
     eval_every: int = 200
 
 
@@ -421,8 +424,8 @@ def decode(raw: dict[str, Any], where: str) -> Recipe:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """16 hex digits over what decides the student: not where it came from or how long one
-    invocation may take."""
+    """16 hex digits over what decides the student (and over ``eval_every``, which does not, so that
+    hashes stay): not where it came from or how long one invocation may take."""
     stops = recipe.dev is not None and recipe.dev.patience > 0
     neutral = msgspec.structs.replace(
         recipe,

@@ -207,6 +207,10 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             "obs_weight, masks, samples or paper_truncate.",
         ),
         (
+            play is not None and recipe.tokenizer.extend is not None,
+            "[tokenizer] extend learns words from traces, and [on_policy] has none: leave it out.",
+        ),
+        (
             play is not None and play.rounds > optim.steps,
             "[on_policy] needs a step for every round: rounds in 1..steps.",
         ),

@@ -40,6 +40,7 @@ from harness_distillation import (
     traces,
 )
 from harness_distillation.checkpoint import room
+from harness_distillation.contrast import fitting
 from harness_distillation.dataset import Samples
 from harness_distillation.evaluate import check as check_evaluate
 from harness_distillation.evaluate import evaluate
@@ -52,6 +53,7 @@ from harness_distillation.prepare import (
     RECIPE,
     Prepared,
     Workplace,
+    environments,
     prepare,
     reason_to_act,
     say,
@@ -128,6 +130,11 @@ def _refuse(recipe: Recipe, us: ranks.Ranks, here: torch.device) -> None:
         raise ConfigError(
             f"[student] dropout = {recipe.student.dropout}: on a CPU attention runs inside "
             "documents and has no dropout.\n  Set dropout = 0, or train on an accelerator."
+        )
+    if recipe.optim.compile and here.type != "cpu" and models.leaks(recipe.student):
+        raise ConfigError(
+            "[optim] compile: on an accelerator OPT gets one document a row, so that every step "
+            "has another shape.\n  Set compile = false."
         )
     if recipe.on_policy is not None:
         guard_play(recipe, recipe.on_policy)
@@ -219,6 +226,8 @@ def _from_traces(
             notes["parents"]["start"] = start_hash(recipe, tok, place.training)
         if pairs is not None:
             notes["parents"]["pairs"] = pairs.hash
+            notes["pairs"] = len(fitting(pairs, recipe.optim.row_tokens)[2])
+            say(quiet, _told_pairs(notes["pairs"], prepared.pairs, recipe.optim.row_tokens))
     if recipe.objective.name == "minillm":
         result = train_minillm(
             recipe, samples, learn, tok, place.training, notes, lock, quiet=quiet, device=here
@@ -227,9 +236,9 @@ def _from_traces(
         if recipe.objective.masks == "label_shuffle":
             classes = tokenizer.class_of(recipe.objective.format or "span")
             samples = shuffle_labels(samples, classes, learn, recipe.seed)
-        envs = [prepared.tasks[episode][0] for episode in samples.episode]
-        group = np.unique(envs, return_inverse=True)[1]
-        corpus = Corpus(samples, learn, held, whole_hash(prepared, pairs), pairs, group)
+        envs = environments(prepared, samples)
+        numbered = None if envs is None else np.unique(envs, return_inverse=True)[1]
+        corpus = Corpus(samples, learn, held, whole_hash(prepared, pairs), pairs, numbered)
         live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
         del teacher  # cached, it need not stay in the device's memory
         result = train(
@@ -350,6 +359,13 @@ def _sides(recipe: Recipe, samples: Samples, prepared: Prepared) -> tuple[np.nda
 def _told_supervised(counts: dict[str, int]) -> str:
     told = ", ".join(f"{name} {n}" for name, n in counts.items())
     return f"supervised tokens, held-out episodes aside: {sum(counts.values())} ({told})"
+
+
+def _told_pairs(read: int, found: int, row_tokens: int) -> str:
+    told = f"contrastive term: {read} of {found} pairs of a won and a lost episode are read"
+    if read == found:
+        return told
+    return f"{told}; note: the others do not fit a row of {row_tokens} tokens, or the window"
 
 
 def provenance(

@@ -159,12 +159,16 @@ def extend(tokenizer: Any, episodes: Sequence[Episode], header: str, vocab: int)
 
     Its entries keep their ids and its merges their order; the new ones stand behind, up to
     ``vocab`` entries or as long as a pair occurs twice. Returns a ``PreTrainedTokenizerFast``.
+    Raises ConfigError for another kind of tokenizer.
     """
     tokenizers = require("tokenizers", "models", "Extending a tokenizer")
     transformers = require("transformers", "models", "Extending a tokenizer")
     backend = tokenizer.backend_tokenizer
-    if not isinstance(backend.model, tokenizers.models.BPE):
-        raise ConfigError("[tokenizer] extend: only byte-pair encodings can be added to.")
+    if not isinstance(backend.model, tokenizers.models.BPE) or backend.pre_tokenizer is None:
+        raise ConfigError(
+            "[tokenizer] extend: only byte-pair encodings that cut a text into words first can be "
+            "added to."
+        )
     words: Counter[str] = Counter()
     for text, times in Counter(texts(episodes, header)).items():
         for word, _ in backend.pre_tokenizer.pre_tokenize_str(text):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from harness.errors import ConfigError, HarnessError
 from harness_distillation import checkpoint, models, optimizers
 from harness_distillation.contrast import Contrast
 from harness_distillation.curriculum import Sampler
-from harness_distillation.dataset import Row, Samples, make_row, pack
+from harness_distillation.dataset import PADDING, Row, Samples, make_row, pack
 from harness_distillation.gate import Gate, Played
 from harness_distillation.likelihoods import Likelihoods
 from harness_distillation.losses import class_weights, span_loss
@@ -129,8 +129,11 @@ def train(
         else models.build(recipe.student, tokenizer, recipe.seed)
     )
     model.to(device)
-    for reads in (model, *([] if teacher is None else [teacher])):
+    readers = [model] if teacher is None else [model, teacher]
+    for reads in readers:
         models.check_reach(reads, int(corpus.samples.lengths.max()))
+    positions = [getattr(reads.config, "max_position_embeddings", None) for reads in readers]
+    padding = min([PADDING, *filter(None, positions)])
     models.check_isolation(model)
     if optim.recompute:
         models.recompute_layers(model)
@@ -161,10 +164,16 @@ def train(
             corpus.pairs, classes, [i for i, c in enumerate(CLASSES, 1) if of_class[c]],
             models.build(recipe.student, tokenizer, recipe.seed).to(device),
             beta=objective.contrastive_beta, seed=recipe.seed,
-            row_tokens=optim.row_tokens, pad=pad, precision=precision, ranks=ranks,
+            row_tokens=optim.row_tokens, pad=pad, padding=padding, precision=precision,
+            ranks=ranks,
         )  # fmt: skip
     gate = Gate(recipe.dev, out, state.step) if recipe.dev and ranks.first else None
-    heldout = list(_heldout_rows(corpus, classes, optim.row_tokens, pad))
+    heldout = [
+        make_row(corpus.samples, row, classes, optim.row_tokens, pad, padding)
+        for row in pack(
+            corpus.samples.lengths, iter(corpus.heldout.tolist()), optim.row_tokens, seed=0
+        )
+    ]
     if ranks.first:
         truncate(out / LOG, state.step)
     top, work = peak(precision, device), 6 * sum(p.numel() for p in model.parameters())
@@ -208,8 +217,9 @@ def train(
             step_rows = sampler.rows(state.step - first)  # all ranks'
             read = list(dict.fromkeys(s for row in step_rows for s in row))
             batches = micro_batches(step_rows, optim.micro_rows, ranks)
+            length = optim.micro_rows * optim.row_tokens
             rows = [
-                make_row(corpus.samples, chosen, classes, optim.micro_rows * optim.row_tokens, pad)
+                make_row(corpus.samples, chosen, classes, length, pad, padding)
                 for chosen in batches
             ]
             units = [signal.units(row) for row in rows]
@@ -329,12 +339,6 @@ def evaluate(model: Any, rows: list[Row], precision: Precision) -> dict[str, flo
         counts += torch.bincount(on_cpu.labels, minlength=LABELS)
     model.train()
     return {c: float(sums[i + 1] / counts[i + 1]) for i, c in enumerate(CLASSES) if counts[i + 1]}
-
-
-def _heldout_rows(corpus: Corpus, classes: np.ndarray, length: int, pad: int) -> Iterator[Row]:
-    chosen = iter(corpus.heldout.tolist())
-    for row in pack(corpus.samples.lengths, chosen, length, seed=0):
-        yield make_row(corpus.samples, row, classes, length, pad)
 
 
 def _broken(sums: torch.Tensor, norm: float) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from harness_distillation import recipe as recipes
 from harness_distillation.curriculum import Sampler, difficulty
 from harness_distillation.dataset import Samples
-from harness_distillation.prepare import manifest_of
+from harness_distillation.prepare import environments, manifest_of
 from rich.console import Console
 from rich.table import Table
 
@@ -48,7 +48,9 @@ def main() -> None:
     samples, manifest = Samples.load(data / "samples.npz"), manifest_of(data)
     recipe = msgspec.json.decode((training / "recipe.json").read_bytes(), type=recipes.Recipe)
     learned = np.flatnonzero(~np.isin(samples.episode, manifest.heldout))
-    of = [manifest.tasks[episode][0] for episode in samples.episode]
+    of = environments(manifest, samples)
+    if of is None:
+        raise SystemExit(f"{data} was prepared before environments were noted.")
     group = np.unique(of, return_inverse=True)[1]
     taught = np.diff(samples.taught)
     entropy = entropies(given.cache or training / "cache")

@@ -40,7 +40,7 @@ def main(args: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--max-empty", type=float, default=Limits().empty, metavar="SHARE",
-        help="most decisions without an action (%(default)s)",
+        help="most decisions without an action, and episodes without a decision (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--all-won", action="store_true", help="every episode was won, though no log tells"
@@ -73,7 +73,8 @@ def describe(report: Report) -> str:
     ]
     logs = [
         f"  matched: {t.matched_share:.2%} of {t.written} characters written, "
-        f"{1 - t.empty_share:.2%} of decisions have an action ({t.empty} have none)",
+        f"{1 - t.empty_share:.2%} of decisions have an action ({t.empty} have none), "
+        f"{t.undecided} episodes have no decision",
         f"  left out by name: {t.left_out} characters",
         f"  labels inside observations: {t.labels_inside}",
         f"  actions renamed: {t.translated}, of no name the environment knows: {t.foreign}",

@@ -37,7 +37,8 @@ UNKNOWN = "imported"
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Least share of the written characters matched; most decisions without an action."""
+    """Least share of the written characters matched; most decisions without an action, and most
+    episodes without a decision."""
 
     matched: float = 0.98
     empty: float = 0.01
@@ -225,6 +226,9 @@ def check(
         reasons.append(f"{tally.matched_share:.2%} matched is under {limits.matched:.2%}")
     if tally.empty_share > limits.empty:
         reasons.append(f"{tally.empty_share:.2%} without an action is over {limits.empty:.2%}")
+    if tally.undecided > limits.empty * tally.episodes:
+        share = tally.undecided / tally.episodes
+        reasons.append(f"{share:.2%} of episodes without a decision is over {limits.empty:.2%}")
     if not reasons:
         return
     log, played = worst
@@ -274,6 +278,8 @@ def _episode(
     told = played.reward is not None or success
     if all_won:
         told, success, reward = True, True, 1.0
+    if success and reward is None:
+        reward = 1.0
     score = min(1.0, max(0.0, reward or 0.0))
     steps = list(played.steps)
     if steps and told:

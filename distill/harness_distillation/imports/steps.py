@@ -28,6 +28,8 @@ class Tally(msgspec.Struct, frozen=True):
     left_out: int = 0
     #: Decisions without an action.
     empty: int = 0
+    #: Episodes without a decision.
+    undecided: int = 0
     #: Lines of observations that look like labels.
     labels_inside: int = 0
     #: Actions under another name than the environment's, and those of no name that it knows.
@@ -61,6 +63,7 @@ def tally_of(episode: Episode) -> Tally:
         written=written,
         matched=written,
         empty=sum(d.action is None for d in said),
+        undecided=int(not said),
         labels_inside=sum(len(_LABEL.findall(s.observation)) for s in episode.steps),
     )
 
@@ -92,8 +95,8 @@ _INVALID = ("Nothing happens", "Invalid action", "Invalid Action")
 _REWARDS: tuple[tuple[re.Pattern[str], dict[str, float]], ...] = (
     (re.compile(r"Answer is (CORRECT|INCORRECT)"), {"CORRECT": 1.0, "INCORRECT": 0.0}),
     (re.compile(r"Episode finished, reward = (True|False)"), {"True": 1.0, "False": 0.0}),
-    (re.compile(r"Episode finished, reward = ([\d.]+)"), {}),
-    (re.compile(r"Your score \(min 0\.0, max 1\.0\)[^:]*: *([\d.]+)"), {}),
+    (re.compile(r"Episode finished, reward = (\d+(?:\.\d+)?)"), {}),
+    (re.compile(r"Your score \(min 0\.0, max 1\.0\)[^:]*: *(\d+(?:\.\d+)?)"), {}),
     (re.compile(r"\A(You won)\b"), {"You won": 1.0}),
 )  # fmt: skip
 
@@ -164,6 +167,7 @@ def play(log: Log, grammar: Grammar) -> Played:
         matched=matched,
         left_out=left_out,
         empty=sum(s.decision.action is None for s in steps),
+        undecided=int(not steps),
         labels_inside=sum(len(_LABEL.findall(s.text)) for s in log.spans
                           if s.kind is Kind.OBSERVATION),
         translated=translated,
@@ -214,5 +218,5 @@ def _judged(steps: list[Step], final: str | None) -> tuple[Step, ...]:
     after = [*(s.observation for s in steps[1:]), final or ""]
     return tuple(
         msgspec.structs.replace(s, invalid=s.invalid or shown.startswith(_INVALID))
-        for s, shown in zip(steps, after, strict=True)
+        for s, shown in zip(steps, after, strict=False)  # a log may hold no decision
     )
