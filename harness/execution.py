@@ -57,7 +57,7 @@ def execute(
     Raises ConfigError or DataError, before anything is played, for what scoring would break on,
     data that are not the task set's, and another policy than that of the episodes there.
     """
-    meta = _scorable(meta, out)
+    meta = _scorable(meta, out, folder)
     own = policy is None
     if policy is None:
         if meta.agent.role == registry.OBJECT:
@@ -234,11 +234,11 @@ def _score(
     run = Run(folder)
     check_description(run)
     asked = reference or run.meta.reference
-    meta = _scorable(msgspec.structs.replace(run.meta, reference=asked), out)
+    meta = _scorable(msgspec.structs.replace(run.meta, reference=asked), out, folder)
     other = reference is not None and not _same(run.meta.reference, meta.reference)
     if ceiling is not None or other:
         meta = msgspec.structs.replace(meta, ceiling=ceiling)
-    found = references(meta, out)
+    found = references(meta, out, folder)
     said = fingerprint(found) if found else None
     meta = msgspec.structs.replace(meta, reference_hash=said)
     others = _further_metrics()
@@ -284,9 +284,9 @@ def _same(one: str | None, other: str | None) -> bool:
     return one == other or Path(one).resolve() == Path(other).resolve()
 
 
-def references(meta: RunMeta, out: Path) -> dict[str, Reference]:
+def references(meta: RunMeta, out: Path, folder: Path) -> dict[str, Reference]:
     """What each task's episodes are measured against (``harness.cot.references``)."""
-    run = reference_run(meta, out, meta.reference)
+    run = reference_run(meta, out, _place(meta.reference, folder))
     if run is None:
         return {}
     again = run if meta.ceiling is None else open_run(meta.ceiling)
@@ -358,7 +358,26 @@ def _check_playable(meta: RunMeta, reference: str) -> None:
         )
 
 
-def _scorable(meta: RunMeta, out: Path) -> RunMeta:
+def _place(reference: str | None, folder: Path) -> str | None:
+    """Where the reference is that run.json in ``folder`` tells: a relative path is as seen from a
+    folder above, so that both may move together, and only then from this process's own."""
+    if reference is None or reference in registry.agent_configs():
+        return reference
+    above = () if Path(reference).is_absolute() else folder.resolve().parents
+    return str(next((f for f in (up / reference for up in above) if f.is_dir()), reference))
+
+
+def _noted(path: Path, folder: Path) -> str:
+    """How run.json in ``folder`` tells a reference that was named here (see ``_place``)."""
+    here, full = Path.cwd(), path.resolve()
+    if full.is_relative_to(here) and folder.resolve().is_relative_to(here):
+        noted = str(full.relative_to(here))
+        if _place(noted, folder) == str(full):
+            return noted
+    return str(full)
+
+
+def _scorable(meta: RunMeta, out: Path, folder: Path) -> RunMeta:
     """The description with a recorded reference by its own folder: an agent's newest run may become
     another. Refuses beforehand what scoring would break on."""
     _further_metrics()
@@ -369,10 +388,13 @@ def _scorable(meta: RunMeta, out: Path) -> RunMeta:
         if not _is_played(reference_folder(meta, out, reference)):
             _check_playable(meta, reference)
         return meta
+    if (folder / META).is_file() and read_meta(folder).reference == reference:
+        reference_run(meta, out, _place(reference, folder))
+        return meta
     run = reference_run(meta, out, reference)
     if run is None:
         return meta
-    return msgspec.structs.replace(meta, reference=str(run.path.resolve()))
+    return msgspec.structs.replace(meta, reference=_noted(run.path, folder))
 
 
 def _further_metrics() -> dict[str, Any]:

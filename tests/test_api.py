@@ -114,10 +114,18 @@ def test_a_reference_named_from_here_is_found_from_elsewhere(tmp_path, monkeypat
         for named in (traces.path, traces.path.resolve())
     )
     traces_there = traces.path.resolve()
-    assert one.meta.reference == two.meta.reference == str(traces_there)
+    assert (one.meta.reference, two.meta.reference) == (str(traces.path),) * 2
+    outside = harness.evaluate(
+        "oracle", "alfworld", tasks=tasks, out=tmp_path / "elsewhere", reference=str(traces.path)
+    )
+    assert outside.meta.reference == str(traces.path)  # the folder that holds both is this one
     paths = [run.path.resolve() for run in (one, two)]
     monkeypatch.chdir(tmp_path / "elsewhere")
+    before = harness.load(paths[0]).meta.reference_hash
     assert api.score(paths[0], tmp_path / "results")
+    assert harness.load(paths[0]).meta.reference_hash == before
+    away = harness.evaluate("oracle", "alfworld", tasks=tasks, out="r", reference=str(traces_there))
+    assert away.meta.reference == str(traces_there)
     # Another folder of the same traces says the same.
     copy = shutil.copytree(traces_there, tmp_path / "copy")
     api.score(paths[1], tmp_path / "results", reference=str(copy))
