@@ -313,7 +313,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started this
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as it runs)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as it runs)
         elif isinstance(stream, TextIOWrapper):  # what its encoding has no sign for is spelt out
             stream.reconfigure(errors="backslashreplace")
     try:

@@ -315,8 +315,8 @@ def report(run: Run) -> None:
         say(told(meta.cost))
         if meta.cost.cut:
             say(
-                f"{meta.cost.cut} of {meta.cost.replies} replies were cut at max_new_tokens (of "
-                "the agent's config): a reply cut before its action has none."
+                f"{meta.cost.cut} of {meta.cost.replies} replies were cut at their cap of tokens "
+                "(max_new_tokens, or the server's own): a reply cut before its action has none."
             )
     if run.summary.errors:
         first = next(e for e in run.episodes() if e.error is not None)

@@ -235,8 +235,10 @@ def _score(
     check_description(run)
     asked = reference or run.meta.reference
     meta = _scorable(msgspec.structs.replace(run.meta, reference=asked), out, folder)
-    other = reference is not None and not _same(run.meta.reference, meta.reference)
-    if ceiling is not None or other:
+    was, now = (_place(told, folder) for told in (run.meta.reference, meta.reference))
+    if ceiling is not None:
+        ceiling = _noted(open_run(ceiling).path, folder)
+    if ceiling is not None or (reference is not None and not _same(was, now)):
         meta = msgspec.structs.replace(meta, ceiling=ceiling)
     found = references(meta, out, folder)
     said = fingerprint(found) if found else None
@@ -289,7 +291,8 @@ def references(meta: RunMeta, out: Path, folder: Path) -> dict[str, Reference]:
     run = reference_run(meta, out, _place(meta.reference, folder))
     if run is None:
         return {}
-    again = run if meta.ceiling is None else open_run(meta.ceiling)
+    ceiling = _place(meta.ceiling, folder)
+    again = run if ceiling is None else open_run(ceiling)
     if again.meta.agent.name != run.meta.agent.name:
         raise ConfigError(
             f"{again.path} is a run of '{again.meta.agent.name}', but the reference is of "

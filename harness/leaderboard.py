@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness import registry, tables
+from harness import tables
 from harness.errors import TraceError
 from harness.metrics import Summary, wilson
 from harness.overlap import Overlap
@@ -39,13 +39,15 @@ class Row(msgspec.Struct, frozen=True):
     runs: int = 1
     whole: str | None = None
     unlike: str | None = None
+    #: What ties its tasks together is not known here.
+    independent: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Row:
         """Raises TraceError where the run's metrics cannot be read."""
         meta = run.meta
         return cls(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary,
-                   overlap=meta.overlap)  # fmt: skip
+                   overlap=meta.overlap, independent=run.groups is None)  # fmt: skip
 
     @property
     def marked(self) -> str:
@@ -291,8 +293,9 @@ def footnotes(board: Board) -> list[str]:
 
 def _units(board: Board) -> list[str]:
     """What the intervals count episodes as, where that is clearly less than so many."""
-    if board.env not in registry.names("envs"):
-        return [f"Intervals take all tasks for independent: '{board.env}' is not installed."]
+    if any(row.independent for row in board.rows):
+        return [f"Intervals take all tasks for independent: '{board.env}' is not installed here, "
+                "or does not tell which belong together."]  # fmt: skip
     fewer = [r for r in board.rows if r.summary.worth < 0.95 * r.summary.n]
     told = ", ".join(f"{r.agent} {r.summary.n} as {r.summary.worth:.0f}" for r in fewer)
     return [f"Intervals count episodes of tasks that belong together (of one product, one folder) "

@@ -91,9 +91,10 @@ def plan(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )
     plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
-    data = plain.get("data")
-    if isinstance(data, str | Path) and os.path.exists(os.path.expanduser(data)):
-        plain["data"] = official.absolute(data)  # the run may go on from another folder
+    for key in cls.places:
+        place = plain.get(key)
+        if isinstance(place, str | Path) and os.path.exists(os.path.expanduser(place)):
+            plain[key] = official.absolute(place)  # the run may go on from another folder
     task_set = _told(task_set, cls, plain)
     meta = RunMeta(
         run_id="",

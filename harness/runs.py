@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from harness import registry
 from harness.config import AgentConfig
 from harness.cost import Cost
 from harness.errors import ConfigError, HarnessError, TraceError
@@ -138,11 +137,20 @@ class Run:
         self._check_unchanged(digest.hexdigest())
         return tally.summary(self.group)
 
-    def group(self, task_id: str) -> str:
-        """What ties a task to others (``Environment.group``). Where its environment is not
-        installed, that is unknown and each task is taken for independent."""
+    @cached_property
+    def groups(self) -> dict[str, str] | None:
+        """What ties its tasks together (``Environment.group``), by id. None: its environment is not
+        installed here, or does not tell."""
         env = self.meta.task_set.env
-        return named_group(env, task_id) if env in registry.names("envs") else task_id
+        try:
+            return {task: named_group(env, task) for task in self.tasks}
+        except Exception:
+            # Another package's code is no reason not to read a record; tables say what is missing.
+            return None
+
+    def group(self, task_id: str) -> str:
+        """What ties a task to others; itself where that is not known."""
+        return task_id if self.groups is None else self.groups[task_id]
 
     def check_episodes(self) -> None:
         """Raise TraceError where episodes.jsonl is not as it was when the run was complete."""

@@ -120,10 +120,13 @@ class _Recorded(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         raise _NotRecorded(key)
 
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key == "admissible_actions"
+
     def get(self, key: str, default: Any = None) -> Any:
         """As ever, but for the one key that play always has: an agent that makes do without it here
         is another than the one that plays."""
-        return self[key] if key in (*self, "admissible_actions") else default
+        return self[key] if key in self else default  # noqa: SIM401 (this is get itself)
 
 
 def _head(config: AgentConfig, reference: Run, described: dict[str, Any]) -> Asked:

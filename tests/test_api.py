@@ -124,6 +124,15 @@ def test_a_reference_named_from_here_is_found_from_elsewhere(tmp_path, monkeypat
     before = harness.load(paths[0]).meta.reference_hash
     assert api.score(paths[0], tmp_path / "results")
     assert harness.load(paths[0]).meta.reference_hash == before
+    # So is a ceiling, which stays where the same reference is named from elsewhere.
+    monkeypatch.chdir(tmp_path)
+    other = harness.evaluate("expert", "alfworld", tasks=tasks, out="results", seeds=(3,))
+    api.score(paths[0], "results", ceiling=str(other.path))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    api.score(paths[0], tmp_path / "results", reference=str(traces_there))
+    kept = harness.load(paths[0])
+    assert kept.meta.ceiling == str(other.path)
+    assert kept.summary.cot_ceiling_n > 0
     away = harness.evaluate("oracle", "alfworld", tasks=tasks, out="r", reference=str(traces_there))
     assert away.meta.reference == str(traces_there)
     # Another folder of the same traces says the same.

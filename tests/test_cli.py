@@ -61,6 +61,9 @@ def test_a_closed_stderr_stops_nothing(tmp_path):
     command = f"{' '.join(HARNESS)} run -a random -e alfworld -t 'builtin-dev[:1]' -o r 2>&-"
     found = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = f"{' '.join(HARNESS)} leaderboard -o r >&-"
+    assert subprocess.run(command, shell=True, cwd=tmp_path, env=plain).returncode == 0
     assert (tmp_path / found.stdout.splitlines()[-1] / "run.json").is_file()
 
 

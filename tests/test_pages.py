@@ -260,6 +260,17 @@ def test_the_leaderboard_says_where_one_name_stands_for_two_policies(played, tmp
     assert "random: 2 policies, unlike in script, played" in leaderboard.footnotes(board)[-1]
 
 
+def test_a_run_of_an_environment_that_is_not_here_can_be_read(played, tmp_path):
+    run = played[1]["random"]
+    gone = msgspec.structs.replace(run.meta.task_set, env="gone")
+    meta = msgspec.structs.replace(run.meta, task_set=gone, task_set_hash=gone.hash)
+    write_meta(tmp_path, meta)
+    write_metrics(tmp_path, run.metrics)
+    (board,) = leaderboard.boards([Run(tmp_path)])
+    assert board.rows[0].summary.worth == board.rows[0].summary.n
+    assert "'gone' is not installed here" in leaderboard.footnotes(board)[-1]
+
+
 def test_a_name_on_the_leaderboard_is_escaped(played):
     board = leaderboard.boards(find_runs(played[0]))[0]
     rows = tuple(msgspec.structs.replace(r, agent=HOSTILE[1]) for r in board.rows)

@@ -99,7 +99,7 @@ def test_the_agent_sees_the_references_history_and_nothing_of_the_environment(re
         assert (instruction, history) == (episode.instruction, episode.steps[:number])
         assert observation == episode.steps[number].observation
         assert info["task_id"] == episode.task.id
-        assert "admissible_actions" not in info
+        assert "admissible_actions" not in set(info)
         assert "solution" not in info
 
 
@@ -179,6 +179,9 @@ def test_an_agent_that_looks_up_what_a_record_lacks_is_refused_and_leaves_nothin
 
     with pytest.raises(ConfigError, match="'admissible_actions'"):  # else it were another agent
         said(reference, tolerant, tmp_path, most=1)
+    with pytest.raises(ConfigError, match="'admissible_actions'"):
+        said(reference, lambda i, h, o, info: info["admissible_actions"][0]
+             if "admissible_actions" in info else "look", tmp_path, most=1)  # fmt: skip
     assert said(reference, lambda i, h, o, info: info.get("own", "look"), tmp_path, most=1)
 
 

@@ -111,6 +111,30 @@ def test_expert_buys_in_reacts_view_too() -> None:
     assert bought >= {"click[Buy Now]"}
 
 
+def test_titles_in_brackets_are_read_alike_in_all_views() -> None:
+    """Of the original's thousand products five have one."""
+    title, parts = "Running Shoes [2 Pack]", ["Description", "Features", "Reviews"]
+    seller = ["Price: $9.5", "Rating: N.A.", *parts, "Buy Now"]
+    text = ["Instruction", "buy", "Back to Search", "< Prev", "size", "7", "8", title, *seller]
+    buttons = {"Back to Search", "< Prev", "7", "8", *parts, "Buy Now"}
+    rich = [f"[button] {p} [button_]" if p in buttons else p for p in text]
+    react = ["", "[Back to Search] ", "[< Prev] ", "size [7][8]", f"{title} ", "Price: $9.5 ",
+             "Rating: N.A. ", *(f"[{p}] " for p in parts), "[Buy Now] "]  # fmt: skip
+    pages = [read_page(" [SEP] ".join(text)), *(read_page("\n".join(v)) for v in (rich, react))]
+    assert pages[0].title == title
+    assert pages[0].options == (("size", ("7", "8")),)
+    assert pages == [pages[0]] * 3
+    listed = [
+        "",
+        "[Back to Search] ",
+        "Page 1 (Total results: 1) ",
+        "[B000000001] ",
+        f"{title} ",
+        "$9.5 ",
+    ]
+    assert [p.title for p in read_page("\n".join(listed)).products] == [title]
+
+
 @pytest.mark.data
 def test_expert_buys_in_the_official_shop(data: Path, vectors: Path) -> None:
     """Goals of products outside ``small-500``; one goal in twelve can't be met at all."""

@@ -72,7 +72,7 @@ def read(choice: Mapping[str, Any], usage: Any, api: str) -> Completion:
         # A server tells one count for the reply: it is shared out by characters, the hidden
         # thought's share too unless the server counts it apart.
         thinking = _count(_get(usage, "completion_tokens_details"), "reasoning_tokens")
-        if thinking and thinking > total:  # some count the thought beside the reply, not in it
+        if thinking and thinking > total:  # counted beside the reply: surely where it is more
             total += thinking
         if not thinking:
             thinking = round(total * len(hidden) / max(1, len(hidden) + len(said)))

@@ -20,7 +20,7 @@ _PRICE = re.compile(r"\$(\d+(?:\.\d+)?)(?: to \$(\d+(?:\.\d+)?))?")
 _ASIN = re.compile(r"[0-9A-Z]{10}")
 _BUTTON = re.compile(r"\[(?:clicked )?button\] (.*?) \[(?:clicked )?button_\]")
 #: ReAct's view: a button, or an option with its values.
-_BRACKETED = re.compile(r"(?:([^\[\]]+) )?\[(?!button\]|clicked button\])(.+)\]")
+_BRACKETED = re.compile(r"(?:([^\[\]]+) )?\[(.+)\]")
 # Names that options go by; a page in text mode shows names and values alike.
 _NAMES = frozenset(
     {
@@ -141,17 +141,27 @@ def _strings(observation: str) -> list[str]:
     # A sub page's text may have lines of its own, and a rich page has no separators.
     if " [SEP] " in observation or "\n" not in observation:
         return [part.strip() for part in observation.split(" [SEP] ")]
-    lines = [string for line in observation.split("\n") for string in _line(line.strip())]
+    lines = [line.strip() for line in observation.split("\n")]
+    if _BUTTON.search(observation) is not None:
+        lines = [_BUTTON.sub(r"\1", line).strip() for line in lines]
+    else:
+        lines = _unbracketed(lines)
     found = [line.removesuffix(":") if line == "Instruction:" else line for line in lines if line]
     return found[1:] if found and found[0].startswith("You have clicked ") else found
 
 
-def _line(line: str) -> list[str]:
-    bracketed = _BRACKETED.fullmatch(line)
-    if bracketed is None:
-        return [_BUTTON.sub(r"\1", line).strip()]
-    name, inside = bracketed.groups()
-    return [inside] if name is None else [name, *inside.split("][")]
+def _unbracketed(lines: list[str]) -> list[str]:
+    """ReAct's view: a button a line, an option's values behind its name, and titles as they are."""
+    found = []
+    for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
+        bracketed = _BRACKETED.fullmatch(line)
+        # A title may end in brackets too: it stands before the price, or behind an asin.
+        if bracketed is None or after.startswith("Price: ") or _ASIN.fullmatch(before.strip("[]")):
+            found.append(line)
+            continue
+        name, inside = bracketed.groups()
+        found += [inside] if name is None else [name, *inside.split("][")]
+    return found
 
 
 def _products(parts: list[str]) -> tuple[Listing, ...]:

@@ -68,6 +68,7 @@ class HotPotQAEnv(Environment):
     max_steps = 10
     protocols = PROTOCOLS
     scoring_options = ("backend", "corpus_hash", "aliases")
+    places = ("data", "corpus", "cache")
 
     def __init__(
         self,

@@ -71,6 +71,7 @@ class WebShopEnv(Environment):
     protocols = PROTOCOLS
     default_split = "valid"
     scoring_options = ("goal_seed", "rules", "observation_mode", "view", "show_attrs")
+    places = ("data", "nouns")
 
     def __init__(
         self,
