@@ -16,6 +16,7 @@ from harness_agents import checkpoints
 from harness_distillation import cli, recordings
 from harness_distillation.recipe import Collect
 
+from harness.errors import DataError
 from harness.export import export
 from harness.runs import Run, find_runs, read_meta, write_meta
 
@@ -69,6 +70,16 @@ def test_a_recording_that_came_without_paths_stays(tmp_path):
     assert collect(what, tmp_path / "here") == here
     Path(what.agent).unlink()
     assert collect(what, tmp_path / "here") == here
+
+
+def test_data_that_are_missing_are_told_before_anything_is_played(tmp_path, monkeypatch):
+    for variable in ("HARNESS_DATA", "ALFWORLD_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    here = agent(tmp_path)
+    gone = msgspec.structs.replace(here, tasks="dev-200", env_options={"data": "official"})
+    with pytest.raises(DataError, match="ALFWORLD_DATA"):
+        recordings.collect_all([here, gone], tmp_path / "traces", True)
+    assert not find_runs(tmp_path / "traces")
 
 
 def test_episodes_that_broke_are_played_once_more(tmp_path, capsys):

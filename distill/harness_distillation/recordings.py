@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from harness_agents import checkpoints
 
-from harness import api, registry
+from harness import api, execution, registry
 from harness.config import AgentConfig
 from harness.errors import HarnessError
 from harness.runs import Run, find_runs
@@ -33,8 +33,16 @@ def collect_all(
     the same divide it among them: what another one is recording comes last, and is waited for.
 
     Episodes that broke are played once more and told where they break again. ``again``: nothing was
-    trained on what is there, so that those of finished recordings are, too.
+    trained on what is there, so that those of finished recordings are, too. Raises, before the
+    first is played, DataError where the data of one that is to be made are not there, and
+    ConfigError for an unknown task set.
     """
+    for what in wanted:
+        if _recorded(what, _root(what, out)) is None:
+            meta = api.plan(
+                "random", what.env, tasks=what.tasks, env_options=dict(what.env_options)
+            )
+            execution.check_data(execution.env_maker(meta, reveal=False), meta.task_set)
     found: list[Path | None] = []
     for what in wanted:
         try:
@@ -49,7 +57,7 @@ def collect_all(
 def collect(what: Collect, out: Path, quiet: bool, again: bool = False, wait: bool = True) -> Path:
     """One recording, made anew where its agents are others since, by config or by weights. Raises
     BlockingIOError where another process makes it and ``wait`` is off."""
-    root = out / hashlib.sha256(msgspec.json.encode(what.plain())).hexdigest()[:12]
+    root = _root(what, out)
     run = _recorded(what, root)
     # A finished one may stand where nothing can be written; one with errors may be about to be
     # played again, by the process that has just finished it.
@@ -65,6 +73,10 @@ def collect(what: Collect, out: Path, quiet: bool, again: bool = False, wait: bo
             f"harness run --resume {run.path.absolute()} --retry-errors",
         )
     return run.path
+
+
+def _root(what: Collect, out: Path) -> Path:
+    return out / hashlib.sha256(msgspec.json.encode(what.plain())).hexdigest()[:12]
 
 
 def _recorded(what: Collect, root: Path) -> Run | None:
