@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import socket
+import subprocess
+import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,14 +25,20 @@ class RemoteEnvironment(Environment):
 
     def __init__(self, name: str, keywords: dict[str, Any]) -> None:
         super().__init__(reveal=bool(keywords.get("reveal", False)))
-        context = multiprocessing.get_context("spawn")
-        self._pipe, there = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(there, name, keywords), daemon=True, name=f"{name}-worker"
+        here, there = socket.socketpair()
+        # The user's own script is not imported again there, as multiprocessing would.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(there.fileno())],
+            pass_fds=[there.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # what an environment prints is no result of the command
+            start_new_session=True,  # an interrupt is the first process's to handle
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
-        self._process.start()
         there.close()
+        self._pipe = Connection(here.detach())
         self._who = f"{name} worker"
+        self._pipe.send((name, keywords))
         self._answer()
 
     def reset(
@@ -50,9 +60,8 @@ class RemoteEnvironment(Environment):
         return result
 
     def close(self) -> None:
-        if self._process.is_alive():
-            self._process.terminate()
-        self._process.join(timeout=5)
+        self._process.kill()  # it may hang, and keeps nothing
+        self._process.wait()
         self._pipe.close()
 
     def _call(self, method: str, *args: Any, **keywords: Any) -> Any:
@@ -72,13 +81,15 @@ class RemoteEnvironment(Environment):
         return value
 
     def _died(self) -> EnvError:
-        self._process.join(timeout=1)
-        return EnvError(f"{self._who} died (exit code {self._process.exitcode})")
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return EnvError(f"{self._who} died (exit status {self._process.returncode})")
 
 
-def _serve(pipe: Connection, name: str, keywords: dict[str, Any]) -> None:
-    from harness import registry  # the spawned process starts bare
+def _serve(pipe: Connection) -> None:
+    from harness import registry
 
+    name, keywords = pipe.recv()
     try:
         env = registry.env_class(name)(**keywords)
     except Exception as error:
@@ -96,3 +107,7 @@ def _serve(pipe: Connection, name: str, keywords: dict[str, Any]) -> None:
             tail = "".join(traceback.format_exception(error)[-3:])
             answer = (False, f"{type(error).__name__}: {error}\n{tail}")
         pipe.send(answer)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

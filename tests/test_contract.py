@@ -304,6 +304,60 @@ def test_policies_are_built_whatever_their_constructors_take(tmp_path: Path):
     assert told[2] == "Agent 'a': Unknown option 'width'."
 
 
+ALONE = """
+import os, harness
+
+class AloneEnv(harness.Environment):
+    shareable, max_steps, splits = False, 4, ("valid",)
+    def __init__(self, broken=False, **keywords):
+        super().__init__(**keywords)
+        if broken:
+            raise ValueError("no engine")
+    def task_ids(self, split):
+        return [f"valid/{n}" for n in range(6)]
+    def start(self, task_id):
+        print("an engine greets")
+        self.task = task_id
+        return f"{os.getpid()}", {"instruction": "go"}
+    def play(self, action):
+        if self.task.endswith("3"):
+            os._exit(7)
+        return f"{os.getpid()}", 1.0, True, {"success": True}
+
+class Goer:
+    def act(self, instruction, history, observation):
+        return harness.Decision("", "go")
+"""
+# No `if __name__ == "__main__"`: workers do not run the script again.
+SCRIPT = """
+import harness, mine
+run = harness.evaluate(mine.Goer(), "alone", out="r", workers=3)
+episodes = sorted(run.episodes(), key=lambda e: e.task.id)
+print(len({e.steps[0].observation for e in episodes if e.steps}), run.summary.success)
+print([e.error.message for e in episodes if e.error])
+try:
+    harness.evaluate(mine.Goer(), "alone", out="r2", env_options={"broken": True})
+except harness.HarnessError as error:
+    print(error)
+"""
+
+
+def test_an_environment_that_cannot_share_has_a_process_of_its_own(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(ALONE)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    installed(tmp_path, '[project.entry-points."harness.envs"]\nalone = "mine:AloneEnv"\n')
+    found = subprocess.run(
+        [sys.executable, "script.py"], env=beside(tmp_path), cwd=tmp_path, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    told = found.stdout.splitlines()
+    assert told, found.stderr
+    processes, success = told[0].split()
+    assert (int(processes) > 1, success) == (True, "1.0")
+    assert told[1] == "['alone worker died (exit status 7)']"
+    assert "ValueError: no engine" in told[2]
+
+
 METRICS = """
 import numpy as np
 
