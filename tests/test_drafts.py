@@ -106,7 +106,7 @@ def test_guessing_takes_fewer_passes_and_changes_no_reply(
 
         backend = HFBackend(locate(str(folder)), batch_size=4, guess=guess)
         backend.model.double()
-        backend._slots.data = [layer.double() for layer in backend._slots.data]
+        backend._batch.slots.data = [layer.double() for layer in backend._batch.slots.data]
         try:
             backend.model.register_forward_pre_hook(count)
             decoding = Decoding(temperature=temperature, max_new_tokens=40)

@@ -26,7 +26,8 @@ pytest.importorskip("transformers", reason="needs the extra 'models'")
 pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
-from harness_agents.backends.hf import HFBackend, passes  # noqa: E402
+from harness_agents.backends.batch import passes  # noqa: E402
+from harness_agents.backends.hf import HFBackend  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
 from hf_replies import (  # noqa: E402, F401

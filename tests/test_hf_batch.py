@@ -190,7 +190,7 @@ def test_a_fault_of_the_thread_itself_reaches_whoever_asks(
     untrained: Path, open_backend: Any
 ) -> None:
     backend = open_backend(untrained)
-    backend._fitting = None  # what is called there is no function
+    backend._batch.fitting = None  # what is called there is no function
     for _ in range(2):
         with pytest.raises(BackendError, match=r"its thread ended \(TypeError|is closed"):
             backend.complete(prompts(1, 0)[0], Decoding(), 0)
@@ -200,13 +200,15 @@ def test_a_full_cache_lets_episodes_wait_and_changes_no_reply(
     untrained: Path, open_backend: Any
 ) -> None:
     free = open_backend(untrained, window=400)
-    most = -(-400 * free._slots.token_bytes >> 20) << 20
+    most = -(-400 * free._batch.slots.token_bytes >> 20) << 20
     tight = open_backend(untrained, window=400, batch_mb=most >> 20)
     sizes: dict[HFBackend, list[int]] = {free: [], tight: []}
 
     def watch(backend: HFBackend) -> None:
         backend.model.base_model.register_forward_pre_hook(
-            lambda *_: sizes[backend].append(sum(layer.nbytes for layer in backend._slots.data))
+            lambda *_: sizes[backend].append(
+                sum(layer.nbytes for layer in backend._batch.slots.data)
+            )
         )
 
     watch(free)
@@ -229,7 +231,7 @@ def test_more_conversations_than_are_stored_do_not_lose_each_others_turns(
 ) -> None:
     """Most go on where they were, though the store holds a third of them at a time."""
     backend = open_backend(trained, batch_size=4, window=400)
-    backend._prefixes.budget = 8 * 200 * backend._slots.token_bytes
+    backend._batch.prefixes.budget = 8 * 200 * backend._batch.slots.token_bytes
     decoding = Decoding(max_new_tokens=12)
 
     def talk(number: int) -> list[Completion]:
@@ -264,13 +266,18 @@ def test_any_arrivals_lengths_evictions_and_windows_change_no_reply(
     )
     try:
         # Bounds in rows of a window; a store of less than one row keeps nothing.
-        row = (window + backend._ahead) * backend._slots.token_bytes
-        backend._most = min(backend._most, row * draw(st.integers(1, 6), label="rows"))
-        backend._prefixes.budget = int(row * draw(st.sampled_from([0.5, 2.0, 9.0]), label="store"))
+        row = (window + backend._batch.ahead) * backend._batch.slots.token_bytes
+        backend._batch.most = min(backend._batch.most, row * draw(st.integers(1, 6), label="rows"))
+        backend._batch.prefixes.budget = int(
+            row * draw(st.sampled_from([0.5, 2.0, 9.0]), label="store")
+        )
         used: list[tuple[int, int]] = []
         backend.model.base_model.register_forward_pre_hook(
             lambda *_: used.append(
-                (sum(layer.nbytes for layer in backend._slots.data), backend._prefixes._used)
+                (
+                    sum(layer.nbytes for layer in backend._batch.slots.data),
+                    backend._batch.prefixes._used,
+                )
             )
         )
         talks = draw(
@@ -301,8 +308,8 @@ def test_any_arrivals_lengths_evictions_and_windows_change_no_reply(
 
         with ThreadPoolExecutor(len(talks)) as pool:
             found = [turn for turns in pool.map(talk, range(len(talks))) for turn in turns]
-        assert max(slots for slots, _ in used) <= backend._most
-        assert max(store for _, store in used) <= backend._prefixes.budget
+        assert max(slots for slots, _ in used) <= backend._batch.most
+        assert max(store for _, store in used) <= backend._batch.prefixes.budget
         for ids, count, reply in found:
             assert reply.prompt_tokens == len(ids) <= window - count
             assert same_until_tie(reply.ids, *generated(backend.model, ids, count))

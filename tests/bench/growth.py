@@ -64,8 +64,8 @@ def measure(agent: str, concurrent: int, steps: int, batch_size: int) -> dict[st
     with ThreadPoolExecutor(concurrent) as pool:
         episodes = list(pool.map(one, known[:concurrent]))
     seconds = time.perf_counter() - began
-    store = backend._prefixes._used
-    batch = sum(layer.nbytes for layer in backend._slots.data)
+    store = backend._batch.prefixes._used
+    batch = sum(layer.nbytes for layer in backend._batch.slots.data)
     policy.close()
     broken = [e.error for e in episodes if e.error is not None]
     if broken:

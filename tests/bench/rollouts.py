@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the ReAct policy does,
 
 import msgspec
 import torch
-from harness_agents.backends.hf import HFBackend, Request
+from harness_agents.backends.hf import HFBackend
 from harness_agents.react import ReActPolicy
 from transformers import AutoModelForCausalLM, StoppingCriteria
 
@@ -49,14 +49,11 @@ class Stop(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         rows = input_ids[:, self.width :].tolist()
         return torch.tensor(
-            [stopped(self.backend, *row) for row in zip(self.prompts, rows, strict=True)]
+            [
+                bool(self.backend._replies.ended(prompt[-1], ids))
+                for prompt, ids in zip(self.prompts, rows, strict=True)
+            ]
         )
-
-
-def stopped(backend: HFBackend, prompt: list[int], ids: list[int]) -> bool:
-    request = Request(prompt, 0, Decoding(max_new_tokens=1 << 30), 0)
-    request.ids = ids
-    return bool(backend._stopped(request))
 
 
 class Generate:
@@ -107,13 +104,13 @@ class Generate:
         self.seconds += time.perf_counter() - began
 
     def reply(self, prompt: list[int], row: list[int]) -> Completion:
-        request = Request(prompt, 0, Decoding(max_new_tokens=len(row)), 0)
+        ids: list[int] = []
         for token in row:
-            request.ids.append(token)
-            if self.backend._stopped(request):
+            ids.append(token)
+            if self.backend._replies.ended(prompt[-1], ids):
                 break
-        text = join(split_reply(self.backend._replies.decode(prompt[-1], request.ids)))
-        return Completion(text, prompt_tokens=len(prompt), ids=tuple(request.ids))
+        text = join(split_reply(self.backend._replies.decode(prompt[-1], ids)))
+        return Completion(text, prompt_tokens=len(prompt), ids=tuple(ids))
 
     def describe(self) -> dict[str, Any]:
         return {"backend": "generate"}
@@ -149,10 +146,10 @@ class Meter:
             self.decoding += time.perf_counter() - self.began
             self.passes += 1
             self.rows += len(columns())
-            self.bytes += weights + int((columns() + 1).sum()) * backend._slots.token_bytes
+            self.bytes += weights + int((columns() + 1).sum()) * backend._batch.slots.token_bytes
 
         def columns() -> torch.Tensor:
-            found: torch.Tensor = backend._slots._where[2]
+            found: torch.Tensor = backend._batch.slots._where[2]
             return found
 
         # Prompts are read by the model below its head, tokens sampled through all of it.
