@@ -17,7 +17,7 @@ import pytest
 from harness_envs.alfworld import builtin
 from harness_envs.alfworld.builtin_facts import CAN_CONTAIN
 from harness_envs.alfworld.fast import FastEngine
-from harness_envs.alfworld.games import Game, to_json
+from harness_envs.alfworld.game import Game, to_json
 from harness_envs.alfworld.pddl import parse_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st

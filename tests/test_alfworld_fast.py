@@ -16,7 +16,8 @@ import pytest
 from harness_envs.alfworld import builtin
 from harness_envs.alfworld.differential import in_grammar
 from harness_envs.alfworld.fast import NOTHING, FastEngine, display_names, listing
-from harness_envs.alfworld.games import Game, open_games
+from harness_envs.alfworld.game import Game
+from harness_envs.alfworld.games import open_games
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_envs.alfworld import ALFWorldEnv, builtin, games, make_splits
+from harness_envs.alfworld import ALFWorldEnv, builtin, make_splits
 from harness_envs.alfworld.fetch import fetch
-from harness_envs.alfworld.games import FolderGames, Game, content_hash, group, to_json
+from harness_envs.alfworld.game import Game, content_hash, group, task_type, to_json
+from harness_envs.alfworld.games import FolderGames, open_games
 from harness_envs.alfworld.tasksets import TASK_SETS, held_out_folders, official_games
 from msgspec.structs import replace
 
@@ -226,7 +227,7 @@ def test_absent_and_torn_data_say_what_to_do(some: list[Game], tmp_path: Path) -
 
 @pytest.mark.data
 def test_the_real_data_are_the_official_games(data: Path) -> None:
-    source = games.open_games(str(data / "alfworld"))
+    source = open_games(str(data / "alfworld"))
     archived = FolderGames(data / "alfworld")
     known = official_games()
     for split, number in (("valid_seen", 140), ("train", 3553)):
@@ -242,7 +243,7 @@ def test_the_real_data_are_the_official_games(data: Path) -> None:
 def test_the_archive_as_shipped_equals_the_packed_form(data: Path, tmp_path: Path) -> None:
     name = "json_2.1.1-valid_seen.tar.xz"
     (tmp_path / name).symlink_to(data / "alfworld" / name)
-    shipped, packed = FolderGames(tmp_path), games.open_games(str(data / "alfworld"))
+    shipped, packed = FolderGames(tmp_path), open_games(str(data / "alfworld"))
     assert shipped.ids("valid_seen") == packed.ids("valid_seen")
     for id_ in packed.ids("valid_seen"):
         assert shipped.game(id_) == packed.game(id_)
@@ -280,14 +281,14 @@ def test_whole_task_folders_are_held_out_by_type(sets: dict[str, TaskSet]) -> No
     assert not folders["holdout-1000"] & folders["dev-200"]
     assert not folders["real-train"] & (folders["holdout-1000"] | folders["dev-200"])
     assert sum(len(of) for of in folders.values()) == 1465
-    train = Counter(games.task_type(id_) for id_ in official_games() if id_.startswith("train/"))
+    train = Counter(task_type(id_) for id_ in official_games() if id_.startswith("train/"))
     for name in ("holdout-1000", "dev-200"):
         size = len(sets[name].tasks)
-        types = Counter(games.task_type(task.id) for task in sets[name].tasks)
+        types = Counter(task_type(task.id) for task in sets[name].tasks)
         for kind, number in train.items():
             assert abs(types[kind] - size * number / 3553) < 1, (name, kind)
     # Mixed: any slice of a hundred holds every type.
-    assert len({games.task_type(task.id) for task in sets["holdout-1000"].tasks[:100]}) == 6
+    assert len({task_type(task.id) for task in sets["holdout-1000"].tasks[:100]}) == 6
 
 
 def test_the_committed_splits_are_what_the_script_draws() -> None:

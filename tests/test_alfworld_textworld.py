@@ -15,7 +15,8 @@ import pytest
 from harness_envs.alfworld import ALFWorldEnv, builtin
 from harness_envs.alfworld.differential import in_grammar, walk
 from harness_envs.alfworld.fast import FastEngine
-from harness_envs.alfworld.games import Game, open_games
+from harness_envs.alfworld.game import Game
+from harness_envs.alfworld.games import open_games
 from harness_envs.alfworld.textworld_engine import TextWorldEngine
 
 from harness.errors import EnvError

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 
 from harness_envs.alfworld.env import Engine
 from harness_envs.alfworld.fast import FastEngine
-from harness_envs.alfworld.games import Game, open_games
+from harness_envs.alfworld.game import Game
+from harness_envs.alfworld.games import open_games
 from harness_envs.alfworld.textworld_engine import TextWorldEngine
 
 

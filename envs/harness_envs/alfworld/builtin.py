@@ -46,7 +46,7 @@ from harness_envs.alfworld.builtin_rooms import (
     shuffled,
     weighted,
 )
-from harness_envs.alfworld.games import Game
+from harness_envs.alfworld.game import Game
 
 __all__ = ["SPLITS", "VERSION", "game", "ids"]
 

@@ -17,7 +17,8 @@ import msgspec
 
 from harness_envs.alfworld.env import translate
 from harness_envs.alfworld.fast import FastEngine
-from harness_envs.alfworld.games import Game, Grammar, open_games
+from harness_envs.alfworld.game import Game, Grammar
+from harness_envs.alfworld.games import open_games
 from harness_envs.alfworld.textworld_engine import TextWorldEngine
 
 #: How often a walk picks among admissible commands of a verb; going places is cheap and common.

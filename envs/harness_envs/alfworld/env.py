@@ -15,7 +15,7 @@ from harness.tasksets import TaskSet
 from harness.types import Info
 from harness_envs.alfworld import games
 from harness_envs.alfworld.fast import FastEngine
-from harness_envs.alfworld.games import Game, Grammar
+from harness_envs.alfworld.game import Game, Grammar, group
 from harness_envs.alfworld.nearest import nearest as most_like
 from harness_envs.alfworld.protocols import PROTOCOLS
 from harness_envs.alfworld.tasksets import TASK_SETS, official_games
@@ -183,7 +183,7 @@ class ALFWorldEnv(Environment):
 
     @classmethod
     def group(cls, task_id: str) -> str:
-        return games.group(task_id)
+        return group(task_id)
 
     def close(self) -> None:
         self._engine.close()

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from harness.errors import DataError
-from harness_envs.alfworld.games import Game
+from harness_envs.alfworld.game import Game
 from harness_envs.alfworld.pddl import Fact, atoms, compile_goal, parse_problem
 
 NOTHING = "Nothing happens."

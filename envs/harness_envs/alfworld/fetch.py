@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.errors import DataError
 from harness.official import download, make_folder
-from harness_envs.alfworld.games import GAME_FILE, RELEASE, content_hash, from_json
+from harness_envs.alfworld.game import content_hash, from_json
+from harness_envs.alfworld.games import GAME_FILE, RELEASE
 from harness_envs.alfworld.tasksets import official_games
 
 #: Release 2.1.2 of the text games, the address that alfworld's own download script uses.

@@ -1,4 +1,4 @@
-"""ALFWorld games: the record of one, and where they are read from.
+"""Where ALFWorld games are read from.
 
 A folder of data may hold, in any mix, ``json_2.1.1/<split>/<type-...>/<trial>/game.tw-pddl`` (the
 official release; the folder may also be ``json_2.1.1`` itself), ``<split>.jsonl[.xz|.gz]`` (packed:
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import json
 import lzma
 import os
@@ -23,129 +22,16 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
-
-import msgspec
+from typing import IO, Any, Protocol
 
 from harness.errors import ConfigError, DataError, unknown
+from harness_envs.alfworld import builtin
+from harness_envs.alfworld.game import REMEDY, Game, content_hash, field, from_json
 
-Grammar = Literal["move", "put"]
 GAME_FILE = "game.tw-pddl"
 RELEASE = "json_2.1.1"
-_TASK = re.compile(r"Your task is to: ([^\n\"]*)")
 _LINE_ID = re.compile(rb'\A\s*\{\s*"id"\s*:\s*"([^"\\]+)"')
 _OPENING = threading.Lock()
-_REMEDY = "Get the games again with: harness fetch alfworld"
-
-
-class Game(msgspec.Struct, frozen=True):
-    """One game. ``grammar`` says which verb puts an object down: ``move X to Y`` (0.4 and later)
-    or ``put X in/on Y`` (0.2 and 0.3, the grammar of all published ReAct prompts)."""
-
-    id: str
-    #: What follows "Your task is to: ", with its full stop.
-    task: str
-    pddl_problem: str
-    #: The planner's solution, in the game's own grammar.
-    walkthrough: tuple[str, ...]
-    task_type: str
-    grammar: Grammar = "move"
-    solvable: bool = True
-
-
-def task_type(task_id: str) -> str:
-    """``train/pick_and_place_simple-Mug-None-Desk-301/trial_...`` -> ``pick_and_place_simple``."""
-    return group(task_id).split("/")[-1].split("-")[0]
-
-
-#: Official trials are named by date, ``trial_T2019...``.
-BUILTIN_TRIAL = "trial_B"
-
-
-def group(task_id: str) -> str:
-    """The task folder: trials in it differ only in where things lie.
-
-    A built-in game's is marked: its rooms share numbers with official ones and are other rooms.
-    The official ``valid_train`` holds games of train's own folders, which therefore are its groups.
-    Other splits keep theirs: by ALFWorld's design ``valid_seen`` shares tasks and rooms with train.
-    """
-    folder, _, trial = task_id.rpartition("/")
-    if trial.startswith(BUILTIN_TRIAL):
-        return f"builtin/{folder}"
-    split, _, name = folder.partition("/")
-    return f"train/{name}" if split == "valid_train" else folder
-
-
-def content_hash(game: Game) -> str:
-    """First 16 hex digits of the sha256 of the problem, surrounding space dropped.
-
-    The older grammar counts too: a set of tasks in it is another set.
-    """
-    older = "put X in/on Y\n" if game.grammar == "put" else ""
-    return hashlib.sha256((older + game.pddl_problem.strip()).encode()).hexdigest()[:16]
-
-
-def detect_grammar(text: str) -> Grammar:
-    """Which of the two grammars a game's grammar text is."""
-    return "put" if re.search(r"put \{o\} in/on \{r\}", text) else "move"
-
-
-def to_json(game: Game, domain: str, grammar: str) -> dict[str, Any]:
-    """The official ``game.tw-pddl`` content; ``grammar`` holds the placeholder UNKNOWN GOAL."""
-    placed, n = re.subn(r"(Your task is to: )UNKNOWN GOAL\.?", lambda m: m[1] + game.task, grammar)
-    if n != 1:
-        raise DataError("The grammar text has no line 'Your task is to: UNKNOWN GOAL'.")
-    return {
-        "pddl_domain": domain,
-        "grammar": placed,
-        "pddl_problem": game.pddl_problem,
-        "walkthrough": list(game.walkthrough),
-        "solvable": game.solvable,
-    }
-
-
-def from_json(raw: bytes, task_id: str, where: str) -> Game:
-    """Read a ``game.tw-pddl`` or a packed line; ``where`` is its file (and line)."""
-    try:
-        data = json.loads(raw)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON: {error}.\n  {_REMEDY}") from None
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: holds a {type(data).__name__}, not an object.\n  {_REMEDY}")
-    problem = _field(data, "pddl_problem", str, where)
-    walkthrough = _field(data, "walkthrough", list, where)
-    grammar: Grammar = "move"
-    if "grammar" in data:
-        text = _field(data, "grammar", str, where)
-        grammar = detect_grammar(text)
-        found = _TASK.search(text)
-        if found is None:
-            raise DataError(
-                f"{where}: field 'grammar' has no 'Your task is to: ' line.\n  {_REMEDY}"
-            )
-        task = found[1]
-    else:
-        task = _field(data, "task", str, where)
-    return Game(
-        id=task_id,
-        task=task,
-        pddl_problem=problem,
-        walkthrough=tuple(map(str, walkthrough)),
-        task_type=str(data.get("task_type") or task_type(task_id)),
-        grammar=grammar,
-        solvable=bool(data.get("solvable", True)),
-    )
-
-
-def _field(data: dict[str, Any], name: str, kind: type, where: str) -> Any:
-    if name not in data:
-        raise DataError(f"{where}: field '{name}' is missing.\n  {_REMEDY}")
-    if not isinstance(data[name], kind):
-        found = type(data[name]).__name__
-        raise DataError(
-            f"{where}: field '{name}' is a {found}, expected a {kind.__name__}.\n  {_REMEDY}"
-        )
-    return data[name]
 
 
 class Games(Protocol):
@@ -174,9 +60,6 @@ def _open_games(data: str) -> Games:
 class BuiltinGames:
     """Games that this project generates itself."""
 
-    def __init__(self) -> None:
-        self._module = importlib.import_module("harness_envs.alfworld.builtin")
-
     def splits(self) -> Sequence[str]:
         return ("train", "dev", "valid_seen", "valid_unseen", "valid")
 
@@ -184,16 +67,14 @@ class BuiltinGames:
         if split not in self.splits():
             raise ConfigError(unknown("split of built-in ALFWorld", split, self.splits()))
         if split == "valid":
-            return [*self._module.ids("valid_seen"), *self._module.ids("valid_unseen")]
-        found: Sequence[str] = self._module.ids(split)
-        return found
+            return [*builtin.ids("valid_seen"), *builtin.ids("valid_unseen")]
+        return builtin.ids(split)
 
     def game(self, task_id: str) -> Game:
-        found: Game = self._module.game(task_id)
-        return found
+        return builtin.game(task_id)
 
     def content_hash(self, task_id: str) -> str:
-        key = f"{self._module.VERSION}:{task_id}"
+        key = f"{builtin.VERSION}:{task_id}"
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
@@ -204,7 +85,7 @@ class FolderGames:
         if not root.is_dir():
             raise DataError(
                 f"ALFWorld data: '{root}' is not a folder. Point data= at the folder that holds "
-                f"'{RELEASE}' or '<split>.jsonl.xz'.\n  {_REMEDY}"
+                f"'{RELEASE}' or '<split>.jsonl.xz'.\n  {REMEDY}"
             )
         self.root = root
         self._layout = root / RELEASE if (root / RELEASE).is_dir() else root
@@ -220,7 +101,7 @@ class FolderGames:
         if not self._folders and not self._files:
             raise DataError(
                 f"ALFWorld data: '{root}' holds no games: neither '{RELEASE}/<split>/<task>/<trial>"
-                f"/{GAME_FILE}' nor '<split>.jsonl[.xz|.gz]'.\n  {_REMEDY}"
+                f"/{GAME_FILE}' nor '<split>.jsonl[.xz|.gz]'.\n  {REMEDY}"
             )
 
     def splits(self) -> Sequence[str]:
@@ -248,7 +129,7 @@ class FolderGames:
         if split not in self.splits():
             raise DataError(
                 f"ALFWorld data in '{self.root}' has no split '{split}' (task '{task_id}'); "
-                f"it has: {', '.join(self.splits())}.\n  {_REMEDY}"
+                f"it has: {', '.join(self.splits())}.\n  {REMEDY}"
             )
         raise ConfigError(unknown("ALFWorld task", task_id, self.ids(split)))
 
@@ -283,7 +164,7 @@ class PackedSplit:
                 self.lines[task_id] = (self._file.tell(), len(raw), line)
                 self._file.write(raw)
         except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError) as error:
-            raise DataError(f"{path}: cannot be read: {error}.\n  {_REMEDY}") from error
+            raise DataError(f"{path}: cannot be read: {error}.\n  {REMEDY}") from error
         self._file.flush()
 
     def _games(self) -> Iterator[tuple[str, bytes, int]]:
@@ -308,9 +189,9 @@ class PackedSplit:
         found = _LINE_ID.match(raw)
         where = f"{self.path}:{number}"
         try:
-            return found[1].decode() if found else str(_field(json.loads(raw), "id", str, where))
+            return found[1].decode() if found else str(field(json.loads(raw), "id", str, where))
         except (ValueError, TypeError) as error:
-            raise DataError(f"{where}: not a packed game: {error}.\n  {_REMEDY}") from None
+            raise DataError(f"{where}: not a packed game: {error}.\n  {REMEDY}") from None
 
     def ids(self) -> Sequence[str]:
         return sorted(self.lines)

@@ -3,7 +3,7 @@
 Holds out of the official train split 1,000 and 200 games: whole task folders, drawn by seed and
 stratified by task type. A random draw of games would leave a sibling trial of most in train.
 ``--ids FILE`` first rewrites the list of official games from ``{split: {task id: hash}}`` (JSON,
-plain or .xz), the hash being ``games.content_hash``; without it the committed list is used.
+plain or .xz), the hash being ``game.content_hash``; without it the committed list is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness_envs.alfworld.games import group, task_type
+from harness_envs.alfworld.game import group, task_type
 from harness_envs.alfworld.tasksets import official_games
 
 SEED = 20261124

@@ -15,7 +15,8 @@ from importlib.resources import files
 
 from harness.tasksets import TaskSet
 from harness.types import Task
-from harness_envs.alfworld.games import BuiltinGames, group
+from harness_envs.alfworld.game import group
+from harness_envs.alfworld.games import BuiltinGames
 
 ENV = "alfworld"
 #: Steps an agent has; those of others are in ``protocols``.

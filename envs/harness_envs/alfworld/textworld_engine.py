@@ -18,7 +18,7 @@ from typing import IO
 import msgspec
 
 from harness.errors import EnvError, MissingDependency
-from harness_envs.alfworld.games import Game
+from harness_envs.alfworld.game import Game
 
 #: Seconds an answer may take. The slowest recorded start of an official game took 11 s.
 TIMEOUT = 180.0

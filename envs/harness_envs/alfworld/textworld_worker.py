@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from harness_envs.alfworld.fast import HELP
-from harness_envs.alfworld.games import Game, to_json
+from harness_envs.alfworld.game import Game, to_json
 from harness_envs.alfworld.textworld_engine import Reply, Request
 
 

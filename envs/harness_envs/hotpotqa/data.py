@@ -101,6 +101,12 @@ def pages_hash(question: Question) -> str:
     return hashlib.sha256("\0".join(titles).encode()).hexdigest()[:12] if titles else ""
 
 
+def content_hash(question: Question) -> str:
+    """16 hex digits of question and answer, as task sets say them."""
+    text = f"{question.question}\0{question.answer}"
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
 class BuiltinQuestions:
     """Questions and pages that come with this project."""
 

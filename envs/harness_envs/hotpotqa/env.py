@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import typing
@@ -162,9 +161,7 @@ class HotPotQAEnv(Environment):
 
     def content_hash(self, task_id: str) -> str:
         """Of question and answer; the pages have ``corpus_hash``."""
-        question = self.question(task_id)
-        text = f"{question.question}\0{question.answer}"
-        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+        return sources.content_hash(self.question(task_id))
 
     def solution(self) -> Sequence[str]:
         """Search every supporting page, then give the answer."""

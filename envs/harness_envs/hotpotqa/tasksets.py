@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.tasksets import TaskSet
 from harness.types import Task
+from harness_envs.hotpotqa.data import content_hash, open_data
 
 ENV = "hotpotqa"
 #: Steps an agent has on our sets, and as ReAct's paper gives them.
@@ -23,11 +24,9 @@ DEV_CONTEXT_PAGES = "e282bcc75e114fd6"
 
 
 def _builtin(split: str) -> TaskSet:
-    from harness_envs.hotpotqa.env import HotPotQAEnv
-
-    env = HotPotQAEnv()
-    content = {id_: env.content_hash(id_) for id_ in env.task_ids(split)}
-    options = {"backend": "corpus", "corpus_hash": env.corpus(split).fingerprint}
+    data = open_data("builtin")
+    content = {id_: content_hash(question) for id_, question in data.tasks(split).items()}
+    options = {"backend": "corpus", "corpus_hash": data.corpus(split).fingerprint}
     return _set(f"builtin-{split}", content, MAX_STEPS, options)
 
 
