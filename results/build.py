@@ -54,14 +54,15 @@ None yet: the figures below are measured, but their runs are not kept with the p
 TRIAL = """\
 ## The trial, {name}
 
-{done} of {planned} cells are done. Plan, results and the weights that students start from are in
-[trial/{name}](trial/{name}), of traces and the teacher's runs what it decided; students, their training logs and
-their episodes are not kept. All below again from what is kept, without data: `harness reproduce {table} --scale
-{scale} --report --out results/trial/{name}`. To go on with it: `harness fetch alfworld --to DATA/alfworld`, `mkdir -p
-results/reproduce`, `cp -r results/trial/{name} results/reproduce/`, `HARNESS_DATA=DATA harness reproduce {table}
---scale {scale} --jobs 2`; `--export results/trial/{name}` brings it back here. (`harness view A B --task ID` needs
-episodes, so students trained again.) ALFWorld is played for 25 steps here, for 40 in the reference runs above; words
-and tokens a step are the mean of each episode's own, not pooled; CoT match is with the teacher.
+{done} of {planned} cells are done. Plan and results are in [trial/{name}](trial/{name}), the weights that students
+start from in [trial/{starts}](trial/{starts}/models), of traces and the teacher's runs what it decided; students, their
+training logs and their episodes are not kept. All below again from what is kept, without data: `harness reproduce
+{table} --scale {scale} --report --out results/trial/{name}`. To go on with it: `harness fetch alfworld --to
+DATA/alfworld`, `mkdir -p results/reproduce`, `cp -r results/trial/{name} results/reproduce/`, `HARNESS_DATA=DATA
+{models}harness reproduce {table} --scale {scale} --jobs 2`; `--export
+results/trial/{name}` brings it back here. (`harness view A B --task ID` needs episodes, so students trained again.)
+ALFWorld is played for 25 steps here, for 40 in the reference runs above; words and tokens a step are the mean of each
+episode's own, not pooled; CoT match is with the teacher.
 
 """
 
@@ -90,7 +91,13 @@ def trial(folder: Path) -> str:
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         cli.show_report(found, folder, markdown=True)
+    given = [p.cell.given.removeprefix("models:") for p in found.cells if p.cell.given]
+    given = [name for name in given if ":" not in name]
+    kept = sorted(path.parent for path in folder.parent.glob("*/models"))
+    starts = next(k for k in kept if all((k / "models" / name).is_dir() for name in given))
     head = TRIAL.format(
+        starts=starts.name,
+        models="" if starts == folder else f"HARNESS_MODELS=results/trial/{starts.name}/models ",
         name=found.grid.name, table=found.grid.table, scale=found.grid.scale,
         done=sum(plan.done(folder, p) is not None for p in found.cells), planned=len(found.cells),
     )  # fmt: skip
