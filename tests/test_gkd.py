@@ -225,6 +225,16 @@ def test_on_policy_training_goes_on_exactly_where_it_stopped(tmp_path, teacher):
         assert_notes_tell_all_rounds(out)
 
 
+def test_a_tracker_is_sent_every_round(tmp_path, teacher):
+    from test_trackers import scalars  # skips where trackers are not installed
+
+    out = gkd(tmp_path / "told", teacher, "--tracker", "tensorboard")
+    found = scalars(out / "training")
+    for line in lines(out):
+        assert found["loss", line["step"]] == pytest.approx(line["loss"], rel=1e-6)
+    assert len({step for _, step in found}) == 4
+
+
 def assert_notes_tell_all_rounds(out: Path) -> None:
     """As other students' do: N_r : N_a, supervised tokens, packages, and hashes of the runs."""
     notes = checkpoint.read_notes(out)

@@ -58,3 +58,10 @@ def test_a_tracker_that_is_not_there_is_refused(tmp_path, name, told):
     args = [str(recipe(tmp_path, steps=5)), "--data", str(run), "--out", str(tmp_path / "out")]
     with pytest.raises(ConfigError, match=told):
         cli.main([*args, "--quiet", "--tracker", name])
+
+
+def test_what_another_library_trains_is_not_promised_to_a_tracker(tmp_path):
+    arm = "[objective]\nname = 'minillm'\n[teacher]\ncheckpoint = 'none'\nsignal = 'live'\n"
+    args = [str(recipe(tmp_path, arm, steps=5)), "--out", str(tmp_path / "out"), "--quiet"]
+    with pytest.raises(ConfigError, match="which TRL trains"):
+        cli.main([*args, "--tracker", "tensorboard"])

@@ -13,7 +13,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,14 @@ def played_tasks(play: OnPolicy, seed: int) -> list[tuple[str, str]]:
 def train_on_policy(
     recipe: Recipe, play: OnPolicy, out: Path, notes: dict[str, Any], teacher: Any, tok: Any,
     *, quiet: bool = False, device: torch.device = CPU,
+    send: Callable[[dict[str, Any]], None] | None = None,
 ) -> Result:  # fmt: skip
     """Rounds of play and training in ``out``, from where they stopped.
 
     ``teacher`` is the loaded model of ``recipe.teacher``, whose tokenizer ``tok`` is.
     ``optim.max_minutes`` counts from here on, play and all: when they are over, no other round
-    begins. ``notes`` are written with what the rounds were learned from. Raises DataError where a
-    round leaves nothing to learn from.
+    begins. ``notes`` are written with what the rounds were learned from; ``send`` as in ``train``.
+    Raises DataError where a round leaves nothing to learn from.
     """
     begun = time.monotonic()
 
@@ -154,7 +155,7 @@ def train_on_policy(
         within = msgspec.structs.replace(recipe, optim=optim)
         result = train(
             within, recipe_hash(recipe), corpus, tok, out, told,
-            teacher=teacher, quiet=quiet, part=Part(*part), device=device,
+            teacher=teacher, quiet=quiet, part=Part(*part), device=device, send=send,
         )  # fmt: skip
         if result.reason == "time" or result.step < part[1]:  # out of time, or [dev] had enough
             break

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ from harness_distillation.recipe import OnPolicy, Optim, Recipe, recipe_hash
 from harness_distillation.recordings import collect_all
 from harness_distillation.supervision import check_classes, shuffle_labels
 from harness_distillation.teachers import cached_likelihoods, cached_teacher, load_teacher
-from harness_distillation.trackers import check_trackers
+from harness_distillation.trackers import Trackers, check_trackers
 from harness_distillation.train import Corpus, Result, train
 
 
@@ -113,7 +113,7 @@ def distill(
             if us.first:
                 check_evaluate(recipe)
         if recipe.on_policy is not None:
-            result = _on_policy(recipe, recipe.on_policy, place, last, quiet, here)
+            result = _on_policy(recipe, recipe.on_policy, place, last, quiet, here, trackers)
         else:
             result = _from_traces(recipe, place, us, last, quiet, here, trackers, lock, begun)
         if until == "evaluate" and us.first and result is not None and result.reason == "finished":
@@ -241,19 +241,22 @@ def _from_traces(
         corpus = Corpus(samples, learn, held, whole_hash(prepared, pairs), pairs, numbered)
         live = teacher if recipe.teacher is not None and recipe.teacher.signal == "live" else None
         del teacher  # cached, it need not stay in the device's memory
-        result = train(
-            recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
-            cache=cache, teacher=live, entropy=entropy, ranks=us, quiet=quiet, device=here,
-            trackers=trackers,
-        )  # fmt: skip
+        asked = trackers if us.first else ()
+        with closing(Trackers(asked, recipe, place.training)) as sent:
+            result = train(
+                recipe, recipe_hash(recipe), corpus, tok, place.training, notes,
+                cache=cache, teacher=live, entropy=entropy, ranks=us, quiet=quiet, device=here,
+                send=sent.log,
+            )  # fmt: skip
     if us.first:
         _finish(place, result, tok)
     return result
 
 
 def _on_policy(
-    recipe: Recipe, play: OnPolicy, place: Workplace, until: str, quiet: bool, here: torch.device
-) -> Result | None:
+    recipe: Recipe, play: OnPolicy, place: Workplace, until: str, quiet: bool,
+    here: torch.device, trackers: Sequence[str],
+) -> Result | None:  # fmt: skip
     """Objective ``gkd``: no traces and no cache, the student's own episodes round by round."""
     if until in ("collect", "prepare", "cache"):
         say(quiet, f"objective 'gkd' has no stage '{until}', it plays as it trains: nothing done")
@@ -278,8 +281,11 @@ def _on_policy(
         "scores": {},
     }
     write(place.training / RECIPE, recipe)
-    result = train_on_policy(recipe, play, place.training, notes, teacher, tok, quiet=quiet,
-                             device=here)  # fmt: skip
+    with closing(Trackers(trackers, recipe, place.training)) as sent:
+        result = train_on_policy(
+            recipe, play, place.training, notes, teacher, tok,
+            quiet=quiet, device=here, send=sent.log,
+        )  # fmt: skip
     _finish(place, result, tok)
     return result
 

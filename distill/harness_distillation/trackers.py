@@ -22,8 +22,8 @@ def check_trackers(names: Sequence[str], recipe: Recipe) -> None:
     """Refuse trackers that are unknown or not installed, or whose recipe tells them nothing."""
     if not names:
         return
-    if recipe.objective.name in ("gkd", "minillm"):
-        raise ConfigError(f"--tracker: objective '{recipe.objective.name}' sends no log to it.")
+    if recipe.objective.name == "minillm":
+        raise ConfigError("--tracker: objective 'minillm', which TRL trains, sends no log to it.")
     tracking = require("accelerate", "trackers", "Sending a log to a tracker").tracking
     known = [str(name) for name in tracking.LOGGER_TYPE_TO_CLASS]
     here = [str(name) for name in tracking.get_available_trackers()]

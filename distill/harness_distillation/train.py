@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +33,6 @@ from harness_distillation.supervision import shares
 from harness_distillation.teacher_cache import Cache
 from harness_distillation.teacher_signal import LABELS, Signal, count
 from harness_distillation.tokenizer import CLASSES, class_of
-from harness_distillation.trackers import Trackers
 from harness_distillation.training_log import LOG, log_line, truncate
 
 #: Samples that an error names.
@@ -88,15 +86,15 @@ def train(
     quiet: bool = False,
     part: Part | None = None,
     device: torch.device = CPU,
-    trackers: Sequence[str] = (),
+    send: Callable[[dict[str, Any]], None] | None = None,
 ) -> Result:
     """Train a student as ``recipe`` says, from its start or from the newest checkpoint in ``out``.
 
     ``cache`` or ``teacher`` (a live model) give what an objective with a teacher needs, a cache or
-    ``entropy`` fp [taught tokens] what a curriculum asks of the teacher. With
-    several ``ranks`` each reads its part of a step's rows and the first writes. The model is put
-    on ``device``, and a live ``teacher`` must be there. ``trackers`` are sent the log. With
-    ``[dev]`` the result is the checkpoint that won most, and training may stop early (``gate``).
+    ``entropy`` fp [taught tokens] what a curriculum asks of the teacher. With several ``ranks``
+    each reads its part of a step's rows and the first writes. The model is put on ``device``, and
+    a live ``teacher`` must be there. ``send`` is given each line of the log. With ``[dev]`` the
+    result is the checkpoint that won most, and training may stop early (``gate``).
     ``part``: only those of the recipe's steps, "finished" when they are taken. Raises Diverged (the
     last good checkpoint stays), DataError when ``out`` was made by another recipe or other
     samples. Nobody else may be training there (``locks.owned``).
@@ -209,7 +207,6 @@ def train(
         term_waits() as ended,
         Progress(recipe.name, optim.steps, state.step, hushed, told) as progress,
         (out / LOG if ranks.first else Path(os.devnull)).open("ab") as log,
-        closing(Trackers(trackers if ranks.first else (), recipe, out)) as sent,
     ):
         over = play()
         while state.step < end and not over:
@@ -278,7 +275,8 @@ def train(
             log.write(msgspec.json.encode(line) + b"\n")
             log.flush()  # a line that finds no room raises, where an unbuffered write is cut short
             progress.step(state.step, line)
-            sent.log(line)
+            if send is not None:
+                send(line)
             told_to_end = ranks.any(ended())
             out_of_time = told_to_end or ranks.any(
                 optim.max_minutes is not None and state.seconds - before >= 60 * optim.max_minutes
