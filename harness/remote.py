@@ -38,8 +38,13 @@ class RemoteEnvironment(Environment):
         there.close()
         self._pipe = Connection(here.detach())
         self._who = f"{name} worker"
-        self._pipe.send((name, keywords))
-        self._answer()
+        try:
+            with suppress(OSError):  # of one that is dead already the answer tells
+                self._pipe.send((name, keywords))
+            self._answer()
+        except EnvError:
+            self.close()
+            raise
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
