@@ -93,7 +93,7 @@ def trial(folder: Path) -> str:
         cli.show_report(found, folder, markdown=True)
     given = [p.cell.given.removeprefix("models:") for p in found.cells if p.cell.given]
     given = [name for name in given if ":" not in name]
-    kept = sorted(path.parent for path in folder.parent.glob("*/models"))
+    kept = [folder, *sorted(folder.parent.iterdir())]
     starts = next(k for k in kept if all((k / "models" / name).is_dir() for name in given))
     head = TRIAL.format(
         starts=starts.name,

@@ -173,7 +173,7 @@ class Batch:
         self._pace.end(said)
 
     def drop(self) -> list[Request]:
-        """Who played, none of whom plays any longer; all memory is given back."""
+        """Who played, none of whom plays any longer; the rows' memory is given back."""
         rows, self.rows = self.rows, []
         self.slots.clear()
         return rows
