@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,9 @@ from harness.cost import completions
 from harness.cot import NONE, Reference, is_thought, match, parts, words
 from harness.protocol import Protocol
 from harness.types import Completion, Episode, Outcome, Step
+
+#: Outcomes met in fewer clusters of tasks than this cannot stand for clusters not met.
+MANY = 15
 
 
 class EpisodeMetrics(msgspec.Struct, frozen=True, gc=False):
@@ -145,22 +148,34 @@ def wilson(successes: float, n: float, z: float = 1.959963984540054) -> tuple[fl
     return low, high
 
 
+def evenly(counts: Iterable[float]) -> float:
+    """Groups that would hold these counts were they even: the square of their sum over the sum of
+    their squares (Kish's effective number); 0 for none."""
+    total = squares = 0.0
+    for count in counts:
+        total, squares = total + count, squares + count * count
+    return total * total / squares if squares else 0.0
+
+
 def worth(played: Mapping[str, int], won: Mapping[str, int]) -> float:
     """How many independent episodes know a success share as well as these, of which ``played`` and
     ``won`` say how many a group of tasks has: between the groups and all episodes.
 
     Tasks of one group, and repeats of a task (seeds, attempts), tell of that group alone, and of
     others only as far as chance decides them (the effective sample size of Korn and Graubard,
-    Survey Methodology 24, 1998).
+    Survey Methodology 24, 1998). Where wins, or losses, lie ``evenly`` in fewer than ``MANY``
+    groups, how far chance decides is hardly seen, and they count as if it decided nothing.
     """
     n, groups = sum(played.values()), len(played)
     if n == groups:
         return float(n)
     # What they are worth where every group is won always or never.
-    least = n * n / sum(count * count for count in played.values())
-    p = sum(won.get(group, 0) for group in played) / n
-    if groups < 2 or p in (0.0, 1.0):
+    least = evenly(played.values())
+    wins = [won.get(group, 0) for group in played]
+    losses = [count - win for count, win in zip(played.values(), wins, strict=True)]
+    if min(evenly(wins), evenly(losses)) < MANY:
         return least
+    p = sum(wins) / n
     parts = sum((won.get(group, 0) - p * count) ** 2 for group, count in played.items())
     variance = parts * groups / (groups - 1) / n**2
     most = p * (1 - p) * n / (n - 1)

@@ -20,15 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics import wilson
+from harness.metrics import MANY, evenly, wilson
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: Fewer clusters than this give no interval to a task type, or to a quantity that is no share.
 FEWEST = 10
-#: Where the sides part in fewer clusters, these cannot stand for those not met.
-MANY = 20
 #: A variance below this is rounding.
 _NOTHING = 1e-20
 
@@ -45,6 +43,16 @@ class Estimate(NamedTuple):
     low_90: float
     high_90: float
     p: float
+
+
+class Share(NamedTuple):
+    """One agent's success share, its 95 % interval, and how many independent episodes know it as
+    well."""
+
+    value: float
+    low: float
+    high: float
+    worth: float
 
 
 class Spread(NamedTuple):
@@ -78,12 +86,13 @@ def shares(
 ) -> Estimate:
     """The difference of two success shares (0/1 outcomes).
 
-    Several replicates: ``crossed``; where the sides part in fewer than ``MANY`` clusters, on each
-    side the wider of it and what follows, which takes replicates for repeats.
+    Several replicates: ``crossed``; where the sides part in fewer than ``metrics.MANY`` clusters,
+    on each side the wider of it and what follows, which takes replicates for repeats.
     One: on each side the wider of the cluster bootstrap and Newcombe's score interval, the latter
-    with the effective number of pairs and Student's quantiles over the clusters (Korn and Graubard,
-    Survey Methodology 24, 1998): a bootstrap of outcomes that never differ has no width, and would
-    call two agents equal after a handful of tasks. p is by sign flips.
+    with the effective number of pairs (the ``fewest`` where few clusters part) and Student's
+    quantiles over the clusters (Korn and Graubard, Survey Methodology 24, 1998): a bootstrap of
+    outcomes that never differ has no width, and would call two agents equal after a handful of
+    tasks. p is by sign flips.
     """
     weight = np.ones(len(won_a)) if weight is None else weight
     difference = won_a - won_b
@@ -106,9 +115,35 @@ def shares(
     )
 
 
-def parted(rows: Any, cluster: Ints) -> int:
-    """Clusters in which some of these rows lie."""
-    return len(np.unique(cluster[np.asarray(rows, dtype=bool)]))
+def share(won: Floats, cluster: Ints, replicate: Ints, weight: Floats) -> Share:
+    """One agent's success share (0/1 outcomes): ``crossed`` over several replicates, Wilson's
+    interval for as many episodes as these are worth over one, and the wider of both where ``few``
+    clusters tell."""
+    value = _mean(won, weight)
+    n = effective(won, cluster, weight)
+    if few(won, cluster):
+        n = min(n, fewest(cluster, weight))
+    low, high = wilson(n * value, n)
+    found = crossed(won, cluster, replicate, weight)
+    if found is None:
+        return Share(value, low, high, n)
+    variance = float(np.average((won - value) ** 2, weights=weight))
+    worth = min(float(len(won)), max(1.0, variance / found.error**2))
+    found = _within(found)
+    if few(won, cluster):
+        return Share(value, max(0.0, min(low, found.low)), max(high, found.high), min(worth, n))
+    return Share(value, max(0.0, found.low), found.high, worth)
+
+
+def few(won: Floats, cluster: Ints) -> bool:
+    """Whether wins, or losses, lie in so few clusters that these cannot stand for others."""
+    return min(parted(won == outcome, cluster) for outcome in (1.0, 0.0)) < MANY
+
+
+def parted(rows: Any, cluster: Ints) -> float:
+    """Clusters in which these rows lie, as many as would hold them evenly (``evenly``)."""
+    _, held = np.unique(cluster[np.asarray(rows, dtype=bool)], return_counts=True)
+    return evenly(held)
 
 
 def _within(found: Estimate) -> Estimate:
@@ -125,8 +160,9 @@ def _one_replicate(
     difference = won_a - won_b
     drawn = bootstrap(difference, cluster, weight, draws=draws)
     n = effective(difference, cluster, weight)
-    if len(np.unique(replicate)) > 1:  # repeats of a task that parted nobody tell of no other task
-        n = min(n, float(len(np.unique(cluster))))
+    # Tasks that parted nobody, and their repeats, tell of no other cluster.
+    if parted(won_a != won_b, cluster) < MANY or len(np.unique(replicate)) > 1:
+        n = min(n, fewest(cluster, weight))
     wide, narrow = _quantiles(max(1, len(np.unique(cluster)) - 1))
     score = {z: newcombe(won_a, won_b, n, z, weight) for z in (wide, narrow)}
     return drawn._replace(
@@ -303,17 +339,23 @@ def bootstrap(
 
 def effective(difference: Floats, cluster: Ints, weight: Floats) -> float:
     """How many independent pairs would know the mean difference as well as these rows: their
-    variance over the variance of the mean, at most all rows; the clusters where nothing varies."""
+    variance over the variance of the mean, at most all rows; ``fewest`` where nothing varies."""
     n = len(difference)
-    clusters = len(np.unique(cluster))
     share = weight / weight.sum()
     mean = float((share * difference).sum())
     single = float((share * (difference - mean) ** 2).sum()) * n / max(1, n - 1)
     table, *_ = _contributions(difference, cluster, np.zeros(n, dtype=np.int64), weight)
     whole = _spread(table.sum(0))
     if whole < _NOTHING or single < _NOTHING:
-        return float(clusters)
+        return fewest(cluster, weight)
     return min(max(single / whole, 1.0), float(n))
+
+
+def fewest(cluster: Ints, weight: Floats) -> float:
+    """How many independent pairs the rows are worth where those of one cluster all come out alike:
+    as many as there are clusters if these weigh alike, the fewer the more uneven they are."""
+    names, g = np.unique(cluster, return_inverse=True)
+    return evenly(np.bincount(g.reshape(-1), weights=weight, minlength=len(names)))
 
 
 def newcombe(

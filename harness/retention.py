@@ -40,7 +40,8 @@ def retention(
     One replicate: MOVER-R (Donner and Zou, Statistical Methods in Medical Research 21, 2012,
     eq. 9) on Wilson's limits, paired as Newcombe pairs differences. Several: Fieller's set, all
     ratios r at which student - r teacher is not told from 0 over crossed replicates and clusters;
-    where the student won, or lost, in fewer than ``paired.MANY`` clusters, the wider of both.
+    where the student won, or lost, in fewer than ``metrics.MANY`` clusters, the wider of both. In
+    so few, one replicate counts as ``paired.fewest`` pairs at most.
     """
     weight = np.ones(len(student)) if weight is None else weight
     p, q = float(np.average(student, weights=weight)), float(np.average(teacher, weights=weight))
@@ -50,9 +51,8 @@ def retention(
     low, high = _mover(student, teacher, cluster, weight, p / q)
     if several:
         of_seeds = _fieller(student, teacher, cluster, replicate, weight, p / q)
-        won, lost = (paired.parted(student == value, cluster) for value in (1.0, 0.0))
-        few = min(won, lost) < paired.MANY
-        low, high = (min(low, of_seeds[0]), max(high, of_seeds[1])) if few else of_seeds
+        both = min(low, of_seeds[0]), max(high, of_seeds[1])
+        low, high = both if paired.few(student, cluster) else of_seeds
     return Ratio(p / q, low, high)
 
 
@@ -61,6 +61,8 @@ def _mover(
     weight: paired.Floats, ratio: float,
 ) -> tuple[float, float]:  # fmt: skip
     n = paired.effective(student - ratio * teacher, cluster, weight)
+    if paired.few(student, cluster):
+        n = min(n, paired.fewest(cluster, weight))
     p, q = float(np.average(student, weights=weight)), float(np.average(teacher, weights=weight))
     phi = paired.correlation(student, teacher, n, weight)
     (low_p, high_p), (low_q, high_q) = wilson(n * p, n, _Z95), wilson(n * q, n, _Z95)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from harness import api, comparison, comparison_text, paired, registry
-from harness.metrics import EpisodeMetrics, wilson
+from harness.metrics import EpisodeMetrics
 from harness.runs import Run
 from harness.types import Outcome
 from harness_distillation.recipe import Objective
@@ -225,19 +225,19 @@ def mean(runs: dict[int, Run], value: _Value, share: bool = False) -> Mean | Non
     replicate = _codes([str(seed) for seed, _, _ in rows])
     cluster = _codes([group(row.task_id) for _, row, _ in rows])
     weight = paired.weights(replicate, _codes([row.task_id for _, row, _ in rows]))
+    if share:
+        of = paired.share(values, cluster, replicate, weight)
+        return Mean(of.value, of.low, of.high, len(rows), of.worth)
     centre = float(np.average(values, weights=weight))
     found = paired.crossed(values, cluster, replicate, weight)
     if found is None:
         n = paired.effective(values, cluster, weight)
-        if share:
-            return Mean(centre, *wilson(n * centre, n), len(rows), n)
         found = paired.means(values, cluster, replicate, weight)
         low, high = (max(0.0, found.low), found.high) if found is not None else (None, None)
         return Mean(centre, low, high, len(rows), n)
     spread = float(np.average((values - centre) ** 2, weights=weight))
     effective = min(float(len(rows)), max(1.0, spread / found.error**2))
-    high = min(1.0, found.high) if share else found.high
-    return Mean(centre, max(0.0, found.low), high, len(rows), effective)
+    return Mean(centre, max(0.0, found.low), found.high, len(rows), effective)
 
 
 def _codes(labels: Sequence[str]) -> paired.Ints:
