@@ -21,6 +21,7 @@ from harness.cli_play import (
     Reference,
     Workers,
     env_options,
+    one,
     report,
     stoppable,
 )
@@ -135,7 +136,7 @@ def score(
 @app.command("teacher-forced", rich_help_panel="More")
 def teacher_forced(
     reference: Annotated[str, typer.Argument(help="Run folder of the reference, or its agent.")],
-    agent: Agent = "",
+    agent: Agent = None,
     out: Out = RESULTS,
     env: cli_look.OnlyEnv = None,
     tasks: cli_look.OnlyTasks = None,
@@ -150,14 +151,13 @@ def teacher_forced(
     from harness import teacher_forced as forced
     from harness.sides import find_side
 
-    if not agent:
-        raise ConfigError("`harness teacher-forced` needs --agent. See `harness list agents`.")
+    player = one("teacher-forced", "agent", agent)
     runs = find_side(reference, out, env, tasks, warn)
     if len(runs) > 1:
         raise ConfigError(f"`harness teacher-forced` takes one reference, not '{reference}'.")
-    steps = Steps(f"{agent} at {runs[0].path}")
+    steps = Steps(f"{player} at {runs[0].path}")
     with stoppable(lambda: "the same command goes on"):
-        found = forced.ask(agent, runs[0], out, workers=workers, most=most, on_step=steps)
+        found = forced.ask(player, runs[0], out, workers=workers, most=most, on_step=steps)
     if json:
         print(answers.to_json(found))
     else:

@@ -272,7 +272,11 @@ def _not_empty(found: Sequence[Board], out: Path, tasks: str | None = None) -> N
     if found:
         return
     if tasks is None:
-        raise ConfigError(f"No complete runs in {out}. Make one with `harness run`.{_stopped(out)}")
+        nested = {path.parents[3] for path in out.glob("*/*/*/*/run.json")}
+        below = "".join(f"\n  There are runs in {path}: --out {path}" for path in sorted(nested))
+        raise ConfigError(
+            f"No complete runs in {out}. Make one with `harness run`.{below}{_stopped(out)}"
+        )
     from harness.runs import find_runs
 
     sets = {run.meta.task_set.name for run in find_runs(out, lambda error: None)}

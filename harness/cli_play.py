@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +18,12 @@ from harness.errors import ConfigError
 if TYPE_CHECKING:
     from harness.runs import Run, RunMeta
 
-Agent = Annotated[str, typer.Option("--agent", "-a", help="Agent: a name, .toml or checkpoint.")]
-Env = Annotated[str, typer.Option("--env", "-e", help="Environment, as in `harness list envs`.")]
+Agent = Annotated[
+    list[str] | None, typer.Option("--agent", "-a", help="Agent: a name, .toml or checkpoint.")
+]
+Env = Annotated[
+    list[str] | None, typer.Option("--env", "-e", help="Environment, as in `harness list envs`.")
+]
 Tasks = Annotated[
     str | None,
     typer.Option("--tasks", "-t", help="Task set, or part of one: 'builtin-valid[:20]'."),
@@ -62,8 +68,8 @@ Reference = Annotated[
 
 def run(
     context: typer.Context,
-    env: Env = "",
-    agent: Agent = "",
+    env: Env = None,
+    agent: Agent = None,
     tasks: Tasks = None,
     data: Data = None,
     out: Out = RESULTS,
@@ -105,8 +111,8 @@ def run(
 
 def collect(
     context: typer.Context,
-    env: Env = "",
-    agent: Agent = "",
+    env: Env = None,
+    agent: Agent = None,
     tasks: Tasks = None,
     data: Data = None,
     out: Out = RESULTS,
@@ -148,8 +154,8 @@ def collect(
 
 def _play(
     kind: str,
-    env: str,
-    agent: str,
+    envs: list[str] | None,
+    agents: list[str] | None,
     tasks: str | None,
     data: str | None,
     out: Path,
@@ -162,10 +168,7 @@ def _play(
     from harness import api, registry
     from harness.runs import utc_now
 
-    for flag, value in (("--env", env), ("--agent", agent)):
-        if not value:
-            noun = flag[2:] + "s"
-            raise ConfigError(f"`harness {kind}` needs {flag}. See `harness list {noun}`.")
+    env, agent = one(kind, "env", envs), one(kind, "agent", agents)
     config = registry.agent_config(agent)
     if settings["workers"] is None:
         settings["workers"] = registry.default_workers(config)
@@ -183,6 +186,8 @@ def _play(
             print(msgspec.json.format(msgspec.json.encode(meta), indent=1).decode())
         else:
             stdout().print(listing.plan(meta))
+        for obstacle in _obstacles(meta):
+            say(f"Now this would be refused: {obstacle}")
         seen = 100 * detectable(planned_error(len(meta.task_set.tasks)))
         n = len(meta.task_set.tasks)
         shows = (
@@ -205,6 +210,45 @@ def _play(
             config, env, tasks=tasks, out=out, limits=limits, on_episode=progress, **settings
         )
     report(run)
+    _end(run)
+
+
+def one(command: str, what: str, given: list[str] | None) -> str:
+    """The value of an option that is needed, and given once: of several the last would pass for
+    all."""
+    if not given or not given[0]:
+        raise ConfigError(f"`harness {command}` needs --{what}. See `harness list {what}s`.")
+    if len(given) > 1:
+        raise ConfigError(
+            f"`harness {command}` takes one --{what}, not {len(given)} ({', '.join(given)}). Play "
+            "one after another; `harness compare` sets their runs side by side."
+        )
+    return given[0]
+
+
+def _end(run: Run) -> None:
+    """A run that scored nothing has failed."""
+    if run.summary.errors and not run.summary.n:
+        raise typer.Exit(1)
+
+
+def _obstacles(meta: RunMeta) -> Iterator[str]:
+    """Why a planned run would be refused now: an agent, or data, that this machine lacks."""
+    from harness import registry
+    from harness.errors import HarnessError
+    from harness.execution import env_maker
+
+    try:
+        lacks = registry.missing(meta.agent)
+        if lacks is not None:
+            yield lacks
+        env = env_maker(meta, False)()
+        try:
+            env.content_hash(meta.task_set.tasks[0].id)
+        finally:
+            env.close()
+    except HarnessError as error:
+        yield str(error)
 
 
 def _estimate(meta: RunMeta, out: Path) -> str:
@@ -253,13 +297,22 @@ def _resume(context: typer.Context, path: Path, limits: Any, retry_errors: bool)
             "or play a new run without --resume."
         )
     before = only_run(path)
-    there = Counter(episode.outcome is Outcome.ERROR for episode in before.episodes())
+    there = Counter(
+        "broke" if episode.outcome is Outcome.ERROR else "won" if episode.success else "lost"
+        for episode in before.episodes()
+    )
     say(f"{before.path}: {there.total()} of {before.meta.n_episodes} episodes are there.")
-    done = there[False] if retry_errors else there.total()
+    if before.meta.status == "complete" and not (retry_errors and there["broke"]):
+        say("Nothing is left to play.")
+        report(before)
+        return
+    if retry_errors:
+        del there["broke"]
     remedy = f"`harness run --resume {before.path}`"
-    with stoppable(lambda: remedy), Progress(before.meta.agent.name, done) as progress:
+    with stoppable(lambda: remedy), Progress(before.meta.agent.name, there) as progress:
         run = api.resume(before.path, limits=limits, on_episode=progress, retry_errors=retry_errors)
     report(run)
+    _end(run)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -269,7 +322,16 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 @contextmanager
 def stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
-    """End at Ctrl-C with how to go on; None: nothing is recorded yet."""
+    """End at Ctrl-C, and at the SIGTERM of a scheduler, with how to go on; None: nothing is
+    recorded yet."""
+    code = 130
+
+    def term(number: int, frame: FrameType | None) -> None:
+        nonlocal code
+        code = 128 + number
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, term)
     try:
         yield
     except KeyboardInterrupt:
@@ -279,7 +341,9 @@ def stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
             if told is None
             else f"harness: stopped; what was played is recorded ({told})."
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(code) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _begun(out: Path, since: str) -> str | None:
@@ -300,8 +364,10 @@ def _begun(out: Path, since: str) -> str | None:
 
 
 def report(run: Run) -> None:
+    """Print a run's table, what it cost and what broke."""
     from harness import leaderboard as boards
-    from harness.cost import told
+    from harness.cost import told as spent
+    from harness.view import partial
 
     meta = run.meta
     board = boards.board(meta, [boards.Row.of(run)])
@@ -310,9 +376,11 @@ def report(run: Run) -> None:
     types = boards.type_table(board)
     if types is not None:
         page.print(types)
+    if (told := partial(run)) is not None:
+        say(told)
     print("\n".join(boards.notes(run.summary)))
     if meta.cost is not None:
-        say(told(meta.cost))
+        say(spent(meta.cost))
         if meta.cost.cut:
             say(
                 f"{meta.cost.cut} of {meta.cost.replies} replies were cut at their cap of tokens "
@@ -321,10 +389,11 @@ def report(run: Run) -> None:
     if run.summary.errors:
         first = next(e for e in run.episodes() if e.error is not None)
         assert first.error is not None
+        n = run.summary.errors
+        broke = "1 episode broke and is" if n == 1 else f"{n} episodes broke and are"
         say(
-            f"{run.summary.errors} episodes broke and are not in the score. The first, "
-            f"{first.task.id}:\n  {first.error.message}\n"
-            f"  Play them again with `harness run --resume {run.path} --retry-errors`."
+            f"{broke} not in the score. The first, {first.task.id}:\n  {first.error.message}\n"
+            f"  Play what broke again with `harness run --resume {run.path} --retry-errors`."
         )
     print(run.path)
 

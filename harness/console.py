@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.plain import plain
@@ -12,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def stdout() -> Console:
-    """The terminal, or a page of 160 columns where there is none."""
+    """The terminal, or a page of 160 columns where there is none and ``COLUMNS`` says no other."""
     from rich.console import Console
 
     console = Console(soft_wrap=False)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console = Console(width=160)
     return console
 
@@ -34,18 +36,23 @@ def warn(error: Exception) -> None:
 class Progress:
     """A bar with rates and remaining time on a terminal, a line now and then elsewhere.
 
+    ``there``: how many episodes are recorded already, by how they ended (``won``, ``broke``, ...).
     ``sampling`` False: the episodes are recorded ones, whose tokens nobody samples now.
     """
 
-    def __init__(self, label: str, done: int = 0, *, sampling: bool = True) -> None:
+    def __init__(
+        self, label: str, there: Mapping[str, int] | None = None, *, sampling: bool = True
+    ) -> None:
         import time
 
         from harness.cost import sampled
 
         self._sampled, self._tokens = (sampled if sampling else None), 0
         self._now = time.monotonic
-        self._label, self._done, self._wins, self._errors = plain(label), done, 0, 0
-        self._first = done
+        there = there or {}
+        self._label, self._done = plain(label), sum(there.values())
+        self._wins, self._errors = there.get("won", 0), there.get("broke", 0)
+        self._first = self._done
         self._start = self._told = self._now()
         self._bar: Any = None
         self._task: Any = None
@@ -81,7 +88,7 @@ class Progress:
         played = self._done - self._first
         elapsed = max(self._now() - self._start, 1e-9)
         rate = played / elapsed
-        scored = played - self._errors
+        scored = self._done - self._errors
         note = f"{100 * self._wins / scored:.0f} % won" if scored else "none scored"
         if self._errors:
             note += f", {self._errors} errors"

@@ -39,6 +39,7 @@ def diagnose(out: Path) -> Iterator[Finding]:
         "gguf": ("gguf",),
         "textworld": ("textworld", "alfworld"),
         "plots": ("matplotlib",),
+        "nouns": ("spacy",),
     }
     for extra, packages in extras.items():
         absent = [p for p in packages if find_spec(p) is None]

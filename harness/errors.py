@@ -47,7 +47,8 @@ class TraceError(HarnessError):
 
 
 class EpisodeError(HarnessError):
-    """One episode failed. Recorded with outcome ``error``; never a score."""
+    """One episode failed. Recorded with outcome ``error``; never a score. It ends a run only where
+    the first episodes all did."""
 
 
 class AgentError(EpisodeError):

@@ -16,7 +16,7 @@ from harness.cost import Cost, cost_of, total
 from harness.cot import Reference, fingerprint
 from harness.cot import references as cot_references
 from harness.env import Environment
-from harness.errors import ConfigError, DataError, TraceError, unknown
+from harness.errors import ConfigError, DataError, EpisodeError, TraceError, unknown
 from harness.metrics import EpisodeMetrics, measure
 from harness.overlap import TrainedOn, overlap
 from harness.planning import plan
@@ -40,6 +40,8 @@ from harness.types import Episode, Outcome
 
 #: Called with each finished episode and the number of episodes in the run.
 OnEpisode = Callable[[Episode, int], None]
+#: A run whose first so many episodes all broke is stopped: what is the matter is not the tasks.
+HOPELESS = 10
 
 
 def execute(
@@ -112,6 +114,8 @@ def _play(
 ) -> None:
     """Play and record what is not recorded; in the end, however it comes, note what it cost."""
     jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
+    # How many broke, while none did not. A reference is played for others, whatever it comes to.
+    broken = 0 if meta.kind != "reference" else None
     costs = [meta.cost or Cost()]
     began = time.perf_counter()
 
@@ -134,6 +138,14 @@ def _play(
             costs.append(cost_of(episode))
             if on_episode is not None:
                 on_episode(episode, meta.n_episodes)
+            broken = broken + 1 if broken is not None and episode.error is not None else None
+            if broken == HOPELESS and broken < len(jobs):
+                assert episode.error is not None
+                raise EpisodeError(
+                    f"The first {broken} episodes all broke, so the run was stopped; the last:\n"
+                    f"  {episode.error.message}\n  They are recorded. Once that is mended, go on "
+                    f"with `harness run --resume {recorder.path.parent} --retry-errors`."
+                )
     except BaseException:
         with suppress(OSError):  # of a full disk, say: what broke first tells what to do
             note_cost()

@@ -19,7 +19,7 @@ from harness.protocol import Protocol
 from harness.types import Completion, Episode, Outcome, Step
 
 #: Outcomes met in fewer clusters of tasks than this cannot stand for clusters not met.
-MANY = 15
+MANY = 20
 
 
 class EpisodeMetrics(msgspec.Struct, frozen=True, gc=False):

@@ -46,6 +46,24 @@ def folder(env: str) -> Path | None:
     return Path(absolute(shared)) / env if shared else None
 
 
+def not_built_in(what: str, env: str, files: str) -> str:
+    """What to do about a task (``what`` says which) of official data while built-in ones are
+    played; ``files`` is what those data are called."""
+    text = f"{what}, which are not built in.\n"
+    where = folder(env)
+    if where is not None and where.is_dir():
+        return f"{text}  They are in {where}: say --data official."
+    return (
+        f"{text}  Name their folder with --data FOLDER (data=FOLDER), or set {_variable(env)} and "
+        f"say --data official.\n  Get the {files} with: harness fetch {env}"
+    )
+
+
+def inside(root: Path, env: str) -> str:
+    """A hint where ``root`` is the folder around an environment's data."""
+    return f" Its folder '{env}' may be meant: {root / env}." if (root / env).is_dir() else ""
+
+
 def _variable(env: str) -> str:
     return f"{env.upper()}_DATA"
 

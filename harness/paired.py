@@ -90,7 +90,7 @@ def shares(
     on each side the wider of it and what follows, which takes replicates for repeats.
     One: on each side the wider of the cluster bootstrap and Newcombe's score interval, the latter
     with the effective number of pairs (the ``fewest`` where few clusters part) and Student's
-    quantiles over the clusters (Korn and Graubard, Survey Methodology 24, 1998): a bootstrap of
+    quantiles over them (Korn and Graubard, Survey Methodology 24, 1998): a bootstrap of
     outcomes that never differ has no width, and would call two agents equal after a handful of
     tasks. p is by sign flips.
     """
@@ -163,7 +163,7 @@ def _one_replicate(
     # Tasks that parted nobody, and their repeats, tell of no other cluster.
     if parted(won_a != won_b, cluster) < MANY or len(np.unique(replicate)) > 1:
         n = min(n, fewest(cluster, weight))
-    wide, narrow = _quantiles(max(1, len(np.unique(cluster)) - 1))
+    wide, narrow = _quantiles(max(1.0, fewest(cluster, weight) - 1))
     score = {z: newcombe(won_a, won_b, n, z, weight) for z in (wide, narrow)}
     return drawn._replace(
         error=max(drawn.error, (score[wide][1] - score[wide][0]) / (2 * wide)),
@@ -197,7 +197,7 @@ def means(
     spread = _spread(table.sum(0))
     if spread < _NOTHING:
         return None
-    student = _student(_mean(difference, weight), spread, table.shape[1] - 1.0)
+    student = _student(_mean(difference, weight), spread, max(1.0, fewest(cluster, weight) - 1))
     drawn = bootstrap(difference, cluster, weight, draws=draws)
     return student._replace(
         low=min(student.low, drawn.low),
@@ -213,9 +213,9 @@ def crossed(difference: Floats, cluster: Ints, replicate: Ints, weight: Floats) 
 
     The variance of the mean is s2(replicates)/R + s2(clusters)/G - s2(rest)/(RG), the two-way
     random-effects decomposition, never less than either of the first two. Student's t has degrees
-    of freedom between R - 1 and G - 1, harmonically by the replicates' share of the variance:
-    Satterthwaite's, who squares the shares, are too many where few replicates happen to lie close
-    together. Two replicates have one, whatever the tasks say.
+    of freedom between R - 1 and G - 1 (of G clusters as even ones), harmonically by the replicates'
+    share of the variance: Satterthwaite's, who squares the shares, are too many where few
+    replicates happen to lie close together. Two replicates have one, whatever the tasks say.
     """
     table, by_replicate, by_cluster = _contributions(difference, cluster, replicate, weight)
     r, g = table.shape
@@ -229,7 +229,8 @@ def crossed(difference: Floats, cluster: Ints, replicate: Ints, weight: Floats) 
     if variance < _NOTHING:
         return None
     share = seeds / variance
-    df = 1.0 if r == 2 else 1 / (share / (r - 1) + (1 - share) / (g - 1))
+    even = max(1.0, evenly(by_cluster) - 1)
+    df = 1.0 if r == 2 else 1 / (share / (r - 1) + (1 - share) / even)
     return _student(_mean(difference, weight), variance, df)
 
 

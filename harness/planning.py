@@ -77,6 +77,8 @@ def plan(
     task_set.check()
     if task_set.env != env:
         raise ConfigError(f"Task set '{task_set.name}' is of '{task_set.env}', not '{env}'.")
+    if isinstance(seeds, int):
+        raise ConfigError(f"seeds lists them, each an episode of every task: seeds=range({seeds}).")
     if attempts < 1 or not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError("A run needs at least one attempt and one seed, no seed twice.")
     if not 0.0 <= error_rate < 1.0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -227,6 +228,9 @@ def agent_config(name: str) -> AgentConfig:
             role="checkpoint",
             options={"checkpoint": str(path.resolve())},
         )
+    if path.suffix == ".toml" or "/" in name or os.sep in name:
+        kind = "file" if path.suffix == ".toml" else "folder"
+        raise ConfigError(f"There is no {kind} '{name}' here, which --agent could play.")
     hint = "An agent is a name, a .toml file or a checkpoint folder."
     for _, error in set_aside("agent_configs"):
         hint += f"\n  {error}"

@@ -124,6 +124,10 @@ def _absent(name: str, out: Path, recorded: Sequence[Run], asked: str | None) ->
     if others := [run for run in own if run.meta.kind in ("collect", "import")]:
         shown = "".join(f"\n  {run.path} ({run.meta.kind})" for run in others[-3:])
         return f"{text} Others are meant by their folders:{shown}"
+    stopped = [run for run in own if run.meta.kind == "run" and run.meta.status != "complete"]
+    if stopped:
+        shown = "".join(f"\n  harness run --resume {run.path}" for run in stopped[-3:])
+        return f"{text} Go on with what was stopped, or look at it by its folder:{shown}"
     make = "Make one with `harness run --agent {} --env ENV`; see `harness list runs`."
     if own or name in registry.agent_configs() or Path(name).is_file():
         return f"{text} {make.format(name)}"

@@ -11,6 +11,9 @@ from rich.text import Text
 
 from harness.plain import plain
 
+#: Columns of prose are left out before they are narrower than this.
+_PROSE = 24
+
 
 def grid(title: str, heads: Sequence[tuple[str, str]], names: Collection[str]) -> Table:
     """An empty table of (heading, "left" or "right") columns. Only those of ``names`` are broken
@@ -30,26 +33,33 @@ def fitted(
     *,
     names: Collection[str],
     always: Collection[str],
+    prose: Collection[str] = (),
 ) -> tuple[Table, list[str]]:
     """The table of ``lines`` for a terminal of ``width`` columns (None: of any), and the headings
     of the columns left out. Columns of ``always`` stay, the others as there is room for their
-    cells, from the left; where there is none even for the former, the rules go."""
+    cells, from the left, those of ``prose`` for ``_PROSE`` of each, in several lines; where there
+    is none even for the former, the rules go, and ``names`` are broken."""
     headings = [plain(heading) for heading, _ in heads]
     texts = [[plain(cell) for cell in line] for line in lines]
     every = range(len(heads))
 
     def needs(shown: Collection[int]) -> int:
         """Cells, a blank on both sides of each, rules between."""
-        widest = (max(cell_len(row[i]) for row in (headings, *texts)) for i in shown)
-        return sum(w + 3 for w in widest) + 1
+        total = 1
+        for i in shown:
+            widest = max(cell_len(row[i]) for row in (headings, *texts))
+            total += 3 + (min(widest, _PROSE) if heads[i][0] in prose else widest)
+        return total
 
     shown = [i for i in every if width is None or heads[i][0] in always]
     for i in every:
         more = sorted({*shown, i})
         if width is not None and needs(more) <= width:
             shown = more
-    made = grid(title, [heads[i] for i in shown], names)
-    if width is not None and needs(shown) > width:
+    too_wide = width is not None and needs(shown) > width
+    broken = {*prose, *(names if too_wide else ())}
+    made = grid(title, [heads[i] for i in shown], broken)
+    if too_wide:
         made.box, made.padding, made.show_edge = box.SIMPLE_HEAD, (0, 0), False
     for line in texts:
         made.add_row(*(Text(line[i]) for i in shown))

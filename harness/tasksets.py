@@ -92,7 +92,10 @@ class TaskSet(msgspec.Struct, frozen=True):
         tasks = self.tasks[part]
         start, stop, _ = part.indices(len(self.tasks))
         if not tasks:
-            raise ConfigError(f"'{self.name}[{start}:{stop}]' holds no tasks.")
+            asked = ":".join("" if end is None else str(end) for end in (part.start, part.stop))
+            raise ConfigError(
+                f"'{self.name}' has {len(self.tasks)} tasks; its part [{asked}] holds none."
+            )
         if len(tasks) == len(self.tasks):
             return self
         name = f"{self.name}[{start}:{stop}]"

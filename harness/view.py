@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from harness import tables
 from harness.errors import ConfigError
 from harness.overlap import note
 from harness.plain import plain
@@ -68,8 +69,9 @@ def select(runs: Sequence[Run], wanted: Wanted | None = None) -> Iterator[Beside
             yield row
 
 
-def listing(rows: Sequence[Beside], names: Sequence[str]) -> Table:
-    """One line a task; what is recorded is text, never markup."""
+def listing(rows: Sequence[Beside], names: Sequence[str], width: int | None = None) -> Table:
+    """One line a task; what is recorded is text, never markup. Where ``width`` columns have no
+    room for them, types and instructions are left out, which a task's own view tells."""
     several = len(names) > 1
     one = [next(e for e in row if e is not None) for row in rows]
     seeds, attempts = any(e.task.seed for e in one), any(e.attempt for e in one)
@@ -78,10 +80,9 @@ def listing(rows: Sequence[Beside], names: Sequence[str]) -> Table:
         heads += [*names, "they part at"]
     else:
         heads += ["outcome", "success", "steps", "invalid"]
-    grid = Table(header_style="bold")
     broke = ["error"] * any(e and e.error for row in rows for e in row)
-    for head in [*heads, *broke, "instruction"]:
-        grid.add_column(Text(plain(head)), overflow="fold", justify="left")
+    heads += [*broke, "instruction"]
+    lines: list[list[str]] = []
     for first, row in zip(one, rows, strict=True):
         cells = [first.task.id, *[str(first.task.seed)] * seeds, *[str(first.attempt)] * attempts]
         cells.append(first.task_type)
@@ -93,7 +94,12 @@ def listing(rows: Sequence[Beside], names: Sequence[str]) -> Table:
             cells.append(str(sum(s.invalid for s in first.steps)))
         cells += ["\n".join(e.error.message[:200] for e in row if e and e.error)] * len(broke)
         cells.append(first.instruction[:80])
-        grid.add_row(*(Text(plain(cell)) for cell in cells))
+        lines.append(cells)
+    grid, _ = tables.fitted(
+        "", [(head, "left") for head in heads], lines, width, names=("task",),
+        always=[head for head in heads if head not in ("type", "instruction")],
+        prose=("type", "error", "instruction"),
+    )  # fmt: skip
     return grid
 
 
@@ -152,15 +158,16 @@ def show(
     wanted = wanted or Wanted()
     for run in runs:
         run.check_recorded()
-    found = list(select(runs, wanted))
+    place = {task.id: i for i, task in enumerate(runs[0].meta.task_set.tasks)}
+    found = sorted(select(runs, wanted), key=lambda row: _in_order(row, place))
     names = labels(runs)
     if not found:
         raise ConfigError(f"No episode of {' or '.join(str(r.path) for r in runs)} fits.")
     if wanted.task is None or len(found) > 1:
-        console.print(listing(found[:most], names))
+        console.print(listing(found[:most], names, console.width))
         if len(found) > most:
             console.print(f"{len(found) - most} more; --most shows more.")
-        for told in trained(runs):
+        for told in [*filter(None, map(partial, runs)), *trained(runs)]:
             console.print(Text(plain(told)))
         if wanted.task is not None:
             console.print("Several fit: say which with --task ID, --seed or --attempt.")
@@ -174,6 +181,22 @@ def show(
         console.print(transcript(whole[0], names[0]))
     else:
         console.print(side_by_side(whole[0], whole[1], names))
+
+
+def _in_order(row: Beside, place: Mapping[str, int]) -> tuple[int, int, int]:
+    """Episodes are recorded as they end; they are shown in the order of the task set."""
+    task, seed, attempt = next(e.key for e in row if e is not None)
+    return place.get(task, len(place)), seed, attempt
+
+
+def partial(run: Run) -> str | None:
+    """That a run is not complete, and what this does to its figures; None: it is."""
+    if run.meta.status == "complete":
+        return None
+    return (
+        f"{run.path} is not complete: {sum(1 for _ in run.episodes())} of {run.meta.n_episodes} "
+        f"episodes, of which short ones end first. Go on with `harness run --resume {run.path}`."
+    )
 
 
 def trained(runs: Sequence[Run]) -> list[str]:
@@ -197,9 +220,9 @@ def _step(step: Step) -> Text:
     decision = step.decision
     text = Text(plain(step.observation) + "\n", style="dim")
     if decision.reasoning:
-        text.append(plain(decision.reasoning) + "\n", style="not dim blue")
-    text.append("(no action)" if decision.action is None else plain(decision.action),
-                style="not dim bold red")  # fmt: skip
+        text.append(f"Reasoning: {plain(decision.reasoning)}\n", style="not dim blue")
+    action = "(no action)" if decision.action is None else f"Action: {plain(decision.action)}"
+    text.append(action, style="not dim bold red")
     notes = []
     if step.executed:
         notes.append(f"executed as {plain(step.executed)}")

@@ -71,11 +71,11 @@ def test_progress_counts_what_broke_apart_and_shows_labels_as_they_are(tmp_path,
     won, broke = (
         SimpleNamespace(success=w, error=e, steps=()) for w, e in ((True, None), (False, "env"))
     )
-    with Progress("par\x1brot", 4) as progress:
+    with Progress("par\x1brot", {"won": 2, "lost": 2}) as progress:
         progress(won, 6)
         progress(broke, 6)
     told = capsys.readouterr().err
-    assert "par\\x1brot: 6/6 episodes, 100 % won, 1 errors" in told
+    assert "par\\x1brot: 6/6 episodes, 60 % won, 1 errors" in told
     assert "\x1b" not in told
 
 
@@ -198,7 +198,7 @@ def test_a_person_can_play(tmp_path, env, action, page, possible):
         ("run -a expret -e alfworld", "Did you mean 'expert'"),
         ("run -a expert -e alfwrld", "Did you mean 'alfworld'"),
         ("run -a expert -e alfworld -t builtin-vlid", "builtin-valid"),
-        ("run -a expert -e alfworld -t builtin-valid[900:]", "holds no tasks"),
+        ("run -a expert -e alfworld -t builtin-valid[900:]", "has 274 tasks"),
         ("run -a expert -e alfworld -t builtin-valid[-5:]", "[:20], [20:] or [20:40]"),
         ("run -a expert -e alfworld -t builtin-valid[::50]", "no negative numbers, no steps"),
         ("list tasks builtin-valid[5]", "[:20], [20:] or [20:40]"),
@@ -210,6 +210,9 @@ def test_a_person_can_play(tmp_path, env, action, page, possible):
         ("run -a expert -e alfworld --data official", "which of its tasks to play: alfworld/seen"),
         ("run -a expert -e webshop -t builtin-dev --data x", "of tasks that come with webshop"),
         ("run -a ours-760m -e alfworld", "harness distill ours-760m"),
+        ("run -a random -a expert -e alfworld", "one --agent, not 2 (random, expert)"),
+        ("run -a nope.toml -e alfworld", "There is no file 'nope.toml' here"),
+        ("run -a ./nope -e alfworld", "There is no folder './nope' here"),
         ("run --resume nowhere", "not a run folder"),
         (
             "run --resume nowhere -a random -w 2 --dry-run",
@@ -396,7 +399,9 @@ def test_a_server_stops_with_a_word(folder):
     assert "--resume" not in rest
 
 
-def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path, ended):
+    """By Ctrl-C, and by a scheduler."""
     process = subprocess.Popen(
         [*HARNESS, "run", "-a", "random", "-e", "alfworld", "-t", "builtin-train"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -409,13 +414,56 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
         time.sleep(0.02)
     (run,) = (file.parent.relative_to(tmp_path) for file in tmp_path.rglob("run.json"))
     assert " running " in harness("list", "runs", cwd=tmp_path).stdout
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ended)
     rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == 128 + ended
     assert f"`harness run --resume {run}`" in rest
     assert " stopped " in harness("list", "runs", cwd=tmp_path).stdout
     found = harness("leaderboard", cwd=tmp_path, fine=False)
     assert f"1 stopped run:\n  harness run --resume {run}" in found.stderr
+    found = harness("view", "random", cwd=tmp_path, fine=False)
+    assert f"or look at it by its folder:\n  harness run --resume {run}" in found.stderr
+    assert "is not complete: " in harness("view", run, cwd=tmp_path).stdout
+    assert (
+        "of 2400 episodes, of which short ones end first"
+        in harness("score", run, cwd=tmp_path).stderr
+    )
+
+
+def test_a_run_that_scored_nothing_has_failed(tmp_path):
+    """Of few tasks every one is tried; of many the run ends once the first ten broke."""
+    (tmp_path / "absent.toml").write_text(
+        'policy = "react"\n[options]\nbackend = "server"\n[options.server]\nmodel = "m"\n'
+        'api = "chat"\nurl = "http://127.0.0.1:9/v1"\nretries = 0\n'
+    )
+    words = ("run", "-a", "absent.toml", "-e", "alfworld", "-w", "1", "-t")
+    found = harness(*words, "builtin-dev[:1]", cwd=tmp_path, fine=False)
+    assert (found.returncode, "1 episode broke and is not in" in found.stderr) == (1, True)
+    run = found.stdout.splitlines()[-1]
+    found = harness("run", "--resume", run, cwd=tmp_path)
+    assert "Nothing is left to play." in found.stderr
+    found = harness("run", "--resume", run, "--retry-errors", cwd=tmp_path, fine=False)
+    assert found.returncode == 1
+    found = harness(*words, "builtin-dev[:12]", cwd=tmp_path, fine=False)
+    assert found.returncode == 2
+    assert "The first 10 episodes all broke, so the run was stopped" in found.stderr
+    runs = {file.parent for file in tmp_path.glob("results/alfworld/absent/*/run.json")}
+    (stopped,) = runs - {tmp_path / run}
+    assert f"harness run --resume {stopped.relative_to(tmp_path)} --retry-errors" in found.stderr
+    assert len((stopped / "episodes.jsonl").read_text().splitlines()) == 10
+
+
+def test_a_dry_run_says_what_would_be_refused(tmp_path):
+    words = ("run", "-e", "alfworld", "--dry-run", "-a")
+    found = harness(*words, "ours-760m", "-t", "seen-140", cwd=tmp_path)
+    assert "would be refused: No weights for 'ours-760m'" in found.stderr
+    assert "would be refused: 'valid_seen/" in found.stderr
+    assert "refused" not in harness(*words, "expert", cwd=tmp_path).stderr
+
+
+def test_runs_one_folder_down_are_pointed_at(folder):
+    found = harness("leaderboard", "--out", ".", cwd=folder, fine=False)
+    assert "There are runs in results: --out results" in found.stderr
 
 
 def test_a_folder_of_several_runs_is_not_gone_on_with(folder):

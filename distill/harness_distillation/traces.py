@@ -170,7 +170,8 @@ def guard(
             raise DataError(
                 f"{len(leaked)} training groups belong to '{name}', which is held out "
                 f"(first: {leaked[0]}).\n"
-                f"  Train on other tasks, or take the set out of {named_in}."
+                "  Train on other tasks (`harness collect --tasks builtin-train`, say), or "
+                f"take the set out of {named_in}."
             )
 
 

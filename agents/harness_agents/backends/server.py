@@ -190,8 +190,7 @@ class ServerBackend:
                 break
             self._closed.wait(wait)
         raise BackendError(
-            f"'{self.config.model}' gave no answer in {tries} tries; the last: {trouble}. "
-            "The episode is an error, not a score; play it again with --retry-errors."
+            f"'{self.config.model}' gave no answer in {tries} tries; the last: {trouble}."
         )
 
     def _request(

@@ -23,6 +23,10 @@ def read_text(path: Path) -> str:
     try:
         with opened(path, "rb") as file:
             raw: bytes = file.read()
+    except IsADirectoryError:
+        logs = sorted(file for file in path.rglob("*") if file.is_file() and is_records(file))
+        named = f" Name a file in it: {', '.join(map(str, logs[:3]))}." if logs else ""
+        raise DataError(f"{path} is a folder, not a log.{named}") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:

@@ -162,13 +162,10 @@ class ALFWorldEnv(Environment):
 
     def _check_place(self, task_id: str) -> None:
         """Official games are not among the built-in ones: say where to name their folder."""
-        official = task_id.rpartition("/")[2].startswith("trial_T")
-        if official and self._data == "builtin" and task_id in official_games():
-            raise DataError(
-                f"'{task_id}' is one of ALFWorld's official games, which are not built in.\n"
-                "  Name their folder with --data FOLDER (data=FOLDER), or set ALFWORLD_DATA and "
-                "say --data official.\n  Get the games with: harness fetch alfworld"
-            )
+        named_so = task_id.rpartition("/")[2].startswith("trial_T")
+        if named_so and self._data == "builtin" and task_id in official_games():
+            what = f"'{task_id}' is one of ALFWorld's official games"
+            raise DataError(official.not_built_in(what, "alfworld", "games"))
 
     @classmethod
     def fetch(cls, target: Path) -> None:

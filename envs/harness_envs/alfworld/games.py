@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from harness import official
 from harness.errors import ConfigError, DataError, unknown
 from harness_envs.alfworld import builtin
 from harness_envs.alfworld.game import REMEDY, Game, content_hash, field, from_json
@@ -101,7 +102,8 @@ class FolderGames:
         if not self._folders and not self._files:
             raise DataError(
                 f"ALFWorld data: '{root}' holds no games: neither '{RELEASE}/<split>/<task>/<trial>"
-                f"/{GAME_FILE}' nor '<split>.jsonl[.xz|.gz]'.\n  {REMEDY}"
+                f"/{GAME_FILE}' nor '<split>.jsonl[.xz|.gz]'.{official.inside(root, 'alfworld')}\n"
+                f"  {REMEDY}"
             )
 
     def splits(self) -> Sequence[str]:

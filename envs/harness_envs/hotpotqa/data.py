@@ -156,7 +156,7 @@ class FileQuestions:
         if not self._files:
             raise DataError(
                 f"HotPotQA data: '{root}' holds no questions: no file is called hotpot_<split>_* "
-                f"or <split>*.json[l].\n  {REMEDY}"
+                f"or <split>*.json[l].{official.inside(root, 'hotpotqa')}\n  {REMEDY}"
             )
         self._tasks: dict[str, dict[str, Question]] = {}
         self._corpora: dict[str, Corpus] = {}

@@ -110,8 +110,7 @@ class Wikipedia:
             if time.monotonic() + pause > end:
                 raise EnvError(
                     f"Wikipedia did not answer {address} within {self._patience:g} s of retries: "
-                    f"{fault}\n  The episode is recorded as an error; play it again with: "
-                    "harness run --resume RUN --retry-errors"
+                    f"{fault}"
                 )
             time.sleep(pause)
             wait *= 2

@@ -132,11 +132,8 @@ class WebShopEnv(Environment):
     def _find(self, task_id: str) -> Goal:
         split = task_id.partition("/")[0]
         if self._data == "builtin" and split in KINDS:
-            raise DataError(
-                f"'{task_id}' is a goal of WebShop's official data, which are not built in.\n"
-                "  Name their folder with --data FOLDER (data=FOLDER), or set WEBSHOP_DATA and say "
-                "--data official.\n  Get the files with: harness fetch webshop"
-            )
+            what = f"'{task_id}' is a goal of WebShop's official data"
+            raise DataError(official.not_built_in(what, "webshop", "files"))
         return self.shop.goal(task_id, self._goal_seed)
 
     def start(self, task_id: str) -> tuple[str, Info]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from harness import official
 from harness.errors import DataError
 from harness_envs.webshop.catalogue import REMEDY, Catalogue, Record
 
@@ -60,7 +61,10 @@ def find_products(place: Path) -> Path:
         raise DataError(f"WebShop data: '{place}' is neither a folder nor a file.\n  {REMEDY}")
     found = _named(place, PRODUCTS)
     if not found:
-        raise DataError(f"WebShop data: '{place}' holds no '{PRODUCTS}*.json[.gz]'.\n  {REMEDY}")
+        hint = official.inside(place, "webshop")
+        raise DataError(
+            f"WebShop data: '{place}' holds no '{PRODUCTS}*.json[.gz]'.{hint}\n  {REMEDY}"
+        )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise DataError(
