@@ -97,11 +97,56 @@ def test_results_equal_lucenes(shop: Shop, vectors: Path) -> None:
             ["#\ufe0f\u20e3", "*\u20e3", "1\ufe0f\u20e3"],
         ),
         ("\U0001f130 y\U0001f170", ["\U0001f130", "y\U0001f170"]),
+        ("ΑΣ İX", ["ασ", "ix"]),
         ("", []),
         (" \t\n", []),
     ],
 )
 def test_terms(text: str, expected: list[str]) -> None:
+    assert terms(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # South-East Asian scripts: no word of other letters, digits or ``_``
+        ("กwomen> xกy 1ก2 _ก_", ["ก", "women", "x", "ก", "y", "1", "ก", "2", "ก"]),
+        ("กก ข้า ကា\u19da", ["กก", "ข้า", "ကា\u19da"]),
+        ("\u0e31 x\u0e31y _\u0e31 \u0301\u0e31", ["\u0e31", "x\u0e31y", "\u0e31", "\u0e31"]),
+        # Radicals, squared katakana, old kana
+        ("x\u2e80\u2f00 々x", ["x", "\u2e80", "\u2f00", "々x"]),
+        ("x㌲y ㌲㋐カ", ["x", "㌲", "y", "㌲㋐カ"]),
+        ("\U0001b001\U0001b150 \U0001f200x", ["\U0001b001", "\U0001b150", "\U0001f200", "x"]),
+        # ``_`` joins katakana
+        ("カ_10 カ_ _カ カx ___カ_x", ["カ_10", "カ_", "_カ", "カ", "x", "___カ_x"]),
+        # Hebrew quotes
+        ("x:ש' ש\"ש\"ש ש'x", ["x:ש", 'ש"ש', "ש", "ש'x"]),
+        # Newer than Lucene's Unicode, or ideographs that are not Han
+        ("x\u0870y 1\ua7c02 \u9ff0", ["x", "y", "1", "2"]),
+        ("x\u1abfy \U00030000 \U00017000", ["x", "y"]),
+        ("\U0001fb00 1\U0001fbf0", ["\U0001fb00", "1", "\U0001fbf0"]),
+    ],
+)
+def test_terms_of_rare_characters(text: str, expected: list[str]) -> None:
+    assert terms(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\u200d☕", ["\u200d☕"]),
+        ("x\u200d☕", ["x\u200d", "☕"]),
+        ("_\u200d\u200d☕", ["\u200d\u200d☕"]),
+        *((f"❤️{end}", ["❤️"]) for end in "\ufe0f\u20e3\uff9e\u00ad\u0301\ufe0e"),
+        ("❤\u0301️\u0301", ["❤\u0301️"]),
+        ("☕\ufe0e", ["☕"]),
+        ("❤️🏻 _🏻", ["❤️", "🏻", "🏻"]),
+        ("❤️\u200d🔥 ❤️\u200d🏻 ❤️\u200dx", ["❤️\u200d🔥", "❤️\u200d🏻", "❤️", "x"]),
+        ("ℹ️x aℹ\u200d☕", ["ℹ️x", "aℹ\u200d", "☕"]),
+        ("ℹ\u200d☕x ℹ\u200dⓂx", ["ℹ\u200d☕", "x", "ℹ\u200dⓜx"]),
+    ],
+)
+def test_terms_of_emoji(text: str, expected: list[str]) -> None:
     assert terms(text) == expected
 
 
@@ -151,6 +196,9 @@ def test_long_words_are_cut_and_cost_no_time() -> None:
     assert [len(word) for word in words("x" * 600)] == [255, 255, 90]
     assert words("_" * 100_000) == []
     assert len(words("a." * 50_000)) == 391
+    for text in ("_é", "ⓜ\u200d", "😀\u200d", "_🏻", "#\u0301", "\u200d"):
+        assert len(words(text * 20_000)) <= 20_000
+    assert words("é" + "_" * 50_000) == ["é" + "_" * 254]
 
 
 @pytest.mark.parametrize("letter", ["x", "é"])

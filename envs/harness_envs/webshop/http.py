@@ -123,7 +123,11 @@ def _check(words: Sequence[str]) -> None:
 
 
 def _part(keywords: Sequence[str]) -> str:
-    """Searched words in an address: a Python list literal."""
+    """Searched words in an address: a Python list literal.
+
+    A ``search[..]`` that holds ``/``, quoted or not, is invalid over HTTP: the original's routes
+    have no page for it. In process there is no such limit.
+    """
     return quote(str(list(keywords)), safe="")
 
 

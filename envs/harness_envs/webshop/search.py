@@ -33,8 +33,8 @@ Array = npt.NDArray[Any]
 K1, B = 0.9, 0.4
 #: Lucene refuses queries of more distinct terms (``IndexSearcher.maxClauseCount``).
 MAX_TERMS = 1024
-#: Of the files on disk; another number is another index.
-FORMAT = 2
+#: Of the files on disk and the terms in them; another number is another index.
+FORMAT = 3
 _ARRAYS = ("offsets", "docs", "codes", "letters", "starts", "asins")
 #: Documents per block while an index is built.
 BLOCK = 20_000
