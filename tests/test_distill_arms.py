@@ -237,16 +237,20 @@ def test_two_ranks_take_one_processes_steps(tmp_path, teacher):
     assert len(checkpoint.complete(two / "training" / "checkpoints")) == 2
 
 
-@pytest.mark.parametrize("arm", ["label_shuffle", "random_span", "ours"])
-def test_arms_resume_exactly(tmp_path, teacher, arm):
+@pytest.mark.parametrize(("arm", "weight"), [
+    ("label_shuffle", 0.0), ("random_span", 0.0), ("ours", 0.3),
+])  # fmt: skip
+def test_arms_resume_exactly(tmp_path, teacher, arm, weight):
     """Stopped after every step and gone on from the checkpoint: the same losses, bit for bit."""
     mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
-    more = of(teacher, f"name = '{arm}'\nnormalizer = 'episode'\ncontrastive = 0.3")
+    more = of(teacher, f"name = '{arm}'\nnormalizer = 'episode'\ncontrastive = {weight}")
     whole = train(tmp_path, mixed, more, name="whole")
     for _ in range(STEPS):
         broken = train(tmp_path, mixed, more, name="broken", optim="max_minutes = 0")
-    for name in ("step", "loss", "reason", "act", "grad_norm", "contrastive", "tokens"):
+    for name in ("step", "loss", "reason", "act", "grad_norm", "tokens"):
         assert column(broken, name) == column(whole, name)
+    if weight:
+        assert column(broken, "contrastive") == column(whole, "contrastive")
 
 
 def test_equal_vocabulary_sizes_do_not_make_one_tokenizer(tmp_path, run, teacher):
@@ -381,6 +385,41 @@ def test_the_contrastive_term_prefers_what_won(tmp_path):
     wins = record(tmp_path / "wins" / "episodes.jsonl", 20)
     with pytest.raises((ConfigError, DataError), match="won and lost"):
         train(tmp_path, wins, more.format(0.3), name="none")
+
+
+@pytest.mark.parametrize("data", ["samples = 'step'", "paper_truncate = 64"])
+def test_pairs_are_cut_as_samples_are(tmp_path, data):
+    """What no sample reads is preferred by no pair: by episode, the taught tokens are those that
+    are taught of it as a sample."""
+    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
+    objective = "[objective]\nname = 'sft'\ncontrastive = 0.3\n"
+    path = recipe(tmp_path, objective)
+    text = path.read_text().replace("[data]", f"[data]\nsuccesses_only = false\n{data}")
+    path.write_text(text.replace("heldout = 0.1", "heldout = 0.0"))
+    out = tmp_path / "out"
+    args = [str(path), "--data", str(mixed), "--out", str(out), "--quiet", "--stage", "prepare"]
+    assert cli.main(args) == 0
+    samples, pairs = (
+        Samples.load(out / "training" / "data" / f"{name}.npz") for name in ("samples", "pairs")
+    )
+
+    def taught(found: Samples) -> set[bytes]:
+        every = found.kinds > 0
+        owner = np.repeat(found.episode, found.lengths)
+        return {found.ids[every & (owner == e)].tobytes() for e in set(found.episode.tolist())}
+
+    assert len(taught(pairs)) > 30
+    assert taught(pairs) <= taught(samples)
+    if "truncate" in data:
+        assert int(pairs.lengths.max()) == int(samples.lengths.max()) == 64
+
+
+@pytest.mark.parametrize("masks", ["random_span", "label_shuffle"])
+def test_masks_that_pairs_do_not_have_are_refused(tmp_path, masks):
+    more = f"[objective]\nname = 'sft'\ncontrastive = {{}}\nmasks = '{masks}'\n"
+    with pytest.raises(ConfigError, match=f'masks "{masks}" .* by their true ones'):
+        recipes.load(str(recipe(tmp_path, more.format(0.3))))
+    recipes.load(str(recipe(tmp_path, more.format(0.0))))
 
 
 # Where a student comes from -------------------------------------------------------------------
