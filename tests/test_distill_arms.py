@@ -311,6 +311,19 @@ def test_pairs_are_of_one_task():
     assert contrast.pair_up([e for e in episodes if e.success]) == []
 
 
+def test_wins_of_a_task_are_taken_in_turn():
+    """However many, no win is left out while another stands in two pairs."""
+    task = episode(0).task
+    wins, losses = (
+        [msgspec.structs.replace(episode(first + i), task=task, success=first == 0, attempt=i)
+         for i in range(4)]
+        for first in (0, 100)
+    )  # fmt: skip
+    for n in range(1, 5):
+        used = contrast.pair_up([*wins[:n], *losses])[::2]
+        assert [used.count(won) for won in wins[:n]] == [(4 + n - 1 - i) // n for i in range(n)]
+
+
 def _lines(count: int) -> list[bytes]:
     out = []
     for i in range(count):
