@@ -180,8 +180,41 @@ def test_a_comparison_tells_ties_and_the_other_effects(finished):
     assert pairs == of == 3 * 15 - 1
     assert alike == pairs - ours - token
     assert ours > 0
+    # Each student meets the one of its own seed.
+    name, won = "alfworld/builtin-valid[:15]", {}
+    for arm in report.arms(made, out):
+        for seed, run in arm.runs[name].items() if arm.name in ("ours", "token") else ():
+            for row in run.metrics:
+                if row.success is not None:
+                    won.setdefault((seed, row.task_id), {})[arm.name] = row.success
+    whole = [of for of in won.values() if len(of) == 2]
+    assert len(whole) == pairs
+    assert ours == sum(of["ours"] and not of["token"] for of in whole)
+    assert token == sum(of["token"] and not of["ours"] for of in whole)
     assert any(line.startswith("CoT overlap: ") for line in told)
     assert any(line.startswith("Steps, both solved: ") and "interval" in line for line in told)
+
+
+def test_alike_is_what_lies_within_the_grids_margin(finished):
+    """A verdict by another margin than the one that was written down first would be chosen late."""
+    made, out = finished
+    found = report.arms(made, out)
+    for margin, verdict in ((3.0, "Tied: not told apart"), (100.0, "Equivalent within 100 points")):
+        trial = msgspec.structs.replace(made.grid.trial, margin=margin)
+        under = msgspec.structs.replace(made, grid=msgspec.structs.replace(made.grid, trial=trial))
+        [told] = report.compared(under, found, ("ours", "token"))
+        assert any(line.startswith(verdict) for line in told)
+
+
+def test_of_rates_that_win_alike_the_first_is_chosen():
+    """By the share that they won, whatever the order and number of what they played."""
+
+    def tried(lr: float, won: int, n: int = 10) -> beforehand.Tried:
+        return beforehand.Tried(lr, won, n, 0, Path())
+
+    assert beforehand.best([tried(1e-3, 4), tried(2e-3, 7), tried(4e-3, 7)]).lr == 2e-3
+    assert beforehand.best([tried(1e-3, 7), tried(2e-3, 4)]).lr == 1e-3
+    assert beforehand.best([tried(1e-3, 7, 20), tried(2e-3, 6)]).lr == 2e-3
 
 
 def test_broken_episodes_choose_no_learning_rate(finished, tmp_path):
@@ -230,6 +263,12 @@ def test_each_arm_is_compared_over_all_seeds_it_has(finished):
         made, [*found, token._replace(name="few", runs=few)], ("ours", "token", "few")
     )
     assert [re.search(r"(\d+) pairs over", " ".join(part))[1] for part in told] == ["44", "15"]
+    # Who compares with two arms has two chances: p is Holm's.
+    p = [re.search(r"p = ([^ ,]+)(?:, adjusted for all comparisons ([^ ]+))?", " ".join(part))
+         for part in told]  # fmt: skip
+    assert any(one[2] for one in p)
+    adjusted = paired.holm([float(one[1]) for one in p])
+    assert [float(one[2] or one[1]) for one in p] == pytest.approx(adjusted, rel=0.02)
 
 
 def test_who_is_trained_on_other_episodes_is_told():
