@@ -72,6 +72,29 @@ def of(teacher: Path, objective: str, signal: str = "cache") -> str:
     )
 
 
+def test_the_heldout_loss_is_a_mean_over_the_targets_of_heldout_episodes(teacher):
+    """Each by itself, from the logits of all its tokens: no row that trains, no padding."""
+    told = log(teacher)[-1]["heldout"]
+    model = models.load(checkpoint.latest(teacher / "training" / "checkpoints")).float().eval()
+    model.set_attn_implementation("sdpa")
+    data = teacher / "training" / "data"
+    samples = Samples.load(data / "samples.npz")
+    heldout = msgspec.json.decode((data / "manifest.json").read_bytes())["heldout"]
+    chosen = np.flatnonzero(np.isin(samples.episode, heldout))
+    assert 0 < len(chosen) < len(samples.lengths)
+    losses: dict[int, list[float]] = {1: [], 2: []}
+    for s in chosen:
+        ids = torch.from_numpy(samples.ids[samples.part(s)].astype(np.int64))
+        labels = tokenizer.class_of("span")[samples.kinds[samples.part(s)]]
+        with torch.no_grad():
+            log_p = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+        for t in np.flatnonzero(labels):
+            losses[int(labels[t])].append(-float(log_p[t - 1, ids[t]]))
+    assert told == pytest.approx(
+        {"reason": np.mean(losses[1]), "act": np.mean(losses[2])}, rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("normalizer", ["sum", "class"])
 def test_shuffled_labels_under_sum_are_ours(tmp_path, run, teacher, normalizer):
     """DISTILL.md, point 1: with sums and equal weights, labels inside r and a decide nothing."""
@@ -398,6 +421,18 @@ def test_the_contrastive_term_prefers_what_won(tmp_path):
     wins = record(tmp_path / "wins" / "episodes.jsonl", 20)
     with pytest.raises((ConfigError, DataError), match="won and lost"):
         train(tmp_path, wins, more.format(0.3), name="none")
+
+
+def test_beta_scales_the_margin(tmp_path):
+    """Of a term that weighs next to nothing, so that the students take the same step."""
+    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
+    more = "[objective]\nname = 'sft'\ncontrastive = 1e-9\ncontrastive_beta = {}\n"
+    one, two = (
+        column(train(tmp_path, mixed, more.format(b), steps=2, name=b), "margin")[1]
+        for b in ("1.0", "2.0")
+    )
+    assert abs(one) > 1e-4
+    assert two == pytest.approx(2 * one, rel=1e-3)
 
 
 @pytest.mark.parametrize("data", ["samples = 'step'", "paper_truncate = 64"])
