@@ -285,7 +285,7 @@ def _make(recipe: Recipe, runs: list[str], data: Path, key: str) -> Prepared:
             [e for e, lot in zip(every, lots, strict=True) if lot >= recipe.data.heldout]
         )
         if paired:
-            # A sequence a decision would say the same of each token, and read an episode often.
+            # A sequence a decision would say the same of each, and read what is before it again.
             encode(
                 paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens,
                 truncate=recipe.data.paper_truncate,
