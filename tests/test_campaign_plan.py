@@ -152,6 +152,9 @@ def test_a_report_needs_no_given_weights(tmp_path, monkeypatch, capsys):
     assert len(list((out / "cells").iterdir())) == 1  # nothing was started
 
 
+ENGINE = 'env_options = { engine = "textworld" }'
+
+
 def changed_grids(folder: Path) -> list[tuple[grid.Grid, str]]:
     changes = (
         ("verdict = true", "verdict = true\nmargin = 5.0", "the trial"),
@@ -160,6 +163,8 @@ def changed_grids(folder: Path) -> list[tuple[grid.Grid, str]]:
         ('["ours", "token"]', '["token", "ours"]', "the trial"),
         ("steps = 3\nwarmup", "steps = 4\nwarmup", "recipe, traces, parents or task sets of"),
         ("max_steps = 3\n[rates]", "max_steps = 4\n[rates]", "task sets of"),
+        # By the other engine: no other task set, and yet something else that is played.
+        ("max_steps = 3\n[rates]", f"max_steps = 3\n{ENGINE}\n[rates]", "task sets of"),
     )
     found = []
     for before, after, what in changes:

@@ -184,6 +184,50 @@ def test_a_comparison_tells_ties_and_the_other_effects(finished):
     assert any(line.startswith("Steps, both solved: ") and "interval" in line for line in told)
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3), (2, 3, 1)])
+def test_a_student_meets_the_one_of_its_own_seed(finished, order):
+    """Whichever run has which seed: they share the order of samples, and so some of their luck."""
+    made, out = finished
+    name = "alfworld/builtin-valid[:15]"
+    ours, token = (
+        next(arm for arm in report.arms(made, out) if arm.name == wanted)
+        for wanted in ("ours", "token")
+    )
+    runs = {seed: token.runs[name][other] for seed, other in zip((1, 2, 3), order, strict=True)}
+    only = {"ours": 0, "token": 0}
+    for seed, run in runs.items():
+        theirs = {row.task_id: row.success for row in run.metrics}
+        for row in ours.runs[name][seed].metrics:
+            if row.success is not None:
+                only["ours"] += row.success > theirs[row.task_id]
+                only["token"] += row.success < theirs[row.task_id]
+    [told] = report.compared(made, [ours, token._replace(runs={name: runs})], ("ours", "token"))
+    for arm, count in only.items():
+        assert f"only {arm} won {count}" in " ".join(told)
+
+
+def test_alike_is_what_lies_within_the_grids_margin(finished):
+    """A verdict by another margin than the one that was written down first would be chosen late."""
+    made, out = finished
+    found = report.arms(made, out)
+    for margin, verdict in ((3.0, "Tied: not told apart"), (100.0, "Equivalent within 100 points")):
+        trial = msgspec.structs.replace(made.grid.trial, margin=margin)
+        under = msgspec.structs.replace(made, grid=msgspec.structs.replace(made.grid, trial=trial))
+        [told] = report.compared(under, found, ("ours", "token"))
+        assert any(line.startswith(verdict) for line in told)
+
+
+def test_of_rates_that_win_alike_the_first_is_chosen():
+    """By the share that they won, whatever the order and number of what they played."""
+
+    def tried(lr: float, won: int, n: int = 10) -> beforehand.Tried:
+        return beforehand.Tried(lr, won, n, 0, Path())
+
+    assert beforehand.best([tried(1e-3, 4), tried(2e-3, 7), tried(4e-3, 7)]).lr == 2e-3
+    assert beforehand.best([tried(1e-3, 7), tried(2e-3, 4)]).lr == 1e-3
+    assert beforehand.best([tried(1e-3, 7, 20), tried(2e-3, 6)]).lr == 2e-3
+
+
 def test_broken_episodes_choose_no_learning_rate(finished, tmp_path):
     made, out = finished
     student = next(p.cell for p in made.cells if p.cell.name == "ours-s1")
@@ -230,6 +274,12 @@ def test_each_arm_is_compared_over_all_seeds_it_has(finished):
         made, [*found, token._replace(name="few", runs=few)], ("ours", "token", "few")
     )
     assert [re.search(r"(\d+) pairs over", " ".join(part))[1] for part in told] == ["44", "15"]
+    # Who compares with two arms has two chances: p is Holm's.
+    p = [re.search(r"p = ([^ ,]+)(?:, adjusted for all comparisons ([^ ]+))?", " ".join(part))
+         for part in told]  # fmt: skip
+    assert any(one[2] for one in p)
+    adjusted = paired.holm([float(one[1]) for one in p])
+    assert [float(one[2] or one[1]) for one in p] == pytest.approx(adjusted, rel=0.02)
 
 
 def test_who_is_trained_on_other_episodes_is_told():

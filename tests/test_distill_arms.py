@@ -72,6 +72,29 @@ def of(teacher: Path, objective: str, signal: str = "cache") -> str:
     )
 
 
+def test_the_heldout_loss_is_a_mean_over_the_targets_of_heldout_episodes(teacher):
+    """Each by itself, from the logits of all its tokens: no row that trains, no padding."""
+    told = log(teacher)[-1]["heldout"]
+    model = models.load(checkpoint.latest(teacher / "training" / "checkpoints")).float().eval()
+    model.set_attn_implementation("sdpa")
+    data = teacher / "training" / "data"
+    samples = Samples.load(data / "samples.npz")
+    heldout = msgspec.json.decode((data / "manifest.json").read_bytes())["heldout"]
+    chosen = np.flatnonzero(np.isin(samples.episode, heldout))
+    assert 0 < len(chosen) < len(samples.lengths)
+    losses: dict[int, list[float]] = {1: [], 2: []}
+    for s in chosen:
+        ids = torch.from_numpy(samples.ids[samples.part(s)].astype(np.int64))
+        labels = tokenizer.class_of("span")[samples.kinds[samples.part(s)]]
+        with torch.no_grad():
+            log_p = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+        for t in np.flatnonzero(labels):
+            losses[int(labels[t])].append(-float(log_p[t - 1, ids[t]]))
+    assert told == pytest.approx(
+        {"reason": np.mean(losses[1]), "act": np.mean(losses[2])}, rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("normalizer", ["sum", "class"])
 def test_shuffled_labels_under_sum_are_ours(tmp_path, run, teacher, normalizer):
     """DISTILL.md, point 1: with sums and equal weights, labels inside r and a decide nothing."""
@@ -237,16 +260,20 @@ def test_two_ranks_take_one_processes_steps(tmp_path, teacher):
     assert len(checkpoint.complete(two / "training" / "checkpoints")) == 2
 
 
-@pytest.mark.parametrize("arm", ["label_shuffle", "random_span", "ours"])
-def test_arms_resume_exactly(tmp_path, teacher, arm):
+@pytest.mark.parametrize(("arm", "weight"), [
+    ("label_shuffle", 0.0), ("random_span", 0.0), ("ours", 0.3),
+])  # fmt: skip
+def test_arms_resume_exactly(tmp_path, teacher, arm, weight):
     """Stopped after every step and gone on from the checkpoint: the same losses, bit for bit."""
     mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
-    more = of(teacher, f"name = '{arm}'\nnormalizer = 'episode'\ncontrastive = 0.3")
+    more = of(teacher, f"name = '{arm}'\nnormalizer = 'episode'\ncontrastive = {weight}")
     whole = train(tmp_path, mixed, more, name="whole")
     for _ in range(STEPS):
         broken = train(tmp_path, mixed, more, name="broken", optim="max_minutes = 0")
-    for name in ("step", "loss", "reason", "act", "grad_norm", "contrastive", "tokens"):
+    for name in ("step", "loss", "reason", "act", "grad_norm", "tokens"):
         assert column(broken, name) == column(whole, name)
+    if weight:
+        assert column(broken, "contrastive") == column(whole, "contrastive")
 
 
 def test_equal_vocabulary_sizes_do_not_make_one_tokenizer(tmp_path, run, teacher):
@@ -305,6 +332,19 @@ def test_pairs_are_of_one_task():
         assert (won.success, lost.success) == (True, False)
         assert won.task == lost.task
     assert contrast.pair_up([e for e in episodes if e.success]) == []
+
+
+def test_wins_of_a_task_are_taken_in_turn():
+    """However many, no win is left out while another stands in two pairs."""
+    task = episode(0).task
+    wins, losses = (
+        [msgspec.structs.replace(episode(first + i), task=task, success=first == 0, attempt=i)
+         for i in range(4)]
+        for first in (0, 100)
+    )  # fmt: skip
+    for n in range(1, 5):
+        used = contrast.pair_up([*wins[:n], *losses])[::2]
+        assert [used.count(won) for won in wins[:n]] == [(4 + n - 1 - i) // n for i in range(n)]
 
 
 def _lines(count: int) -> list[bytes]:
@@ -381,6 +421,53 @@ def test_the_contrastive_term_prefers_what_won(tmp_path):
     wins = record(tmp_path / "wins" / "episodes.jsonl", 20)
     with pytest.raises((ConfigError, DataError), match="won and lost"):
         train(tmp_path, wins, more.format(0.3), name="none")
+
+
+def test_beta_scales_the_margin(tmp_path):
+    """Of a term that weighs next to nothing, so that the students take the same step."""
+    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
+    more = "[objective]\nname = 'sft'\ncontrastive = 1e-9\ncontrastive_beta = {}\n"
+    one, two = (
+        column(train(tmp_path, mixed, more.format(b), steps=2, name=b), "margin")[1]
+        for b in ("1.0", "2.0")
+    )
+    assert abs(one) > 1e-4
+    assert two == pytest.approx(2 * one, rel=1e-3)
+
+
+@pytest.mark.parametrize("data", ["samples = 'step'", "paper_truncate = 64"])
+def test_pairs_are_cut_as_samples_are(tmp_path, data):
+    """What no sample reads is preferred by no pair: by episode, the taught tokens are those that
+    are taught of it as a sample."""
+    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
+    objective = "[objective]\nname = 'sft'\ncontrastive = 0.3\n"
+    path = recipe(tmp_path, objective)
+    text = path.read_text().replace("[data]", f"[data]\nsuccesses_only = false\n{data}")
+    path.write_text(text.replace("heldout = 0.1", "heldout = 0.0"))
+    out = tmp_path / "out"
+    args = [str(path), "--data", str(mixed), "--out", str(out), "--quiet", "--stage", "prepare"]
+    assert cli.main(args) == 0
+    samples, pairs = (
+        Samples.load(out / "training" / "data" / f"{name}.npz") for name in ("samples", "pairs")
+    )
+
+    def taught(found: Samples) -> set[bytes]:
+        every = found.kinds > 0
+        owner = np.repeat(found.episode, found.lengths)
+        return {found.ids[every & (owner == e)].tobytes() for e in set(found.episode.tolist())}
+
+    assert len(taught(pairs)) > 30
+    assert taught(pairs) <= taught(samples)
+    if "truncate" in data:
+        assert int(pairs.lengths.max()) == int(samples.lengths.max()) == 64
+
+
+@pytest.mark.parametrize("masks", ["random_span", "label_shuffle"])
+def test_masks_that_pairs_do_not_have_are_refused(tmp_path, masks):
+    more = f"[objective]\nname = 'sft'\ncontrastive = {{}}\nmasks = '{masks}'\n"
+    with pytest.raises(ConfigError, match=f'masks "{masks}" .* by their true ones'):
+        recipes.load(str(recipe(tmp_path, more.format(0.3))))
+    recipes.load(str(recipe(tmp_path, more.format(0.0))))
 
 
 # Where a student comes from -------------------------------------------------------------------

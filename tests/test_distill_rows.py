@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import islice
+import math
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ def test_random_spans_leave_a_format_of_its_own_in_place(samples, prompts):
     assert np.array_equal(before == tokenizer.FORMAT, after == tokenizer.FORMAT)
     assert np.bincount(before, minlength=4).tolist() == np.bincount(after, minlength=4).tolist()
     assert not np.array_equal(before, after)
+    assert moved.hash != samples.hash  # the same tokens under other labels are other samples
     # As many spans of the same lengths, where the format's tokens inside of them are passed over.
     pieces = 0
     for s in chosen:
@@ -80,6 +82,30 @@ def test_random_spans_leave_a_format_of_its_own_in_place(samples, prompts):
         assert sorted(spans_of(one)) == sorted(spans_of(other[other != tokenizer.FORMAT]))
         pieces += len(spans_of(other)) - len(spans_of(one))
     assert pieces > 0
+
+
+def test_random_spans_are_drawn_from_all_of_an_episode_in_any_order(samples, prompts):
+    """Uniform places are in the middle on average; the order is another one nearly always."""
+    classes = tokenizer.class_of("span")
+    chosen = range(len(samples.lengths))
+    moved = supervision.random_spans(samples, classes, prompts, chosen, 0)
+    places, reordered = [], 0
+    for s in chosen:
+        before, after = (classes[of.kinds[samples.part(s)]] for of in (samples, moved))
+        places.append((np.flatnonzero(after) - prompts[s]).mean() / (len(after) - prompts[s]))
+        reordered += [n for _, n in spans_of(after)] != [n for _, n in spans_of(before)]
+    assert np.mean(places) == pytest.approx(0.5, abs=0.05)
+    assert reordered > 0.8 * len(chosen)
+
+
+def test_ablations_differ_by_seed(samples, prompts):
+    """Else the seeds of a trial would share one draw, and their spread leave it out."""
+    classes = tokenizer.class_of("span")
+    chosen = range(len(samples.lengths))
+    moved = [supervision.random_spans(samples, classes, prompts, chosen, n) for n in (0, 1)]
+    mixed = [supervision.shuffle_labels(samples, classes, chosen, n) for n in (0, 1)]
+    for one, other in (moved, mixed):
+        assert not np.array_equal(one.kinds, other.kinds)
 
 
 @pytest.mark.parametrize("format", ["span", "shared", "none"])
@@ -128,6 +154,15 @@ def test_packing_loses_and_repeats_nothing(lengths, seed):
     assert all(int(sizes[row].sum()) <= 128 for row in rows)
 
 
+def test_rows_packed_together_come_in_an_order_of_the_seed():
+    """Not in the order that they filled up in, where the first have the least room left."""
+    sizes = np.random.default_rng(0).integers(30, 100, 12)
+    one, other = (list(dataset.pack(sizes, iter(range(12)), 128, seed)) for seed in (0, 1))
+    assert len(one) > 5
+    assert sorted(one) == sorted(other)
+    assert one != other
+
+
 @pytest.mark.parametrize(("row_tokens", "least"), [(2048, 0.96), (4096, 0.98), (8192, 0.985)])
 def test_rows_are_full(row_tokens, least):
     lengths = np.random.default_rng(0).integers(200, 1100, 3000)
@@ -153,6 +188,8 @@ def test_row_labels_weigh_the_logit_before(samples, tok):
     assert torch.equal(flat[row.at + 1], row.targets)
     assert row.tokens == int(samples.lengths[[3, 1, 4]].sum())
     assert row.bounds[-1] == 2048
+    for a, b in pairwise(row.bounds.tolist()):  # each document, and padding, as if it were alone
+        assert row.positions[0, a:b].tolist() == list(range(b - a))
     starts = set(row.bounds.tolist())
     assert not any(int(t) + 1 in starts for t in row.at)
     taught = [np.arange(samples.taught[s], samples.taught[s + 1]) for s in (3, 1, 4)]
@@ -197,6 +234,47 @@ def test_pacing_starts_with_the_easiest(samples):
     )
     assert sorted(ranked) == chosen.tolist()
     assert np.all(np.diff(score[ranked]) >= 0)
+
+
+def test_pacing_draws_from_a_share_that_grows_with_the_tokens_drawn(samples):
+    """Never from beyond it, and at last from nearly all."""
+    score = curriculum.difficulty(samples, recipes.Objective())
+    n = len(score)
+    rank = np.argsort(np.argsort(score, kind="stable"))
+    total = 40 * int(samples.lengths.sum())
+    stream = curriculum.order(
+        np.arange(n), samples.lengths, "pacing", 0, score=score, total_tokens=total, start=0.1,
+        end=1.0,
+    )  # fmt: skip
+    drawn, hardest = 0, []
+    while (share := curriculum.competence(drawn / total, 0.1, 1.0)) < 1.0:
+        s = next(stream)
+        assert rank[s] < math.ceil(share * n)
+        hardest.append(rank[s])
+        drawn += int(samples.lengths[s])
+    assert max(hardest[-n:]) >= 0.9 * n
+
+
+def test_a_sampler_paces_as_its_recipe_says(samples):
+    """From hardly any, and where pacing ends at once from all."""
+    chosen = np.arange(len(samples.lengths))
+
+    def read(end: float) -> set[int]:
+        objective = recipes.Objective(curriculum="pacing", pacing_start=1e-6, pacing_end=end)
+        sampler = curriculum.Sampler(
+            samples, chosen, objective, 0, rows=1, row_tokens=1024, steps=40_000
+        )
+        return {s for step in range(4) for row in sampler.rows(step) for s in row}
+
+    assert len(read(1.0)) <= 4
+    assert len(read(0.0)) > 8
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    stream = curriculum.order(np.arange(50), np.ones(50), "random", 0)
+    one, two = (list(islice(stream, 50)) for _ in range(2))
+    assert sorted(one) == sorted(two) == list(range(50))
+    assert one != two
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -18,13 +19,22 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from distill_traces import recipe, record
-from harness_distillation import checkpoint, cli, models, optimizers, recordings, stages, tokenizer
+from distill_traces import HEADER, episode, recipe, record
+from harness_distillation import (
+    checkpoint,
+    cli,
+    models,
+    optimizers,
+    recordings,
+    stages,
+    tokenizer,
+    traces,
+)
 from harness_distillation import recipe as recipes
 from harness_distillation.dataset import Samples
 from harness_distillation.progress import Progress
 from harness_distillation.recipe import Collect, Optim, Student
-from harness_distillation.train import Diverged
+from harness_distillation.train import Diverged, learning_rate
 
 from harness.errors import ConfigError, DataError
 from harness.runs import read_meta, write_meta
@@ -61,6 +71,10 @@ def test_a_student_learns_and_loads(teacher):
     lines = log(teacher)
     assert [line["step"] for line in lines] == list(range(1, 61))
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    trained = recipes.decode(
+        msgspec.json.decode((teacher / "training" / "recipe.json").read_bytes()), "recipe.json"
+    )
+    assert [line["lr"] for line in lines] == [learning_rate(n, trained) for n in range(60)]
     assert {"reason", "act", "n_reason", "n_act", "lr", "heldout"} <= set(lines[-1])
     model = AutoModelForCausalLM.from_pretrained(teacher)
     tok = AutoTokenizer.from_pretrained(teacher)
@@ -147,6 +161,50 @@ def test_muon_steps_the_matrices_inside_the_layers_alone(arch):
     assert all(model.get_parameter(n).dim() == 2 for n in by[1])
     inside = [n for n, p in model.named_parameters() if p.dim() == 2 and n not in by[1]]
     assert all("embed" in n or "wte" in n or "wpe" in n or "head" in n for n in inside)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_adamw_decays_matrices_alone(arch):
+    """A norm's scale that decays would pull every activation towards 0."""
+    student = Student(arch=arch, layers=1, hidden=32, heads=2, window=64)
+    model = models.build(student, tokenizer.train([], "Task: {instruction}\n", 300), 0)
+    groups = optimizers.build(model, Optim(weight_decay=0.3, betas=(0.8, 0.9))).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays == {id(p): 0.3 if p.dim() >= 2 else 0.0 for p in model.parameters()}
+    assert {group["betas"] for group in groups} == {(0.8, 0.9)}
+
+
+def test_the_rate_warms_up_and_falls_as_a_cosine():
+    """Worked out by hand: half way down it is the mean of its two ends."""
+    given = recipes.Recipe("x", optim=Optim(steps=110, warmup=10, lr=2.0, min_lr=0.1))
+    rates = [learning_rate(step, given) for step in range(111)]
+    assert rates[:11] == pytest.approx([*(0.2 * n for n in range(1, 11)), 2.0])
+    assert rates[60] == pytest.approx((2.0 + 0.2) / 2)
+    assert rates[110] == pytest.approx(0.2)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_a_tokenizer_learns_no_word_of_a_heldout_episode(tmp_path):
+    """Else the loss on them would be of words that training told whole."""
+    episodes = [episode(i) for i in range(40)]
+    learn, held = traces.split_heldout(episodes, 0.3, 0)
+    for i in held:
+        seen = tuple(
+            msgspec.structs.replace(s, observation=" lavender lavender") for s in episodes[i].steps
+        )
+        episodes[i] = msgspec.structs.replace(episodes[i], steps=seen)
+    run = tmp_path / "episodes.jsonl"
+    run.write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in episodes))
+    path = recipe(tmp_path)
+    path.write_text(path.read_text().replace("heldout = 0.1", "heldout = 0.3"))
+    args = [str(path), "--data", str(run), "--out", str(tmp_path / "out"), "--quiet"]
+    assert cli.main([*args, "--stage", "prepare"]) == 0
+    made = tokenizer.load(tmp_path / "out" / "training" / "data" / "tokenizer")
+    assert len(held) > 5
+    alone = tokenizer.train([episodes[i] for i in learn], HEADER, 400)
+    assert tokenizer.fingerprint(made) == tokenizer.fingerprint(alone)
+    assert "Ġlavender" in tokenizer.train(episodes, HEADER, 400).get_vocab()
+    assert "Ġlavender" not in made.get_vocab()
 
 
 def objective(name: str, teacher: Path, more: str = "", signal: str = "cache") -> str:

@@ -186,13 +186,11 @@ max_steps = 2
 
 def gkd(folder: Path, teacher: Path, *args: str, change: Mapping[str, str] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    text = GKD.format(teacher=teacher)
+    path = recipe(folder, GKD.format(teacher=teacher), steps=4, student=f"start = '{teacher}'")
+    text = path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 10', 1)
     for before, after in (change or {}).items():
         text = text.replace(before, after)
-    path = recipe(folder, text, steps=4, student=f"start = '{teacher}'")
-    path.write_text(
-        path.read_text().replace('name = "tiny"', 'name = "tiny"\nmax_new_tokens = 10', 1)
-    )
+    path.write_text(text)
     assert cli.main([str(path), "--out", str(folder / "out"), "--quiet", *args]) == 0
     return folder / "out"
 
@@ -310,6 +308,20 @@ def test_tasks_are_played_again_where_episodes_are_more(tmp_path, teacher):
     with pytest.raises(DataError, match="another set of samples"):
         gkd(tmp_path / "few", teacher, change=few)
     assert len(find_runs(place)) == 2
+
+
+@pytest.mark.parametrize("header", ["Task: {instruction}\n", "My goal is this: {instruction}\n"])
+def test_both_sides_play_under_the_header_that_is_trained_under(tmp_path, teacher, header):
+    """First prompts are as long as what opens the samples of their episodes."""
+    change = {"[data]\n": f"[data]\nheader = {msgspec.json.encode(header).decode()}\n"}
+    out = gkd(tmp_path / "out", teacher, "--max-minutes", "0", change=change)
+    encoder = tokenizer.SegmentEncoder(tokenizer.load(out / "training" / "start"))
+    found = [e for r in find_runs(out / "training" / "rounds" / "000") for e in r.episodes()]
+    assert found
+    for e in found:
+        blocks = render(header.replace("{instruction}", e.instruction), (), e.steps[0].observation)
+        opening = encoder.segments([s for one in blocks for s in one]).ids
+        assert e.steps[0].decision.completion.prompt_tokens == len(opening)
 
 
 def test_episodes_that_broke_are_played_again_before_they_are_learned_from(tmp_path, teacher):

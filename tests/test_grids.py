@@ -11,6 +11,7 @@ from grids import GRID, SHIPPED, written
 from harness_distillation import recipe as recipes
 from harness_distillation.recipe_faults import references
 from harness_distillation.reproduce import estimates, expansion, grid, plan, report
+from harness_distillation.reproduce.trial import TUNING_SEED
 
 from harness import registry
 from harness.errors import ConfigError
@@ -31,6 +32,7 @@ def test_shipped_grids_can_be_planned(table, scale):
     for c in every:
         assert seen.issuperset(c.parents)
         seen.add(c.name)
+        assert c.recipe.seed == c.seed
         assert estimates.cost(found, c).hours > 0
     assert all(c.evaluations for c in every if c.arm != grid.PARENT)
     endpoint = found.trial.endpoint
@@ -129,12 +131,14 @@ def test_every_arm_has_the_same_tuning_on_the_dev_set_alone():
             if c.stage == "tuning":
                 assert [e.name for e in c.evaluations] == [found.trial.dev.name]
                 assert (c.recipe.optim.steps, c.recipe.dev) == (found.trial.tuning.steps, None)
+                assert c.seed == c.recipe.seed == TUNING_SEED  # no student of the trial has it
                 tried.setdefault(c.arm, []).append(c.recipe.optim.lr)
         assert set(tried) == {row.arm for row in found.rows}
         assert set(map(tuple, tried.values())) == {found.trial.tuning.lr}
         for c in every:
             assert len(c.tuned_by) == (len(found.trial.tuning.lr) if c.stage == "trial" else 0)
             if c.stage == "trial":
+                assert c.seed < TUNING_SEED
                 assert set(c.tuned_by) <= set(c.parents)
                 assert found.trial.fixed_steps in c.recipe.optim.keep
 

@@ -26,6 +26,7 @@ from harness.recorder import EPISODES
 
 pytestmark = pytest.mark.models
 NORMALIZERS = ("sum", "token", "class", "span", "episode")
+SFT = "[objective]\nname = 'sft'\n"
 #: No gradient is cut short, so that the optimizer's first moment is 1 - beta of it.
 ONE_STEP = "precision = 'fp32'\nclip = 1e9\nbetas = [0.5, 0.95]\n"
 
@@ -106,6 +107,36 @@ def test_a_rank_without_pairs_adds_nothing(trained):
     one, two = (line(trained / n / "pair") for n in ("one", "two"))
     assert one["n_pairs"] == two["n_pairs"] == 1
     assert two["contrastive"] == pytest.approx(one["contrastive"], rel=1e-6)
+
+
+def first_gradient(folder: Path, run: Path, name: str, change: dict, more: str = "") -> Path:
+    """A student of ``run`` after its first step, in one process."""
+    path = recipe(folder, more, steps=1)
+    path.write_text(path.read_text().replace("[optim]", f"[optim]\n{ONE_STEP}"))
+    stages.distill(recipes.load(str(path), data(run), change), folder / name, quiet=True)
+    return folder / name
+
+
+def test_a_gradient_over_clip_is_cut_to_it(trained, tmp_path):
+    """What the optimizer was given, which is not what is logged: the norm before."""
+    out = first_gradient(tmp_path, trained / "run" / EPISODES, "out", {"optim": {"clip": 1e-3}})
+    assert float(gradient(out).norm()) == pytest.approx(1e-3, rel=1e-3)
+    assert line(out)["grad_norm"] > 0.1
+
+
+def test_the_contrastive_term_weighs_in_the_gradient_what_it_weighs_in_the_loss(trained, tmp_path):
+    """It is linear in the weight, and no smaller than what is compared."""
+    run = trained / "pair" / EPISODES
+    none, half, whole = (
+        gradient(first_gradient(tmp_path, run, str(w), {"objective": {"contrastive": w}}, SFT))
+        for w in (0.0, 0.3, 0.6)
+    )
+    assert float((half - none).norm()) > 0.01 * float(none.norm())
+    assert float((whole - none - 2 * (half - none)).norm() / (whole - none).norm()) < 1e-4
+    term = line(tmp_path / "0.3")["contrastive"]
+    assert line(tmp_path / "0.3")["loss"] - line(tmp_path / "0.0")["loss"] == pytest.approx(
+        0.3 * term, rel=1e-4
+    )
 
 
 def test_a_loss_that_is_no_number_names_the_samples_of_the_rank_that_had_it(trained):

@@ -168,6 +168,36 @@ def test_a_killed_cache_goes_on(samples, tok, teacher, tmp_path):
         assert np.array_equal(a, b)
 
 
+def test_a_killed_cache_of_another_teacher_is_begun_anew(samples, tok, teacher, tmp_path):
+    """Its shards have the same names and shapes, and would pass for this one's."""
+    how = {"pad": tok.pad_token_id, "entries": len(tok), "shard": 20}
+    teacher_cache.build(tmp_path / "a", teacher, samples, key(samples, tok, teacher), **how)
+    (tmp_path / "a" / "manifest.json").unlink()
+    (tmp_path / "a" / "shard-00002.npz").unlink()
+    second = models.build(recipes.Student(layers=1, hidden=32, heads=2, window=512), tok, 6)
+    k = key(samples, tok, second)
+    found, alone = (
+        teacher_cache.build(tmp_path / name, second, samples, k, **how) for name in ("a", "b")
+    )
+    for a, b in zip(found, alone, strict=True):
+        assert np.array_equal(a, b)
+    assert teacher_cache.load(tmp_path / "a", k, min_mass=0.0)
+
+
+def test_logits_stand_beside_their_tokens_however_many_exist_at_once(samples, tok, teacher):
+    """A row of more than that many positions is read in parts."""
+    every = range(len(samples.lengths))
+    length = int(samples.lengths.sum())
+    assert samples.taught[-1] > shards.CHUNK
+    parts = list(
+        shards.taught_logits(teacher, samples, every, tok.pad_token_id, len(tok), length, "fp32")
+    )
+    assert len(parts) > 1
+    assert all(len(logits) == len(ids) <= shards.CHUNK for logits, ids in parts)
+    found = torch.cat([ids for _, ids in parts]).tolist()
+    assert found == samples.ids[samples.kinds > 0].tolist()
+
+
 def test_processes_divide_a_cache(samples, tok, teacher, tmp_path, capfd):
     """What another one is computing comes last, is waited for, and is not computed again."""
     k = key(samples, tok, teacher)

@@ -119,6 +119,7 @@ def prepare(
         *([observations] if observations else []),
         *moved,
         *(["pairs"] if objective.contrastive else []),
+        *(["cut"] if objective.contrastive and recipe.data.paper_truncate else []),
         *(["chunks", tokenizer.fingerprint(other)] if other else []),
     )
     if (kept := _kept(place.data, key, quiet)) is not None:
@@ -284,9 +285,11 @@ def _make(recipe: Recipe, runs: list[str], data: Path, key: str) -> Prepared:
             [e for e, lot in zip(every, lots, strict=True) if lot >= recipe.data.heldout]
         )
         if paired:
+            # A sequence a decision would say the same of each, and read what is before it again.
             encode(
-                paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens
-            )[0].save(data / "pairs.npz")
+                paired, encoder, recipe.data.header, recipe.student.window, recipe.max_new_tokens,
+                truncate=recipe.data.paper_truncate,
+            )[0].save(data / "pairs.npz")  # fmt: skip
     kinds = {kind.name.lower(): int(np.sum(samples.kinds == kind)) for kind in Kind}
     if observations:
         kinds["observation"] = int(np.sum(samples.kinds == tokenizer.OBSERVED))

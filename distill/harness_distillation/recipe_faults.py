@@ -158,6 +158,12 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             '[teacher] signal = "cache", no masks, temperature or paper_truncate.',
         ),
         (
+            bool(objective.contrastive) and objective.masks != "spans",
+            f'masks "{objective.masks}" change the labels of the samples, and the contrastive term '
+            "reads pairs by their true ones: one loss would be of two labellings. Set contrastive "
+            '= 0, or masks = "spans".',
+        ),
+        (
             optim.rows % optim.micro_rows != 0,
             f"micro_rows {optim.micro_rows} does not divide rows {optim.rows}.",
         ),
