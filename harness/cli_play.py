@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -331,7 +332,8 @@ def stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
         code = 128 + number
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, term)
+    main = threading.current_thread() is threading.main_thread()  # others may set no handler
+    before = signal.signal(signal.SIGTERM, term) if main else None
     try:
         yield
     except KeyboardInterrupt:
@@ -343,7 +345,8 @@ def stoppable(remedy: Callable[[], str | None]) -> Iterator[None]:
         )
         raise typer.Exit(code) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _begun(out: Path, since: str) -> str | None:

@@ -95,6 +95,17 @@ def test_a_design_that_detects_does_so_in_four_of_five_worlds(seeds):
     assert np.mean(t > stdtrit(seeds - 1, 0.975)) == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_arms_of_no_difference_are_told_alike_as_often_as_is_said(seeds):
+    rng = np.random.default_rng(2)
+    sd, rest, margin = 0.03, 0.015, 0.04
+    noise = np.sqrt(2 * (sd**2 + rest**2))
+    drawn = rng.normal(0, noise, (40_000, seeds))
+    wide = stdtrit(seeds - 1, 0.95) * drawn.std(1, ddof=1) / np.sqrt(seeds)
+    told = np.mean(np.abs(drawn.mean(1)) + wide < margin)
+    assert beforehand.alike(sd, rest, seeds, margin) == pytest.approx(float(told), abs=0.01)
+
+
 # The tables ------------------------------------------------------------------------------------
 
 

@@ -148,8 +148,24 @@ def smallest(seeds_sd: float, rest_sd: float, seeds: int) -> float:
     """Smallest true difference of two arms that ``seeds`` paired trainings show with 80 % power,
     when each run's mean has these standard deviations, arms' seeds are independent and tasks are
     as hard for one arm as for the other."""
-    error = math.sqrt(2 * (seeds_sd**2 + rest_sd**2) / seeds)
-    return detectable(error, seeds - 1)
+    return detectable(_error(seeds_sd, rest_sd, seeds), seeds - 1)
+
+
+def alike(seeds_sd: float, rest_sd: float, seeds: int, margin: float) -> float:
+    """How likely two arms of no difference are told equivalent within ``margin`` (TOST at 5 %), by
+    a design as ``smallest`` has it: the 90 % interval, as wide as the seeds happen to spread, must
+    lie within."""
+    from scipy.special import gammaincinv, ndtr, stdtrit
+
+    error, df = _error(seeds_sd, rest_sd, seeds), seeds - 1
+    places = (np.arange(2_000) + 0.5) / 2_000
+    seen = error * np.sqrt(2 * gammaincinv(df / 2, places) / df)
+    room = (margin - stdtrit(df, 0.95) * seen) / error
+    return float(np.maximum(0.0, 2 * ndtr(room) - 1).mean())
+
+
+def _error(seeds_sd: float, rest_sd: float, seeds: int) -> float:
+    return math.sqrt(2 * (seeds_sd**2 + rest_sd**2) / seeds)
 
 
 def preregistration(plan: Plan, out: Path) -> list[str]:
@@ -287,6 +303,8 @@ def _pilot(plan: Plan, out: Path) -> list[str]:
         points = [100 * smallest(sd, rest, k) for k in SEEDS]
         return " / ".join(f"{p:.1f}" if p < 100 else "over 100" for p in points)
 
+    margin = plan.grid.trial.margin
+    told = [f"{100 * alike(found.seeds, rest, k, margin / 100):.0f}" for k in SEEDS]
     return [
         f"Pilot: {have} seeds of {wanted.arm}, {trained.steps} steps at learning rate "
         f"{trained.lr:g}, on {dev.name} (n = {tasks}): success {100 * found.mean:.1f} %, standard "
@@ -294,5 +312,6 @@ def _pilot(plan: Plan, out: Path) -> list[str]:
         f"{100 * found.low:.1f} to {100 * found.high:.1f}).",
         f"So {' / '.join(map(str, SEEDS))} paired seeds on {TASKS:,} tasks show differences from "
         f"{shown(found.seeds)} points on (80 % power, before p is adjusted); with the spread at "
-        f"the upper end of its interval, {shown(found.high)}.",
+        f"the upper end of its interval, {shown(found.high)}. Two arms without any difference are "
+        f"told equivalent within {margin:g} points in {' / '.join(told)} % of such trials.",
     ]
