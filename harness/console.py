@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def stdout() -> Console:
-    """The terminal, or a page of 160 columns where there is none and ``COLUMNS`` says no other."""
+    """The terminal, or a page of 160 columns where there is none."""
     from rich.console import Console
 
     console = Console(soft_wrap=False)
-    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+    if not console.is_terminal:
         console = Console(width=160)
     return console
 

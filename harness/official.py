@@ -49,13 +49,14 @@ def folder(env: str) -> Path | None:
 def not_built_in(what: str, env: str, files: str) -> str:
     """What to do about a task (``what`` says which) of official data while built-in ones are
     played; ``files`` is what those data are called."""
-    text = f"{what}, which are not built in.\n"
     where = folder(env)
-    if where is not None and where.is_dir():
-        return f"{text}  They are in {where}: say --data official."
+    there = where is not None and where.is_dir()
+    official = f"say --data official, {where}." if there else (
+        f"set {_variable(env)} and say --data official."
+    )  # fmt: skip
     return (
-        f"{text}  Name their folder with --data FOLDER (data=FOLDER), or set {_variable(env)} and "
-        f"say --data official.\n  Get the {files} with: harness fetch {env}"
+        f"{what}, which are not built in.\n  Name their folder with --data FOLDER (data=FOLDER), "
+        f"or {official}\n  Get the {files} with: harness fetch {env}"
     )
 
 

@@ -190,7 +190,8 @@ class ServerBackend:
                 break
             self._closed.wait(wait)
         raise BackendError(
-            f"'{self.config.model}' gave no answer in {tries} tries; the last: {trouble}."
+            f"'{self.config.model}' gave no answer in {tries} tries; the last: {trouble}. "
+            "The episode is an error, not a score; play it again with --retry-errors."
         )
 
     def _request(

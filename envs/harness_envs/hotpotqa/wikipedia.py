@@ -110,7 +110,8 @@ class Wikipedia:
             if time.monotonic() + pause > end:
                 raise EnvError(
                     f"Wikipedia did not answer {address} within {self._patience:g} s of retries: "
-                    f"{fault}"
+                    f"{fault}\n  The episode is recorded as an error; play it again with: "
+                    "harness run --resume RUN --retry-errors"
                 )
             time.sleep(pause)
             wait *= 2
