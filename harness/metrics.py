@@ -157,34 +157,26 @@ def evenly(counts: Iterable[float]) -> float:
     return total * total / squares if squares else 0.0
 
 
-def spread_over(counts: Sequence[int]) -> float:
-    """How many groups these events, ``counts`` of each group, are spread over: those that have one,
-    or fewer where two events share a group more often than in so many even ones (the inverse of
-    Simpson's index, Nature 163, 1949)."""
-    n, met = sum(counts), sum(count > 0 for count in counts)
-    shared = sum(count * (count - 1) for count in counts)
-    return min(met, n * (n - 1) / shared) if shared else float(met)
-
-
 def worth(played: Mapping[str, int], won: Mapping[str, int]) -> float:
     """How many independent episodes know a success share as well as these, of which ``played`` and
     ``won`` say how many a group of tasks has: between the groups and all episodes.
 
     Tasks of one group, and repeats of a task (seeds, attempts), tell of that group alone, and of
     others only as far as chance decides them (the effective sample size of Korn and Graubard,
-    Survey Methodology 24, 1998). Where wins, or losses, are ``spread_over`` fewer than ``MANY``
-    groups, how far chance decides is hardly seen, and they count as if it decided nothing.
+    Survey Methodology 24, 1998). Where fewer than ``MANY`` groups were won in, or lost in (uneven
+    ones counted ``evenly``), how far chance decides is hardly seen, and they count as if it decided
+    nothing.
     """
     n, groups = sum(played.values()), len(played)
     if n == groups:
         return float(n)
     # What they are worth where every group is won always or never.
     least = evenly(played.values())
-    wins = [won.get(group, 0) for group in played]
-    losses = [count - win for count, win in zip(played.values(), wins, strict=True)]
-    if min(spread_over(wins), spread_over(losses)) < MANY:
+    won_in = [count for group, count in played.items() if won.get(group, 0)]
+    lost_in = [count for group, count in played.items() if won.get(group, 0) < count]
+    if min(evenly(won_in), evenly(lost_in)) < MANY:
         return least
-    p = sum(wins) / n
+    p = sum(won.get(group, 0) for group in played) / n
     parts = sum((won.get(group, 0) - p * count) ** 2 for group, count in played.items())
     variance = parts * groups / (groups - 1) / n**2
     most = p * (1 - p) * n / (n - 1)

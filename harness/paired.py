@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics import MANY, evenly, spread_over, wilson
+from harness.metrics import MANY, evenly, wilson
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -141,9 +141,9 @@ def few(won: Floats, cluster: Ints) -> bool:
 
 
 def parted(rows: Any, cluster: Ints) -> float:
-    """Clusters in which some of these rows lie (``metrics.spread_over``)."""
-    _, held = np.unique(cluster[np.asarray(rows, dtype=bool)], return_counts=True)
-    return spread_over(held.tolist())
+    """Clusters in which some of these rows lie; uneven ones count as fewer (``metrics.evenly``)."""
+    _, g, held = np.unique(cluster, return_inverse=True, return_counts=True)
+    return evenly(held[np.unique(g.reshape(-1)[np.asarray(rows, dtype=bool)])])
 
 
 def _within(found: Estimate) -> Estimate:
