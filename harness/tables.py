@@ -38,7 +38,8 @@ def fitted(
     """The table of ``lines`` for a terminal of ``width`` columns (None: of any), and the headings
     of the columns left out. Columns of ``always`` stay, the others as there is room for their
     cells, from the left, those of ``prose`` for ``_PROSE`` of each, in several lines; where there
-    is none even for the former, the rules go, and ``names`` are broken."""
+    is none even for the former, the rules go. ``names`` are broken there, and where the terminal
+    that shows a table of any width has no room for it."""
     headings = [plain(heading) for heading, _ in heads]
     texts = [[plain(cell) for cell in line] for line in lines]
     every = range(len(heads))
@@ -57,7 +58,7 @@ def fitted(
         if width is not None and needs(more) <= width:
             shown = more
     too_wide = width is not None and needs(shown) > width
-    broken = {*prose, *(names if too_wide else ())}
+    broken = {*prose, *(names if too_wide or width is None else ())}
     made = grid(title, [heads[i] for i in shown], broken)
     if too_wide:
         made.box, made.padding, made.show_edge = box.SIMPLE_HEAD, (0, 0), False
