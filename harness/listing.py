@@ -20,8 +20,8 @@ from harness.types import Task
 def _grid(*columns: str) -> Table:
     """An empty table whose first column, the names that one types, is never broken."""
     table = Table(header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column is columns[0])
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)
     return table
 
 

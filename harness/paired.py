@@ -120,8 +120,8 @@ def share(won: Floats, cluster: Ints, replicate: Ints, weight: Floats) -> Share:
     interval for as many episodes as these are worth over one, and the wider of both where ``few``
     clusters tell."""
     value = _mean(won, weight)
-    n = effective(won, cluster, weight)
-    if few(won, cluster):
+    n, unsure = effective(won, cluster, weight), few(won, cluster)
+    if unsure:
         n = min(n, fewest(cluster, weight))
     low, high = wilson(n * value, n)
     found = crossed(won, cluster, replicate, weight)
@@ -130,7 +130,7 @@ def share(won: Floats, cluster: Ints, replicate: Ints, weight: Floats) -> Share:
     variance = float(np.average((won - value) ** 2, weights=weight))
     worth = min(float(len(won)), max(1.0, variance / found.error**2))
     found = _within(found)
-    if few(won, cluster):
+    if unsure:
         return Share(value, max(0.0, min(low, found.low)), max(high, found.high), min(worth, n))
     return Share(value, max(0.0, found.low), found.high, worth)
 
