@@ -16,7 +16,7 @@ demo: $(VENV)/.models
 	@DEMO_TASKS='$(DEMO_TASKS)' DEMO_OUT='$(DEMO_OUT)' HARNESS='$(BIN)/harness' sh tests/demo.sh
 
 test: $(VENV)/.test $(VENV)/.textworld $(VENV)/.chromium $(VENV)/.wheel lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -237,7 +237,7 @@ def _obstacles(meta: RunMeta) -> Iterator[str]:
     """Why a planned run would be refused now: an agent, or data, that this machine lacks."""
     from harness import registry
     from harness.errors import HarnessError
-    from harness.execution import env_maker
+    from harness.jobs import env_maker
 
     try:
         lacks = registry.missing(meta.agent)

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from harness import execution
+from harness import jobs
 from harness.errors import ConfigError, TraceError
 from harness.loop import play_episode
 from harness.recorder import EPISODES
@@ -107,10 +107,10 @@ def restore(run: Run, env_options: dict[str, Any] | None = None) -> Path:
     check_description(run)
     check_version(run)
     meta = played_here(run.meta, env_options or {})
-    make_env = execution.env_maker(meta, reveal=False)
-    execution.check_data(make_env, meta.task_set)
+    make_env = jobs.env_maker(meta, reveal=False)
+    jobs.check_data(make_env, meta.task_set)
     path, draft = run.path / EPISODES, run.path / f".{EPISODES}.{os.getpid()}"
-    due = {(j.task.id, j.task.seed, j.attempt) for j in execution.all_jobs(meta)}
+    due = {(j.task.id, j.task.seed, j.attempt) for j in jobs.all_jobs(meta)}
     env = make_env()
     try:
         with draft.open("wb") as file:

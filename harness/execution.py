@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -11,13 +10,12 @@ from typing import Any
 
 import msgspec
 
-from harness import registry, remote
+from harness import references, registry, scoring
 from harness.cost import Cost, cost_of, total
-from harness.cot import Reference, fingerprint
-from harness.cot import references as cot_references
 from harness.env import Environment
-from harness.errors import ConfigError, DataError, EpisodeError, TraceError, unknown
-from harness.metrics import EpisodeMetrics, measure
+from harness.errors import ConfigError, EpisodeError
+from harness.jobs import all_jobs, check_data, env_maker
+from harness.metrics import EpisodeMetrics
 from harness.overlap import TrainedOn, overlap
 from harness.planning import plan
 from harness.policy import Policy, differences
@@ -28,14 +26,10 @@ from harness.runs import (
     RESULTS,
     Run,
     RunMeta,
-    check_description,
     complete,
-    open_run,
     read_meta,
     write_meta,
-    write_metrics,
 )
-from harness.tasksets import TaskSet
 from harness.types import Episode, Outcome
 
 #: Called with each finished episode and the number of episodes in the run.
@@ -59,7 +53,8 @@ def execute(
     Raises ConfigError or DataError, before anything is played, for what scoring would break on,
     data that are not the task set's, and another policy than that of the episodes there.
     """
-    meta = _scorable(meta, out, folder)
+    scoring.further_metrics()  # of which one may not load
+    meta = references.settle(meta, out, folder)
     own = policy is None
     if policy is None:
         if meta.agent.role == registry.OBJECT:
@@ -80,7 +75,7 @@ def execute(
             # Reference traces are shared: two runs may need them at once.
             shared = meta.kind == "reference" and not retry_errors
             recorder = held.enter_context(Recorder(folder, wait=shared))
-            if shared and _is_played(folder):
+            if shared and references.is_played(folder):
                 return Run(folder)
             # Before errors are set aside: a run that is killed in between is one to go on with.
             spent = _spent(meta, folder)
@@ -100,7 +95,7 @@ def execute(
                 _close(playing)
             if own:
                 _close(policy)
-        _score(folder, out, None, None)
+        _score(folder, out)
         return complete(folder)
 
 
@@ -170,27 +165,6 @@ def _close(policy: Policy) -> None:
     getattr(policy, "close", lambda: None)()
 
 
-def all_jobs(meta: RunMeta) -> list[Job]:
-    """Every episode of a run: tasks x seeds x attempts."""
-    return [
-        Job(msgspec.structs.replace(task, seed=seed), attempt)
-        for task in meta.task_set.tasks
-        for seed in meta.seeds
-        for attempt in range(meta.attempts)
-    ]
-
-
-def env_maker(meta: RunMeta, reveal: bool) -> Callable[[], Environment]:
-    """A constructor of the run's environment; in a process of its own where it must be."""
-    cls = registry.env_class(meta.task_set.env)
-    keywords = {**meta.task_set.options, **meta.env_options}
-    if reveal:
-        keywords["reveal"] = True
-    if cls.shareable:
-        return lambda: cls(**keywords)
-    return lambda: remote.RemoteEnvironment(meta.task_set.env, keywords)
-
-
 def _check_version(folder: Path, meta: RunMeta) -> None:
     """Refuse to go on in another version of the environment: one score of two things."""
     here = registry.env_class(meta.task_set.env).version
@@ -199,22 +173,6 @@ def _check_version(folder: Path, meta: RunMeta) -> None:
             f"{folder} was begun in version {meta.env_version} of '{meta.task_set.env}', {here} is "
             "installed. Go on in that version, or play all of it anew as a run of its own."
         )
-
-
-def check_data(make_env: Callable[[], Environment], task_set: TaskSet) -> None:
-    """Refuse data whose tasks are not the task set's: another version would score another thing."""
-    env = make_env()
-    try:
-        for task, expected in zip(task_set.tasks, task_set.content, strict=True):
-            found = env.content_hash(task.id)
-            if found != expected:
-                raise DataError(
-                    f"Task '{task.id}' is not the one that task set '{task_set.name}' means: its "
-                    f"data hash to {found}, the set says {expected}.\n"
-                    f"  Get the matching data with `harness fetch {task_set.env}`."
-                )
-    finally:
-        env.close()
 
 
 def score(
@@ -240,189 +198,26 @@ def score(
 
 
 def _score(
-    folder: Path, out: Path, reference: str | None, ceiling: str | None
+    folder: Path, out: Path, reference: str | None = None, ceiling: str | None = None
 ) -> list[EpisodeMetrics]:
     """``score``, for who holds the run's lock."""
-    run = Run(folder)
-    check_description(run)
-    asked = reference or run.meta.reference
-    meta = _scorable(msgspec.structs.replace(run.meta, reference=asked), out, folder)
-    was, now = (_place(told, folder) for told in (run.meta.reference, meta.reference))
-    if ceiling is not None:
-        ceiling = _noted(open_run(ceiling).path, folder)
-    if ceiling is not None or (reference is not None and not _same(was, now)):
-        meta = msgspec.structs.replace(meta, ceiling=ceiling)
-    found = references(meta, out, folder)
-    said = fingerprint(found) if found else None
-    meta = msgspec.structs.replace(meta, reference_hash=said)
-    others = _further_metrics()
-    rows = []
-    seen = set()
-    for episode in read_episodes(folder / EPISODES):
-        if episode.key in seen or not run.holds(episode.key):
-            why = "recorded twice" if episode.key in seen else "not of this run"
-            raise TraceError(
-                f"{folder / EPISODES}: the episode {episode.key} is {why}. "
-                f"`harness verify {folder}` tells all such episodes; remove their lines."
-            )
-        seen.add(episode.key)
-        against = found.get(episode.task.id)
-        trace = against.episode if against else None
-        extra = {name: _value(name, metric, episode, trace) for name, metric in others.items()}
-        rows.append(measure(episode, against, extra, meta.task_set.protocol))
-    write_meta(folder, meta)
-    write_metrics(folder, rows)
-    return rows
+    meta = scoring.asked(folder, out, reference, ceiling)
+    play_reference(meta, out)
+    return scoring.write(folder, meta, out)
 
 
-def _value(name: str, metric: Any, episode: Episode, trace: Episode | None) -> float | None:
-    """What a metric of another package says of an episode; not a finite number: None."""
-    try:
-        said = metric(episode, trace)
-        if isinstance(said, str | bytes):
-            raise TypeError(f"a number or None is expected, not {said!r:.40}")
-        value = None if said is None else float(said)
-    except Exception as error:
-        raise ConfigError(
-            f"The metric '{name}' ({registry.names('metrics')[name].value}) fails on the episode "
-            f"{episode.key}: {type(error).__name__}: {error}\n  The episodes are recorded: mend or "
-            "uninstall it, then go on with `harness run --resume RUN`."
-        ) from error
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _same(one: str | None, other: str | None) -> bool:
-    """Whether two references are one, by its agent's name or by its folder."""
-    if one is None or other is None:
-        return one is other
-    return one == other or Path(one).resolve() == Path(other).resolve()
-
-
-def references(meta: RunMeta, out: Path, folder: Path) -> dict[str, Reference]:
-    """What each task's episodes are measured against (``harness.cot.references``)."""
-    run = reference_run(meta, out, _place(meta.reference, folder))
-    if run is None:
-        return {}
-    ceiling = _place(meta.ceiling, folder)
-    again = run if ceiling is None else open_run(ceiling)
-    if again.meta.agent.name != run.meta.agent.name:
-        raise ConfigError(
-            f"{again.path} is a run of '{again.meta.agent.name}', but the reference is of "
-            f"'{run.meta.agent.name}': a ceiling tells how well the reference's agent matches "
-            "itself. Name another run of it with --ceiling."
-        )
-    tasks = [task.id for task in meta.task_set.tasks]
-    group = registry.env_class(meta.task_set.env).group
-    found = cot_references(run.episodes, again.episodes, tasks, group, meta.task_set.protocol)
-    if meta.ceiling is not None and not any(r.second for r in found.values()):
-        raise ConfigError(
-            f"{again.path} holds no further sampling of a reference: its episodes are of other "
-            "tasks, or of the reference's own seeds and attempts. Record one with "
-            f"`harness run --agent {again.meta.agent.name} --attempts 2`."
-        )
-    return found
-
-
-def reference_run(meta: RunMeta, out: Path, reference: str | None) -> Run | None:
-    """The run of reference traces: a recorded one, or an agent's, played twice a task once per task
-    set and kept beside the runs (the second attempt is the ceiling). Only won episodes serve as
-    reference."""
-    if reference is None or meta.kind == "reference":
-        return None
-    if reference not in registry.agent_configs():
-        try:
-            run = open_run(reference)
-        except ConfigError as error:
-            known = registry.agent_configs()
-            raise ConfigError(unknown("reference", reference, known, _OTHER_REFERENCE)) from error
-        run.check_recorded()
-        return run
-    folder = reference_folder(meta, out, reference)
-    if not _is_played(folder):
-        _check_playable(meta, reference)
-        options = {**meta.task_set.options, **meta.env_options}
-        base = plan(reference, meta.task_set.env, tasks=meta.task_set, kind="reference",
-                    env_options=options, attempts=2, workers=1)  # fmt: skip
-        base = msgspec.structs.replace(base, run_id=folder.name, reference=None)
-        execute(base, folder, out, None, None, None)
-    return Run(folder)
-
-
-_OTHER_REFERENCE = (
-    "A reference is a run folder or an agent. A recorded run takes another one by "
-    "`harness score RUN --reference REFERENCE`, and goes on with `harness run --resume RUN`."
-)
-
-
-def _is_played(folder: Path) -> bool:
-    """A kill between the two files leaves one that is not."""
-    if not (folder / META).is_file() or not (folder / EPISODES).is_file():
-        return False
-    return read_meta(folder).status == "complete" and not _is_published(folder)
-
-
-def _check_playable(meta: RunMeta, reference: str) -> None:
-    """Refuse an agent whose traces, of the version of the run's environment, cannot be had here."""
-    env = meta.task_set.env
-    why, here = registry.missing(registry.agent_configs()[reference]), registry.env_class(env)
-    if meta.env_version != here.version:
-        why = f"the run is of version {meta.env_version} of '{env}', {here.version} is installed."
-    if why is not None:
-        raise ConfigError(
-            f"The reference '{reference}' cannot be played: {why}\n  {_OTHER_REFERENCE}"
-        )
-
-
-def _place(reference: str | None, folder: Path) -> str | None:
-    """Where the reference is that run.json in ``folder`` tells: a relative path is as seen from a
-    folder above, so that both may move together, and only then from this process's own."""
-    if reference is None or reference in registry.agent_configs():
-        return reference
-    above = () if Path(reference).is_absolute() else folder.resolve().parents
-    return str(next((f for f in (up / reference for up in above) if f.is_dir()), reference))
-
-
-def _noted(path: Path, folder: Path) -> str:
-    """How run.json in ``folder`` tells a reference that was named here (see ``_place``)."""
-    here, full = Path.cwd(), path.resolve()
-    if full.is_relative_to(here) and folder.resolve().is_relative_to(here):
-        noted = str(full.relative_to(here))
-        if _place(noted, folder) == str(full):
-            return noted
-    return str(full)
-
-
-def _scorable(meta: RunMeta, out: Path, folder: Path) -> RunMeta:
-    """The description with a recorded reference by its own folder: an agent's newest run may become
-    another. Refuses beforehand what scoring would break on."""
-    _further_metrics()
-    reference = meta.reference
-    if reference is None or meta.kind == "reference":
-        return meta
-    if reference in registry.agent_configs():
-        if not _is_played(reference_folder(meta, out, reference)):
-            _check_playable(meta, reference)
-        return meta
-    if (folder / META).is_file() and read_meta(folder).reference == reference:
-        reference_run(meta, out, _place(reference, folder))
-        return meta
-    run = reference_run(meta, out, reference)
-    if run is None:
-        return meta
-    return msgspec.structs.replace(meta, reference=_noted(run.path, folder))
-
-
-def _further_metrics() -> dict[str, Any]:
-    return {name: registry.load("metrics", name, "metric") for name in registry.names("metrics")}
-
-
-def reference_folder(meta: RunMeta, out: Path, reference: str) -> Path:
-    """Where an agent's traces of a run's tasks are: in the version of its environment. Those of
-    another version keep the place that they have."""
-    folder = out / meta.task_set.env / reference / f"reference-{meta.task_set_hash}"
-    if (folder / META).is_file() and read_meta(folder).env_version != meta.env_version:
-        return folder.with_name(f"{folder.name}-{meta.env_version}")
-    return folder
+def play_reference(meta: RunMeta, out: Path) -> None:
+    """Have the agent that a run is measured against play its traces, once per task set: twice a
+    task, and the second attempt is the ceiling."""
+    folder = references.unplayed(meta, out)
+    if folder is None:
+        return
+    assert meta.reference is not None
+    options = {**meta.task_set.options, **meta.env_options}
+    base = plan(meta.reference, meta.task_set.env, tasks=meta.task_set, kind="reference",
+                env_options=options, attempts=2, workers=1)  # fmt: skip
+    base = msgspec.structs.replace(base, run_id=folder.name, reference=None)
+    execute(base, folder, out, None, None, None)
 
 
 def _key(job: Job) -> tuple[str, int, int]:
@@ -454,7 +249,7 @@ def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -
     a complete run came without: its weights must tell."""
     file = folder / EPISODES
     episodes = read_episodes(file) if file.is_file() else iter(())
-    published = _is_published(folder)
+    published = references.is_published(folder)
     stay = any(e.outcome is not Outcome.ERROR or not retry_errors for e in episodes)
     if not (stay or published):
         return
@@ -481,10 +276,3 @@ def _check_policy(folder: Path, described: dict[str, Any], retry_errors: bool) -
             f"is now: {', '.join(differ)}.\n"
             f"  Put back what it was begun with, or {again}: one run holds one policy's episodes."
         )
-
-
-def _is_published(folder: Path) -> bool:
-    """Whether a run is complete and its episodes are not here."""
-    file = folder / EPISODES
-    recorded = file.is_file() and file.stat().st_size > 0
-    return not recorded and (folder / META).is_file() and read_meta(folder).status == "complete"

@@ -69,10 +69,9 @@ class Spread(NamedTuple):
 
 def weights(replicate: Ints, task: Ints) -> Floats:
     """One over the number of rows of the same task and replicate."""
-    _, cell, count = np.unique(
-        np.stack([replicate, task]), axis=1, return_inverse=True, return_counts=True
-    )
-    return 1.0 / count[cell.reshape(-1)].astype(np.float64)
+    row, column = (np.unique(labels, return_inverse=True)[1] for labels in (replicate, task))
+    _, cell, count = np.unique(row * len(task) + column, return_inverse=True, return_counts=True)
+    return np.reciprocal(count.astype(np.float64))[cell]
 
 
 def shares(

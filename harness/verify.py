@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from harness import execution, registry
+from harness import jobs, registry
 from harness.errors import AgentError, ConfigError, TraceError
 from harness.loop import play_episode
 from harness.metrics import EpisodeMetrics, measure
@@ -76,10 +76,10 @@ def verify(
     """
     check_meta(run)
     meta = played_here(run.meta, env_options or {})
-    make_env = execution.env_maker(meta, reveal=False)
-    execution.check_data(make_env, meta.task_set)
+    make_env = jobs.env_maker(meta, reveal=False)
+    jobs.check_data(make_env, meta.task_set)
     complete = meta.status == "complete"
-    tasks = {(j.task.id, j.task.seed, j.attempt): j.task for j in execution.all_jobs(meta)}
+    tasks = {(j.task.id, j.task.seed, j.attempt): j.task for j in jobs.all_jobs(meta)}
     due: dict[Key, bool] = dict.fromkeys(tasks, True)
     rows = _rows(run) if complete or (run.path / METRICS).exists() else None
     env = make_env()

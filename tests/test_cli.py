@@ -403,7 +403,8 @@ def test_a_server_stops_with_a_word(folder):
 def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path, ended):
     """By Ctrl-C, and by a scheduler."""
     process = subprocess.Popen(
-        [*HARNESS, "run", "-a", "random", "-e", "alfworld", "-t", "builtin-train"],
+        [*HARNESS, "run", "-a", "random", "-e", "alfworld", "-t", "builtin-dev[:24]",
+         "--attempts", "100"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         preexec_fn=heeds_interrupts,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from toy import Says
 
 import harness
-from harness import api, execution
+from harness import api, references
 from harness.errors import ConfigError, TraceError
 from harness.export import export
 from harness.recorder import EPISODES, Recorder
@@ -140,12 +140,12 @@ def test_a_published_run_is_played_again_by_its_own_weights_alone(tmp_path):
 
 
 def reference_of(run: Run, out: Path) -> Path:
-    return execution.reference_folder(run.meta, out, "expert")
+    return references.reference_folder(run.meta, out, "expert")
 
 
 def test_reference_traces_killed_before_their_description_are_played(tmp_path):
     meta = api.plan("random", "alfworld", tasks="builtin-dev[:2]", max_steps=2)
-    folder = execution.reference_folder(meta, tmp_path, "expert")
+    folder = references.reference_folder(meta, tmp_path, "expert")
     Recorder(folder).close()
     assert not (folder / META).exists()
     run = short("random", tmp_path, kind="run")
@@ -163,7 +163,7 @@ def test_published_reference_traces_are_not_taken_for_empty_ones(tmp_path):
 
 def test_a_run_waits_for_reference_traces_that_another_process_plays(tmp_path):
     meta = api.plan("random", "alfworld", tasks="builtin-dev[:2]", max_steps=2)
-    folder = execution.reference_folder(meta, tmp_path, "expert")
+    folder = references.reference_folder(meta, tmp_path, "expert")
     found: list[Run] = []
     threads = [
         threading.Thread(target=lambda: found.append(short("random", tmp_path, kind="run")))

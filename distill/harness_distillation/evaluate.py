@@ -13,7 +13,7 @@ from typing import Any
 
 from harness_agents.checkpoints import locate
 
-from harness import api, execution, registry
+from harness import api, jobs, registry
 from harness.console import Progress, warn
 from harness.runs import Run, RunMeta, find_runs
 from harness_distillation import checkpoint
@@ -27,7 +27,7 @@ def check(recipe: Recipe) -> None:
     option (ConfigError), data that are not there or not the task set's (DataError)."""
     for what in recipe.evaluate:
         meta = _planned("random", what)
-        execution.check_data(execution.env_maker(meta, reveal=False), meta.task_set)
+        jobs.check_data(jobs.env_maker(meta, reveal=False), meta.task_set)
 
 
 def evaluate(recipe: Recipe, student: Path, results: Path, quiet: bool) -> None:

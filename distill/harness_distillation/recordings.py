@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from harness_agents import checkpoints
 
-from harness import api, execution, registry
+from harness import api, jobs, registry
 from harness.config import AgentConfig
 from harness.errors import HarnessError
 from harness.runs import Run, find_runs
@@ -42,7 +42,7 @@ def collect_all(
             meta = api.plan(
                 "random", what.env, tasks=what.tasks, env_options=dict(what.env_options)
             )
-            execution.check_data(execution.env_maker(meta, reveal=False), meta.task_set)
+            jobs.check_data(jobs.env_maker(meta, reveal=False), meta.task_set)
     found: list[Path | None] = []
     for what in wanted:
         try:

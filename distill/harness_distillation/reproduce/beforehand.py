@@ -252,9 +252,14 @@ def _played(what: Evaluation) -> str:
 def _episodes(plan: Plan) -> list[str]:
     """Whose episodes the arms are trained on, where that is not the same for all of them."""
     arms: dict[str, list[str]] = {}
+    said: dict[bytes, str] = {}
     for planned in plan.cells:
         if planned.cell.stage == "trial":
-            arms.setdefault(_recorded(planned.cell.recipe.data), []).append(planned.cell.arm)
+            data = planned.cell.recipe.data
+            key = msgspec.json.encode(data)
+            if key not in said:
+                said[key] = _recorded(data)
+            arms.setdefault(said[key], []).append(planned.cell.arm)
     if len(arms) < 2:
         return []
     told = (f"{', '.join(dict.fromkeys(names))}: {what}" for what, names in arms.items())

@@ -215,7 +215,7 @@ def _references(plan: Plan, out: Path) -> None:
     played = {e.name: e for p in plan.cells for e in p.cell.evaluations if p.cell.teacher is None}
     for e in played.values():
         meta = api.plan("random", e.env, tasks=e.task_set(), env_options=e.env_options)
-        execution.reference_run(meta, out / "results", meta.reference)
+        execution.play_reference(meta, out / "results")
 
 
 @contextmanager
