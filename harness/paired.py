@@ -71,7 +71,8 @@ def weights(replicate: Ints, task: Ints) -> Floats:
     """One over the number of rows of the same task and replicate."""
     row, column = (np.unique(labels, return_inverse=True)[1] for labels in (replicate, task))
     _, cell, count = np.unique(row * len(task) + column, return_inverse=True, return_counts=True)
-    return np.reciprocal(count.astype(np.float64))[cell]
+    one_over: Floats = 1.0 / count[cell]
+    return one_over
 
 
 def shares(
