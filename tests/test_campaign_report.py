@@ -39,7 +39,7 @@ def runs(tmp_path_factory) -> dict[int, harness.Run]:
 
 
 def test_one_seed_has_wilsons_interval_at_the_effective_n(runs):
-    won = report.QUANTITIES[0][2]
+    won = report.QUANTITIES[0].value
     found = report.mean({1: runs[1]}, won, share=True)
     assert found.value == runs[1].summary.success
     assert found.n == 30
@@ -49,7 +49,7 @@ def test_one_seed_has_wilsons_interval_at_the_effective_n(runs):
 
 
 def test_several_seeds_have_the_crossed_interval(runs):
-    won = report.QUANTITIES[0][2]
+    won = report.QUANTITIES[0].value
     found = report.mean(runs, won, share=True)
     each = [run.summary.success for run in runs.values()]
     assert found.value == pytest.approx(np.mean(each))
@@ -60,9 +60,21 @@ def test_several_seeds_have_the_crossed_interval(runs):
     assert found.high - found.low > 2 * 1.9 * spread
     assert found.effective < 90
     assert report.mean({}, won) is None
-    steps = report.mean(runs, report.QUANTITIES[3][2])
+    steps = report.mean(runs, report.QUANTITIES[3].value)
     assert steps.value == pytest.approx(np.mean([run.summary.steps for run in runs.values()]))
-    assert report.mean(runs, report.QUANTITIES[1][2]) is None  # no model, no tokens
+    assert report.mean(runs, report.QUANTITIES[1].value) is None  # no model, no tokens
+
+
+def test_an_interval_stays_where_its_quantity_can_lie(runs):
+    """Two seeds spread so widely by Student's t that a match of 270 % would be in it."""
+    two = {seed: runs[seed] for seed in (1, 2)}
+    steps = report.QUANTITIES[3]
+    most = steps.most(runs[1].meta)
+    assert most == 9
+    free = report.mean(two, steps.value)
+    assert free.high > most
+    held = report.mean(two, steps.value, most=most)
+    assert (held.low, held.high, held.value) == (max(0.0, free.low), most, free.value)
 
 
 def test_the_spread_of_seeds_is_found_again():
@@ -165,7 +177,7 @@ def test_a_table_has_what_its_means_rest_on(finished):
     assert rests[0][:3] == ["Method", "N_r : N_a", "seeds"]
     name = "alfworld/builtin-valid[:15]"
     for arm, row in zip(("small", "token", "ours"), rests[1:], strict=True):
-        whole = report.mean(found[arm].runs[name], report.QUANTITIES[0][2])
+        whole = report.mean(found[arm].runs[name], report.QUANTITIES[0].value)
         assert row[:4] == [arm, "2.50", str(len(found[arm].runs[name])), (
             f"{whole.n} ({whole.effective:.0f})"
         )]  # fmt: skip

@@ -8,6 +8,7 @@ The effective n is how many independent episodes would know the mean as well.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
@@ -19,7 +20,7 @@ import numpy as np
 
 from harness import api, comparison, comparison_text, paired, registry
 from harness.metrics import EpisodeMetrics
-from harness.runs import Run
+from harness.runs import Run, RunMeta
 from harness.types import Outcome
 from harness_distillation.recipe import Objective
 from harness_distillation.reproduce.grid import PARENT, Column
@@ -49,23 +50,40 @@ class Arm(NamedTuple):
     runs: dict[str, dict[int, Run]]
 
 
-#: The paper's quantities, reasoning a step (as its tables have it) and an episode: heading, key in
-#: its tables, value of an episode, scale, digits.
-QUANTITIES: tuple[tuple[str, str, _Value, float, int], ...] = (
-    ("Task success, %", "success", lambda r: float(bool(r.success)), 100.0, 1),
-    (
+class Quantity(NamedTuple):
+    """One of the paper's quantities, or reasoning an episode beside reasoning a step."""
+
+    heading: str
+    #: Its name in the paper's tables.
+    key: str
+    #: Of an episode; None: it has none. Never negative.
+    value: _Value
+    scale: float
+    digits: int
+    #: What no episode of a run can exceed, nor then any interval of a mean.
+    most: Callable[[RunMeta], float] = lambda meta: math.inf
+
+
+QUANTITIES = (
+    Quantity(
+        "Task success, %", "success", lambda r: float(bool(r.success)), 100.0, 1, lambda meta: 1.0
+    ),
+    Quantity(
         "Reasoning length, tokens a step", "reasoning_length",
         lambda r: None if r.reasoning_tokens is None or not r.n_steps
         else r.reasoning_tokens / r.n_steps,
         1.0, 1,
     ),
     # The teacher's own traces are the reference, so its own row has none.
-    (
+    Quantity(
         "CoT match with the teacher's won episodes, %", "cot_match",
-        lambda r: r.cot_overlap, 100.0, 1,
+        lambda r: r.cot_overlap, 100.0, 1, lambda meta: 1.0,
     ),
-    ("Episode latency, steps (lost episodes too)", "steps", lambda r: float(r.n_steps), 1.0, 1),
-    (
+    Quantity(
+        "Episode latency, steps (lost episodes too)", "steps", lambda r: float(r.n_steps), 1.0, 1,
+        lambda meta: float(meta.task_set.protocol.max_steps),
+    ),
+    Quantity(
         "Reasoning length, tokens an episode (the paper's eq. 9)", "reasoning_an_episode",
         lambda r: None if r.reasoning_tokens is None else float(r.reasoning_tokens), 1.0, 0,
     ),
@@ -99,10 +117,7 @@ def tables(plan: Plan, found: Sequence[Arm]) -> list[tuple[str, Table]]:
     if plan.grid.table == "table5":
         parts = [(_title(c), _ablation(found, c)) for c in shown]
     else:
-        parts = [
-            (title, _by_column(found, shown, partial(_number, i)))
-            for i, (title, *_) in enumerate(QUANTITIES)
-        ]
+        parts = [(q.heading, _by_column(found, shown, partial(_number, q))) for q in QUANTITIES]
     parts += [
         (
             "Beside CoT match: precision / F1 / F1 with the trace of another task, %",
@@ -140,21 +155,23 @@ def _by_column(
 def _ablation(found: Sequence[Arm], what: Column) -> Table:
     """Table 5's form: which spans are supervised, success, CoT match and steps."""
     head = ["Method", "Reason", "Action", "Segm", "Succ, %", "CoT, %", "Steps"]
-    rows = ([a.name, *_marks(a), *(_number(i, a, what) for i in (0, 2, 3))] for a in found)
+    told = [q for q in QUANTITIES if q.key in ("success", "cot_match", "steps")]
+    rows = ([a.name, *_marks(a), *(_number(q, a, what) for q in told)] for a in found)
     return [head, *rows]
 
 
-def _number(number: int, arm: Arm, what: Column) -> str:
-    """A row's mean of one of the quantities on a task set, with its interval."""
-    return _cell(_of(arm, number, what), *QUANTITIES[number][3:])
+def _number(quantity: Quantity, arm: Arm, what: Column) -> str:
+    """A row's mean of a quantity on a task set, with its interval."""
+    return _cell(_of(arm, quantity, what), quantity.scale, quantity.digits)
 
 
-def _of(arm: Arm, number: int, what: Column) -> Mean | None:
-    """A row's mean of one of the quantities on a task set."""
-    _, key, value, *_ = QUANTITIES[number]
-    if key == "cot_match" and arm.teaches:
+def _of(arm: Arm, quantity: Quantity, what: Column) -> Mean | None:
+    """A row's mean of a quantity on a task set."""
+    if quantity.key == "cot_match" and arm.teaches:
         return None
-    return mean(arm.runs.get(what.name, {}), value, share=key == "success")
+    runs = arm.runs.get(what.name, {})
+    most = min((quantity.most(run.meta) for run in runs.values()), default=math.inf)
+    return mean(runs, quantity.value, share=quantity.key == "success", most=most)
 
 
 def _marks(arm: Arm) -> list[str]:
@@ -179,7 +196,7 @@ def _training(plan: Plan) -> Callable[[Arm], list[str]]:
 
 
 def _episodes(arm: Arm, what: Column) -> str:
-    whole = _of(arm, 0, what)
+    whole = _of(arm, QUANTITIES[0], what)
     return "-" if whole is None else f"{whole.n} ({whole.effective:.0f})"
 
 
@@ -205,9 +222,11 @@ def _faults(arm: Arm, what: Column) -> str:
     return f"{len(rows) - len(played)} / {truncated} / {invalid}"
 
 
-def mean(runs: dict[int, Run], value: _Value, share: bool = False) -> Mean | None:
-    """Mean of a quantity (none is negative) over the episodes of all seeds' runs that have it;
-    broken ones have none. ``share``: it is 0 or 1, as success is.
+def mean(
+    runs: dict[int, Run], value: _Value, share: bool = False, most: float = math.inf
+) -> Mean | None:
+    """Mean of a quantity (0 at least, ``most`` at most) over the episodes of all seeds' runs that
+    have it; broken ones have none. ``share``: it is 0 or 1, as success is.
 
     None without such an episode.
     """
@@ -233,11 +252,12 @@ def mean(runs: dict[int, Run], value: _Value, share: bool = False) -> Mean | Non
     if found is None:
         n = paired.effective(values, cluster, weight)
         found = paired.means(values, cluster, replicate, weight)
-        low, high = (max(0.0, found.low), found.high) if found is not None else (None, None)
-        return Mean(centre, low, high, len(rows), n)
+        if found is None:
+            return Mean(centre, None, None, len(rows), n)
+        return Mean(centre, max(0.0, found.low), min(most, found.high), len(rows), n)
     spread = float(np.average((values - centre) ** 2, weights=weight))
     effective = min(float(len(rows)), max(1.0, spread / found.error**2))
-    return Mean(centre, max(0.0, found.low), found.high, len(rows), effective)
+    return Mean(centre, max(0.0, found.low), min(most, found.high), len(rows), effective)
 
 
 def _codes(labels: Sequence[str]) -> paired.Ints:
@@ -374,7 +394,7 @@ def paper(plan: Plan) -> tuple[str, Table]:
     wanted = [row.paper for row in plan.grid.rows if row.paper is not None]
     key = "arm" if plan.grid.table == "table5" else "agent"
     envs = list(dict.fromkeys(row["env"] for row in numbers))
-    quantities = [q for q in QUANTITIES if q[1] in numbers[0]]
+    quantities = [q for q in QUANTITIES if q.key in numbers[0]]
     heads = [f"{_PAPERS[q[1]]} {_PAPERS[e]}" for q in quantities for e in envs]
     rows = [["In the paper", *heads]]
     for name in dict.fromkeys(row[key] for row in numbers):
@@ -382,7 +402,7 @@ def paper(plan: Plan) -> tuple[str, Table]:
             continue
         of = {row["env"]: row for row in numbers if row[key] == name}
         label = next(iter(of.values()))["in the paper"]
-        rows.append([label, *(of[e][q[1]] if e in of else "-" for q in quantities for e in envs)])
+        rows.append([label, *(of[e][q.key] if e in of else "-" for q in quantities for e in envs)])
     number = plan.grid.table.removeprefix("table")
     title = (
         f"Reference: the paper's Table {number} (Succ: success, %; Len: reasoning tokens; CoT: "
