@@ -164,6 +164,20 @@ def test_wording_varies_and_the_way_does_not() -> None:
     assert [[_act(s) for s in e.steps] for e in one] == [[_act(s) for s in e.steps] for e in other]
 
 
+def test_attempts_are_worded_differently() -> None:
+    observation, info = ALFWorldEnv().reset(seed=0)
+    said = {
+        (d.reasoning, d.action)
+        for seed in range(30)
+        for d in [
+            ExpertPolicy().act(
+                info["instruction"], [], observation, {"task_id": "x", "sampling_seed": seed}
+            )
+        ]
+    }
+    assert len({action for _, action in said}) == 1 < len(said)
+
+
 def test_there_are_many_wordings(expert_episodes: list[Episode]) -> None:
     patterns = Counter(NAME.sub("X", r.decision.reasoning) for r in _taught(expert_episodes))
     assert len(patterns) > 500
@@ -404,6 +418,17 @@ def test_replay_plays_a_run_again(recorded: Path) -> None:
     for episode in play(ReplayPolicy(str(recorded)), "alfworld/builtin-train[:300]", every=30):
         assert _told([episode]) == _told([first[episode.key]])
         assert episode.success == first[episode.key].success
+
+
+def test_replay_tells_attempts_apart(tmp_path: Path) -> None:
+    run = harness.evaluate(
+        "random", "alfworld", tasks="builtin-dev[:1]", attempts=3, max_steps=5, out=tmp_path
+    )
+    policy = ReplayPolicy(str(run.path))
+    for episode in run.episodes():
+        info = {"task_id": episode.task.id, "seed": episode.task.seed, "attempt": episode.attempt}
+        for k, step in enumerate(episode.steps):
+            assert policy.act("", episode.steps[:k], "", info) == step.decision
 
 
 def test_replay_names_what_it_lacks(recorded: Path, tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ def test_aliases_are_executed_in_the_games_own_words(words: str) -> None:
     observation, reward, _, _, info = env.step(other)
     assert (reward, info["executed"], info["invalid_action"]) == (1.0, last, False)
     assert observation.startswith("You move the ")
+    info = env.step(f"put mug 9 {words} desk 9")[4]  # what came of it does not decide
+    assert (info["executed"], info["invalid_action"]) == ("move mug 9 to desk 9", True)
 
 
 def test_translation_touches_only_putting_down() -> None:

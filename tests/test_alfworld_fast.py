@@ -199,9 +199,34 @@ def test_a_shared_place_lists_what_was_taken_from_its_other_receptacle() -> None
     assert not [c for c in engine.admissible if c.startswith("go to shelf")]
     _, _, won = engine.step("take egg 1 from shelf 2")
     assert won
+    assert not [c for c in engine.admissible if c.startswith("take")]  # the hand is full
+    engine.step("move egg 1 to shelf 2")
+    assert engine.step("look")[0].endswith("Next to it, you see nothing.")  # back where it was
+    engine.step("take egg 1 from shelf 2")
     _, _, won = engine.step("move egg 1 to shelf 1")
     assert not won
     assert engine.step("look")[0].endswith("Next to it, you see a egg 1.")
+    engine.reset(kitchen())
+    engine.step("go to shelf 1")
+    assert engine.step("look")[0].endswith("Next to it, you see nothing.")
+
+
+def test_heat_and_cold_end_each_other() -> None:
+    engine = FastEngine()
+    facts = "(heatable Egg_bar_1) (receptacleType Fridge_bar_1 MicrowaveType)"
+    engine.reset(kitchen("(isCool Egg_bar_1)", facts))
+    for command in ("go to shelf 1", "take egg 1 from shelf 2", "go to fridge 1"):
+        engine.step(command)
+    for verb, said in (("cool", "cold"), ("heat", "hot"), ("cool", "cold")):
+        assert engine.step(f"{verb} egg 1 with fridge 1")[2] == (verb == "cool")
+        assert engine.step("examine egg 1")[0] == f"This is a {said} egg 1."
+
+
+def test_a_goal_that_holds_from_the_start_is_won() -> None:
+    engine = FastEngine()
+    engine.reset(kitchen("(inReceptacle Egg_bar_1 Shelf_bar_1)"))
+    assert engine.won
+    assert engine.step("look")[2]
 
 
 def test_slicing_and_cooling_change_what_examine_says() -> None:

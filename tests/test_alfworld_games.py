@@ -273,6 +273,11 @@ def test_sets_have_their_sizes_and_one_protocol(sets: dict[str, TaskSet]) -> Non
     assert len({found.hash for found in sets.values()}) == len(sets)
 
 
+def test_the_beginning_of_an_official_set_holds_every_task_type(sets: dict[str, TaskSet]) -> None:
+    for name in ("seen-140", "unseen-134", "dev-200"):
+        assert len({task_type(task.id) for task in sets[name].tasks[:40]}) == 6
+
+
 def test_whole_task_folders_are_held_out_by_type(sets: dict[str, TaskSet]) -> None:
     folders = {
         name: {group(task.id) for task in sets[name].tasks}

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,8 +26,9 @@ pytest.importorskip("transformers", reason="needs the extra 'models'")
 pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
-from harness_agents.backends.hf import HFBackend  # noqa: E402
-from harness_agents.backends.slots import Slots  # noqa: E402
+from harness_agents.backends.batch import Request  # noqa: E402
+from harness_agents.backends.hf import PATIENCE, HFBackend  # noqa: E402
+from harness_agents.backends.slots import Prefixes, Slots  # noqa: E402
 from harness_agents.checkpoints import locate  # noqa: E402
 from hf_replies import (  # noqa: E402, F401
     backends,
@@ -315,6 +317,28 @@ def test_any_arrivals_lengths_evictions_and_windows_change_no_reply(
             assert same_until_tie(reply.ids, *generated(backend.model, ids, count))
     finally:
         backend.close()
+
+
+def test_who_goes_on_comes_first_until_another_has_waited_too_long(
+    untrained: Path, open_backend: Any
+) -> None:
+    backend = open_backend(untrained)
+    stored = backend.complete(prompts(1, 4)[0], Decoding(max_new_tokens=4), 0)
+    known = [*backend.prompt(prompts(1, 4)[0], 4)[0], *stored.ids]
+    begins, goes_on = (Request(ids, 0, Decoding(), 0) for ids in ([5, 6, 7], [*known, 5, 6]))
+    assert backend._by_turn([begins, goes_on]) == [goes_on, begins]
+    begins.asked -= PATIENCE
+    assert backend._by_turn([goes_on, begins]) == [begins, goes_on]
+
+
+def test_a_conversation_is_stored_once() -> None:
+    store, kept = Prefixes(1 << 20), torch.zeros(4)
+    store.put(np.arange(6), 4, kept)
+    length, _, first = store.match(np.arange(9))
+    assert (length, store.holds(first)) == (6, True)
+    store.put(np.arange(9), 8, kept, first)
+    assert (store.match(np.arange(12))[0], store.holds(first)) == (9, False)
+    assert store._used == kept.nbytes
 
 
 @settings(max_examples=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -14,7 +15,7 @@ import pytest
 
 from harness.errors import ConfigError, MissingDependency
 from harness.loop import play_episode
-from harness.policy import Decoding
+from harness.policy import ContextOverflow, Decoding
 from harness.protocol import Protocol
 from harness.transcript import Kind, Segment, parse, render
 from harness.types import Completion, Task
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
 from harness_agents.backends.hf import HFBackend  # noqa: E402
+from harness_agents.backends.loading import load_tokenizer  # noqa: E402
+from harness_agents.backends.replies import Replies  # noqa: E402
 from harness_agents.checkpoints import Checkpoint, Settings, locate  # noqa: E402
 from harness_agents.react import ReActPolicy  # noqa: E402
 from hf_replies import backends, echo_player, new_model, one_thread, prompts  # noqa: E402, F401
@@ -40,6 +43,7 @@ from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     BloomConfig,
     GPTNeoConfig,
+    LlamaConfig,
     Phi3Config,
 )
 
@@ -181,6 +185,36 @@ def test_weights_are_those_that_were_loaded(untrained: Path, tmp_path: Path) -> 
         assert locate(str(folder)).sha256() != before
     finally:
         backend.close()
+
+
+def test_every_file_of_the_weights_is_in_their_hash(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(b"one")
+    before = Checkpoint("m", tmp_path, None, Settings()).sha256()
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"two")
+    assert Checkpoint("m", tmp_path, None, Settings()).sha256() != before
+
+
+def test_the_window_is_the_checkpoints_else_at_most_2048(trained: Path) -> None:
+    found = locate(str(trained))
+    loaded = load_tokenizer(found)
+    for positions, told, window in ((4096, None, 2048), (512, None, 512), (4096, 3000, 3000)):
+        checkpoint = dataclasses.replace(found, settings=Settings(window=told))
+        configs = (LlamaConfig(max_position_embeddings=positions),)
+        assert Replies(checkpoint, loaded, configs, None, False).window == window
+        assert Replies(checkpoint, loaded, configs, 100, False).window == 100
+
+
+def test_the_window_has_room_for_the_longest_action_beside_the_reply(
+    trained: Path, open_backend: Any
+) -> None:
+    blocks = render(opening("fig"), [], "Say fig.")
+    size = len(open_backend(trained).prompt(blocks, 1)[0])
+    backend = open_backend(trained, window=size + 30)
+    decoding = Decoding(max_new_tokens=30)
+    assert backend.complete(blocks, decoding, 0).prompt_tokens == size
+    with pytest.raises(ContextOverflow):
+        backend.complete(blocks, decoding, 0, ["say fig"])
 
 
 def test_the_name_of_a_gguf_file_is_no_pattern(tmp_path: Path) -> None:

@@ -347,6 +347,7 @@ def test_notes_follow_lookups() -> None:
         ("lookup[b]", "(Result 1 / 2) He was b."),
         ("lookup[c]", "No more results.\n"),
         ("lookup[b]", "(Result 1 / 2) He was b."),
+        ("lookup[e]", "(Result 1 / 3) He was b."),
         ("lookup[b]", "(Result 2 / 2) They b."),
         ("Search[Z]", "Could not find Z. Similar: ['A', \"B's\"]."),
         ("nonsense", "Invalid action: nonsense"),
@@ -364,6 +365,7 @@ def test_notes_follow_lookups() -> None:
     assert page.exhausted("b")
     assert page.exhausted("c")
     assert not page.exhausted("d")
+    assert "e" not in page.lookups  # another keyword followed: it would start over
     assert notes.misses == {"z": ("A", "B's")}
     assert notes.event == "invalid"
 

@@ -112,6 +112,21 @@ def test_the_order_of_pages_does_not_decide_what_is_similar() -> None:
     assert one.fingerprint != other.fingerprint
 
 
+def test_a_capital_of_the_first_letter_decides_between_titles() -> None:
+    built = Corpus.build([Page("Diamond Cut", ("A song.",)), Page("Diamond cut", ("A style.",))])
+    for asked, title in (("diamond cut", "Diamond cut"), ("DIAMOND CUT", "Diamond Cut")):
+        page = built.find(asked)
+        assert page is not None
+        assert page.title == title
+
+
+def test_other_names_of_a_page_are_another_corpus() -> None:
+    assert (
+        Corpus.build([Page("Nile", ("A river.",))]).fingerprint
+        != Corpus.build([Page("Nile", ("A river.",), ("An-Nil",))]).fingerprint
+    )
+
+
 def test_redirects_lead_to_their_page_in_any_order() -> None:
     late = Page("John F. Kennedy", ("A president.",))
     built = Corpus.build([Redirect("JFK", late.title), late, Redirect("Nobody", "Absent")])
@@ -268,6 +283,9 @@ def test_many_pages_are_indexed_once_in_the_cache_folder(
     os.utime(tmp_path / "one.jsonl", (1, 1))
     assert open_corpus(str(tmp_path / "one.jsonl"), in_memory=11).find("New") is not None
     assert len(list(folder.glob("corpus-*"))) == 2
+    (tmp_path / "two.jsonl").write_bytes(LINES.replace(b"Six", b"Ten"))  # of the same size
+    os.utime(tmp_path / "two.jsonl", (1, 1))
+    assert open_corpus(str(tmp_path / "two.jsonl"), in_memory=11).find("Ten") is not None
 
 
 @pytest.mark.data

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_envs.hotpotqa.data import OFFICIAL, group, is_builtin, open_data
+from harness_envs.hotpotqa.data import OFFICIAL, content_hash, group, is_builtin, open_data
 from harness_envs.hotpotqa.fetch import FILES, fetch
+from harness_envs.hotpotqa.records import Question
 
 from harness.errors import ConfigError, DataError
 
@@ -142,11 +143,20 @@ def test_records_that_disagree_are_told_by_their_files(tmp_path: Path) -> None:
 
 
 def test_a_type_that_one_file_tells_is_not_made_up(tmp_path: Path) -> None:
-    untyped = {key: value for key, value in official(0).items() if key != "type"}
+    told = ("type", "supporting_facts")
+    untyped = {key: value for key, value in official(0).items() if key not in told}
     write(tmp_path / "dev_a.jsonl", [untyped, {**official(1), "type": None}])
     write(tmp_path / "dev_b.jsonl", [official(0)])
-    types = [question.type for question in open_data(str(tmp_path)).tasks("dev").values()]
-    assert types == ["comparison", "bridge"]
+    found = list(open_data(str(tmp_path)).tasks("dev").values())
+    assert [question.type for question in found] == ["comparison", "bridge"]
+    assert found[0].supporting == (("Page & 0", 0), ("Other 0", 1))
+
+
+def test_question_and_answer_are_a_tasks_content() -> None:
+    one = Question("5a", "dev", "Where?", "here")
+    assert content_hash(one) == content_hash(Question("5b", "dev", "Where?", "here"))
+    for other in (("Where?", "there"), ("Why?", "here")):
+        assert content_hash(Question("5a", "dev", *other)) != content_hash(one)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ PAGES: list[dict[str, Any]] = [
     {"title": "Amazon", "text": ["The Amazon is a river.", " It is wide."]},
     {"title": "Empty", "paragraphs": []},
     {"title": "Lone", "paragraphs": ["Alone"]},
+    {"title": "Few", "paragraphs": ["Two words", "Now three words."]},
     {"title": "Mercury", "text": ["Mercury may refer to:", " a planet or a god."]},
     {"title": "Mercury (planet)", "text": "Mercury is the first planet."},
     {"title": "Signs", "text": r"It costs $5.00 (or more) [sic] a+b* ^x| {2} \d \u00e9 C:\new."},
@@ -116,6 +117,8 @@ def test_an_episode(env: HotPotQAEnv) -> None:
     assert show(env, "lookup[it]") == "(Result 1 / 2) It flows north! It is long."
     assert show(env, "search[The Nil]") == "Could not find The Nil. Similar: ['Nile']."
     assert show(env, "lookup[it]") == "(Result 2 / 2) Dick never saw it."  # the page stays
+    assert show(env, "search[Nile]").startswith("The Nile is")
+    assert show(env, "lookup[it]") == "(Result 1 / 2) It flows north! It is long."  # begins anew
     assert show(env, "think[hm]") == "Nice thought."
     shown, reward, done, truncated, info = env.step("finish[Nile!]")
     assert (shown, reward, done, truncated) == ("Episode finished, reward = 1\n", 1.0, True, False)
@@ -192,6 +195,7 @@ def test_empty_and_tiny_pages_show_nothing(env: HotPotQAEnv) -> None:
         assert show(env, f"search[{title}]") == ""
         assert show(env, "lookup[Alone]") == "No more results.\n"
         assert show(env, "lookup[]") == "No more results.\n"
+    assert show(env, "search[Few]") == "Now three words.."
 
 
 def test_a_page_of_a_million_characters(env: HotPotQAEnv) -> None:

@@ -49,6 +49,7 @@ def test_what_holds_for_any_pair(one: str, other: str) -> None:
         ("The  Chief of Protocol!", "chief of protocol", True, 1.0, True),
         ("yes, both are", "yes", False, 0.0, True),
         ("no", "yes", False, 0.0, False),
+        ("noanswer given", "noanswer", False, 0.0, True),
         ("", "the", True, 0.0, True),
         ("anything", "", False, 0.0, False),
         ("New York", "New York City", False, 0.8, False),

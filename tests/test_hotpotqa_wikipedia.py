@@ -123,6 +123,7 @@ class Site:
 
     def __init__(self) -> None:
         self.fault = ""
+        self.retry_after = "0"
         self.failures = 10**6
         self.page = ARTICLE
         self.asked: list[str] = []
@@ -153,6 +154,7 @@ class Site:
             return
         handler.send_response(int(fault) if fault.isdigit() else 200)
         handler.send_header("Content-Type", "text/html; charset=UTF-8")
+        handler.send_header("Retry-After", self.retry_after)
         # "short": fewer bytes arrive than the header promises.
         handler.send_header("Content-Length", str(len(body) * (2 if fault == "short" else 1)))
         handler.end_headers()
@@ -228,6 +230,25 @@ def test_what_may_pass_is_tried_again(fault: str, site: Site) -> None:
     assert site.asked == ["/w/index.php?search=Nile+river"] * 2
     assert all("distill-harness" in agent for agent in site.agents)
     wiki.close()
+
+
+def test_the_wait_that_the_site_asks_for_is_kept(site: Site) -> None:
+    site.fault, site.retry_after = "429", "30"
+    wiki = Wikipedia(site=site.address, patience=3)
+    with pytest.raises(EnvError, match="--retry-errors"):  # at once: there is no such patience
+        wiki.search("Nile")
+    assert len(site.asked) == 1
+    wiki.close()
+
+
+def test_a_page_that_cannot_be_decoded_leaves_the_observation(site: Site, folder: Path) -> None:
+    """The original raises there: the action is invalid and costs no step of its own count."""
+    env = HotPotQAEnv(data=folder, backend="wikipedia", site=site.address)
+    first, _ = env.reset(seed=0)
+    site.page = ARTICLE.replace("<p>Two", "<p>Cut short it ends in \\x")
+    shown, _, done, _, info = env.step("search[Nile]")
+    assert (shown, done, info["invalid_action"], info["steps"]) == (first, False, True, 0)
+    env.close()
 
 
 @pytest.mark.parametrize("fault", ["captcha", "403"])
@@ -316,6 +337,7 @@ def test_a_cache_is_shared_and_survives_a_torn_line(tmp_path: Path) -> None:
     other.add("a", "second")
     other.add("b", "é")
     assert (one.get("a"), one.get("b")) == ("first", "é")
+    assert other.get("a") == "first"
     whole = path.read_bytes()
     for cut in (1, 5, 20, len(whole) // 3):
         path.write_bytes(whole[:-cut])

@@ -36,11 +36,19 @@ def test_what_may_pass_is_tried_again(serve):
             return 200, {"choices": []}
         if n == 6:
             return 408, b""
+        if n == 7:
+            return 409, b""
         return chat("Action: go")
 
     server = serve(answer)
-    assert ask(server, retries=6).text == "Action: go"
-    assert len(server.bodies) == 7
+    assert ask(server, retries=7).text == "Action: go"
+    assert len(server.bodies) == 8
+
+
+def test_the_wait_that_a_server_asks_for_is_kept(serve):
+    server = serve(lambda body, n: (429, {}, {"Retry-After": "30"}))
+    with pytest.raises(BackendError, match="no answer in 1 tries"):  # its time is up before
+        ask(server, retries=3, deadline=10)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +132,9 @@ def test_a_fault_of_the_settings_is_never_a_lost_episode(serve, says):
     ],
 )  # fmt: skip
 def test_a_prompt_too_long_is_known_by_the_words_of_servers(serve, error):
-    with pytest.raises(ContextOverflow):
-        ask(serve(lambda body, n: (400, {"error": error})))
+    for status in (400, 413, 422):
+        with pytest.raises(ContextOverflow):
+            ask(serve(lambda body, n, status=status: (status, {"error": error})))
 
 
 def test_the_window_a_server_refused_is_kept_and_its_start_moves_seldom(serve):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness_agents.errors import WithErrors, slips
 from harness_agents.expert import ExpertPolicy, expert_for
-from harness_agents.expert.webshop import BUDGET, decide
+from harness_agents.expert.webshop import BUDGET, decide, judge
 from harness_agents.expert.webshop_belief import believe
 from harness_agents.expert.webshop_pages import read_page, read_price
 from harness_agents.expert.webshop_request import read_request, says
@@ -280,6 +280,16 @@ def test_expert_after_a_reply_without_action() -> None:
     history = [Step(START, Decision("Hm.", None), invalid=True)]
     decision = ExpertPolicy().act("Find me oil free soaps", history, NO_ACTION)
     assert decision.action == "search[oil free soaps]"
+
+
+def test_expert_plans_with_the_steps_and_the_cap_that_count() -> None:
+    assert registry.task_set("webshop", VALID).protocol.max_steps == BUDGET
+    page = "Instruction: [SEP] x [SEP] Back to Search [SEP] Page 1 (Total results: 1) [SEP] Next >"
+    observation = f"{page} [SEP] B000000001 [SEP] Red Lamp [SEP] $20.0"
+    belief = believe([Step("WebShop [SEP] x", Decision("", "search[red lamp]"))], observation)
+    for cap, affordable in ((20, True), (19.99, False)):
+        request = read_request(f"find me a red lamp, and price lower than {cap:.2f} dollars")
+        assert judge(request, belief, "B000000001").affordable is affordable
 
 
 def test_a_search_that_left_much_out_is_made_again() -> None:

@@ -158,7 +158,7 @@ def test_builtin_splits_share_no_product() -> None:
 
 
 def test_product_fields_follow_the_original() -> None:
-    found = catalogue().products[0]
+    found = catalogue(product(small_description=["Bright", "Not indexed"])).products[0]
     assert found.options == {"color": ("red | blue", "green")}
     assert found.query == "table lamps"
     assert (found.pricing, found.price_tag) == ((10.0,), "$10.0")
@@ -191,7 +191,7 @@ def test_product_without_price_or_options_or_attributes() -> None:
 
 def test_skipped_products() -> None:
     again = product(name="Other Lamp")
-    found = catalogue(product(), product(asin="nan"), product(asin="B00000000001"), again)
+    found = catalogue(product(), product(asin="nan"), product(asin="B0000000001"), again)
     assert [p.title for p in found.products] == ["Red Lamp"]
 
 
@@ -212,6 +212,19 @@ def test_goals_without_room_for_a_cap_have_none() -> None:
     goals = Goals(catalogue(product(pricing="$985")), "synthetic")
     assert {goal.price_upper for goal in goals} == {NO_CAP}
     assert "price" not in goals[0].instruction
+
+
+def test_caps_are_the_larger_of_two_among_the_four_steps_above_the_price() -> None:
+    at_ten = [Goals(catalogue(product(pricing="$10.00")), "synthetic", seed) for seed in range(40)]
+    assert {goals[0].price_upper for goals in at_ten} == {30.0, 40.0, 50.0}
+
+
+def test_prices_drawn_are_part_of_a_tasks_content() -> None:
+    """Of two seeds that leave the goal as it is but not what another product costs."""
+    shop = Shop(catalogue(product(pricing="$985"), product(asin="B000000002", pricing="$5 to $9")))
+    one, other = (shop.goals("synthetic", seed)[0] for seed in (1, 2))
+    assert one == other
+    assert shop.content_hash(one, 1) != shop.content_hash(other, 2)
 
 
 @given(seed=st.integers(0, 2**32))
@@ -294,6 +307,27 @@ def test_folder_plain_and_packed_is_one_catalogue(folder: Path) -> None:
     assert files.load(folder).digest == plain.digest
     assert files.load(folder / "items_shuffle_2.json.gz").digest == plain.digest
     assert len(plain.products) == 2
+
+
+def test_rules_and_goal_seed_decide_what_a_purchase_earns(folder: Path) -> None:
+    items = folder / "items_shuffle_2.json"
+    text = items.read_text(encoding="utf-8").replace(" Red/Blue ", "Rectangular")
+    items.write_text(text.replace("$10.00", "$15 to $900"), encoding="utf-8")
+
+    def bought(value: str, **options: Any) -> dict[str, Any]:
+        env = WebShopEnv(data=folder, **options)
+        index = next(
+            i for i in range(4) if env.shop.goal(f"synthetic/{i}", 1).option_values == (value,)
+        )
+        env.reset(options={"task_id": f"synthetic/{index}"})
+        for action in env.solution():
+            info = env.step(action)[4]
+        measures: dict[str, Any] = info["measures"]
+        return measures
+
+    assert bought("rectangular", rules="faithful")["r_option"] == 0.0
+    assert bought("rectangular", rules="fixed")["r_option"] == 1.0
+    assert all(bought("green", goal_seed=seed)["r_price"] for seed in range(8))
 
 
 def test_nouns_are_also_found_in_the_cache(folder: Path) -> None:

@@ -92,6 +92,7 @@ def goal(options: dict[str, str] | tuple[str, ...] = (), *attributes: str) -> Go
     [
         (["lamp"], ["lamp"], True, 1.0),
         (["lamp"], ["lamp", *"abcdefg"], False, 0.5),  # 0.125: neither kind nor title
+        (["lamp"], ["lamp", *"abcdefghi"], False, 0.5),  # 0.1 is not below 0.1
         (["lamp"], ["lamp", *"abcdefghijk"], True, 0.1),  # 0.083, though the query matches
         (["lamp"], ["chair"], True, 0.0),
         ([], [], False, 0.5),  # 0.2 is not above 0.2
@@ -133,6 +134,7 @@ def test_attributes_match_by_likeness_or_in_the_texts() -> None:
         (("small",), "small", 1, 1),
         (("black",), "black 2 pack", 1, 1),
         (("small",), "x-small", 1, 0),
+        (("abcdefghijklm",), "abcdefghijkno", 0, 0),  # 84.6 % alike: 85 is not above 85
     ],
 )
 def test_options_under_both_rules(

@@ -15,7 +15,7 @@ import pytest
 from harness_envs.webshop.analysis import STOP_WORDS, terms, words
 from harness_envs.webshop.catalogue import GOAL_SEED
 from harness_envs.webshop.porter import stem
-from harness_envs.webshop.search import K1, B, Index, build, from_byte4, to_byte4
+from harness_envs.webshop.search import Index, build, from_byte4, to_byte4
 from harness_envs.webshop.shop import Shop, open_shop
 from harness_envs.webshop.site import TooManyTerms
 from hypothesis import given, settings
@@ -235,7 +235,7 @@ def corpus(seed: int, size: int) -> list[tuple[str, str]]:
 
 
 def plain_scores(documents: list[tuple[str, str]], query: str) -> dict[str, float]:
-    """BM25 as the formula is printed, in double precision."""
+    """BM25 as the formula is printed, with Anserini's k1 and b, in double precision."""
     counted = {asin: Counter(terms(text)) for asin, text in documents}
     average = sum(c.total() for c in counted.values()) / len(documents)
     scores: dict[str, float] = {}
@@ -245,7 +245,7 @@ def plain_scores(documents: list[tuple[str, str]], query: str) -> dict[str, floa
         for asin, c in counted.items():
             if c[term]:
                 length = from_byte4(to_byte4(c.total()))
-                norm = K1 * (1 - B + B * length / average)
+                norm = 0.9 * (1 - 0.4 + 0.4 * length / average)
                 scores[asin] = scores.get(asin, 0.0) + idf * c[term] / (c[term] + norm)
     return scores
 
