@@ -99,7 +99,7 @@ def shares(
     found = crossed(difference, cluster, replicate, weight)
     if found is not None and parted(won_a != won_b, cluster) >= MANY:
         return _within(found)
-    repeats = _one_replicate(won_a, won_b, cluster, replicate, weight, draws)
+    repeats = _one_replicate(won_a, won_b, cluster, weight, draws)
     if found is None:
         return repeats
     # Where few clusters part, a spread over clusters is hardly seen, and nobody knows of the next.
@@ -155,13 +155,13 @@ def _within(found: Estimate) -> Estimate:
 
 
 def _one_replicate(
-    won_a: Floats, won_b: Floats, cluster: Ints, replicate: Ints, weight: Floats, draws: int
+    won_a: Floats, won_b: Floats, cluster: Ints, weight: Floats, draws: int
 ) -> Estimate:
     difference = won_a - won_b
     drawn = bootstrap(difference, cluster, weight, draws=draws)
     n = effective(difference, cluster, weight)
     # Tasks that parted nobody, and their repeats, tell of no other cluster.
-    if parted(won_a != won_b, cluster) < MANY or len(np.unique(replicate)) > 1:
+    if parted(won_a != won_b, cluster) < MANY:
         n = min(n, fewest(cluster, weight))
     wide, narrow = _quantiles(max(1.0, fewest(cluster, weight) - 1))
     score = {z: newcombe(won_a, won_b, n, z, weight) for z in (wide, narrow)}
@@ -315,7 +315,7 @@ def bootstrap(
     seed: int = 0,
 ) -> Estimate:
     """Cluster bootstrap of a mean difference: clusters are drawn anew, with replacement. It says
-    nothing of another training seed; p is the share of draws beyond 0, doubled."""
+    nothing of another training seed, and is no test: p is NaN."""
     weight = np.ones(len(difference)) if weight is None else weight
     names, g = np.unique(cluster, return_inverse=True)
     groups = len(names)
@@ -330,11 +330,9 @@ def bootstrap(
         means.append((drawn @ total) / (drawn @ held))
     values = np.concatenate(means)
     low, low_90, high_90, high = np.percentile(values, [2.5, 5.0, 95.0, 97.5])
-    beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
     return Estimate(
         _mean(difference, weight), float(values.std(ddof=1)), math.inf,
-        float(low), float(high), float(low_90), float(high_90),
-        min(1.0, 2 * (beyond + 1) / (draws + 1)),
+        float(low), float(high), float(low_90), float(high_90), math.nan,
     )  # fmt: skip
 
 
@@ -436,11 +434,11 @@ def shown_by_flips(difference: Floats, cluster: Ints, weight: Floats, error: flo
     sums = np.zeros(len(names))
     np.add.at(sums, g, weight * difference)
     parted = math.sqrt(float((sums**2).sum())) / float(weight.sum())
-    # One cluster more might have parted where none did, and so many one way alone make p < 0.05.
+    # No fewer clusters than so many, all of them one way, make p < 0.05.
     least = next(k for k in range(1, 64) if 2.0 ** (1 - k) < 0.05) / len(names)
     if least > 1:
         return None
-    return min(1.0, max(detectable(max(parted, error, 1 / len(names))), least))
+    return min(1.0, max(detectable(max(parted, error)), least))
 
 
 def planned_error(n: int, share: float = 0.5, correlation: float = 0.5) -> float:

@@ -27,6 +27,7 @@ from msgspec.structs import replace
 import harness
 from harness.api import plan
 from harness.errors import ConfigError, DataError
+from harness.official import download
 from harness.runs import write_meta
 from harness.tasksets import TaskSet
 from harness.types import Task
@@ -314,15 +315,17 @@ def test_content_hashes_are_the_environments_own(sets: dict[str, TaskSet]) -> No
 
 
 class Release(BaseHTTPRequestHandler):
-    """Serves one file with ranges; ``torn``: the first answer stops halfway."""
+    """Serves one file, with ``ranged`` in ranges; ``torn``: the first answer stops halfway."""
 
     content = b""
     torn = False
+    ranged = True
     ranges: list[str] = []
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range", "")
         type(self).ranges.append(wanted)
+        wanted = wanted if self.ranged else ""
         start = int(wanted.removeprefix("bytes=").rstrip("-") or 0)
         body = self.content[start:]
         self.send_response(206 if wanted else 200)
@@ -345,6 +348,7 @@ def release(some: list[Game], tmp_path: Path) -> Iterator[str]:
         packed.writestr("padding", bytes(1 << 19))
         packed.writestr("json_2.1.1/../../evil/game.tw-pddl", "x")
     Release.content, Release.torn, Release.ranges = archive.read_bytes(), True, []
+    Release.ranged = True
     server = ThreadingHTTPServer(("127.0.0.1", 0), Release)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -368,6 +372,14 @@ def test_a_torn_download_goes_on_where_it_stopped(
     assert Release.ranges == ["", f"bytes={have}-"]
     assert FolderGames(target).game(some[0].id) == some[0]
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_server_without_ranges_starts_over(release: str, tmp_path: Path) -> None:
+    Release.ranged = False
+    with pytest.raises(DataError, match=r"release\.zip"):
+        download(release, tmp_path / "release.zip")
+    download(release, tmp_path / "release.zip")
+    assert (tmp_path / "release.zip").read_bytes() == Release.content
 
 
 def test_offline_the_address_and_the_remedy_are_named(tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ def test_seeds_and_attempts_multiply(tmp_path):
         (lambda: api.plan("expert", "alfworld", env_options={"engin": 1}), "'engine'"),
         (lambda: api.plan("expert", "alfworld", max_steps=0), "at least 1"),
         (lambda: api.plan("expert", "alfworld", attempts=0), "at least one attempt"),
+        (lambda: api.plan("expert", "alfworld", seeds=(1, 1)), "no seed twice"),
         (lambda: api.plan("expert", "alfworld", seeds=2), r"seeds=range\(2\)"),
         (lambda: api.plan("expert", "alfworld", error_rate=1.5), "probability"),
         (lambda: harness.load("no/such/run"), "not a run folder"),

@@ -86,6 +86,8 @@ def test_exchanging_the_sides_changes_the_sign_and_nothing_else(played):
     assert one.success.low == pytest.approx(-other.success.high)
     assert (one.only_a, one.only_b, one.p) == (other.only_b, other.only_a, other.p)
     assert (one.verdict, other.verdict) == ("a", "b")
+    assert not one.equivalent
+    assert not other.equivalent
 
 
 def test_an_agent_ties_with_its_twin_and_is_equal_only_as_far_as_the_tasks_reach(played, tmp_path):
@@ -250,6 +252,16 @@ def test_overlap_with_different_references_is_not_compared(played, tmp_path):
     names = [p.name for p in harness.compare(runs["random"], runs["expert"], draws=200).others]
     assert "CoT overlap" in names
     names = [p.name for p in harness.compare(runs["random"], other, draws=200).others]
+    assert "CoT overlap" not in names
+    # Where one run does not tell its traces, those that do must still agree.
+    told = [
+        edited(runs["random"], tmp_path / str(k), losing({k}), reference_hash=said)
+        for k, said in enumerate(("0" * 16, "1" * 16))
+    ]
+    silent = edited(runs["expert"], tmp_path / "n", losing({2}), reference_hash=None)
+    names = [p.name for p in harness.compare(told[0], silent, draws=200).others]
+    assert "CoT overlap" in names
+    names = [p.name for p in harness.compare(told, silent, draws=200).others]
     assert "CoT overlap" not in names
 
 
@@ -416,3 +428,17 @@ def test_retention_of_a_teacher_that_hardly_wins_has_no_upper_end():
     one = np.zeros(30, dtype=np.int64)
     none = retention(np.zeros(30), (np.arange(30) < 20).astype(float), np.arange(30), one)
     assert none.ratio == none.low == 0 < none.high < 0.4
+
+
+def test_retention_of_a_student_that_wins_few_tasks_is_known_from_these_alone():
+    """However many repeats of them there are, and though all seeds agree."""
+    task, turn = np.tile(np.arange(40), 3), np.repeat(np.arange(3), 40)
+    teacher, one = (task % 4 > 0).astype(float), 0 * turn
+    always = ((task < 8) & (teacher > 0)).astype(float)
+    seeds, repeats = retention(always, teacher, task, turn), retention(always, teacher, task, one)
+    assert (seeds.low <= repeats.low, seeds.high >= repeats.high) == (True, True)
+    once = ((task < 9) & (turn == task % 3)).astype(float)
+    tasks = retention(once, teacher, task, one)
+    rows = retention(once, teacher, np.arange(120), one)
+    assert tasks.low < 0.8 * rows.low
+    assert tasks.high > 1.2 * rows.high

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from harness.cot import Reference, chosen, match, overlap, reasoning, references
 from harness.metrics import measure
+from harness.planning import plan
 from harness.types import Decision, Episode, Fault, Outcome, Step, Task
 
 
@@ -149,3 +150,13 @@ def test_floor_and_ceiling_stand_beside_the_match():
     assert row.cot_floor == pytest.approx(4 / 6, abs=1e-6)
     assert row.cot_ceiling == pytest.approx(5 / 8)
     assert (row.cot_floor_f1, row.cot_ceiling_f1) == pytest.approx((8 / 12, 10 / 13), abs=1e-6)
+    row = measure(episode("the mug"), Reference(TEACHER, other))  # its F1 is not its recall
+    assert (row.cot_floor, row.cot_floor_f1) == pytest.approx((1 / 6, 2 / 8), abs=1e-6)
+
+
+def test_traces_to_learn_from_are_measured_against_nothing_unless_asked():
+    def reference(**options):
+        return plan("random", "alfworld", tasks="builtin-dev[:2]", **options).reference
+
+    assert (reference(), reference(kind="collect")) == ("expert", None)
+    assert reference(kind="collect", reference="oracle") == "oracle"

@@ -330,6 +330,8 @@ def test_retention_is_a_share_of_the_teachers_success(family):
     assert re.search(r"\| sad-120m \|.*\| 33\.3 % \|", text)
     (other,) = leaderboard.boards(find_runs(family), teacher="sad-120m")
     assert {r.agent: r.retention for r in other.rows}["big"] == pytest.approx(3.0)
+    two = [msgspec.structs.replace(row, role="teacher") for row in board.rows]
+    assert leaderboard.board(find_runs(family)[0].meta, two).teacher is None  # which one?
     (none,) = leaderboard.boards(find_runs(family / "played"))
     assert none.teacher is None
     assert "of teacher" not in leaderboard.markdown([none])

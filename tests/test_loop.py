@@ -49,6 +49,27 @@ def test_replies_without_an_action_cost_steps_and_end_the_episode():
     assert all(s.invalid for s in episode.steps)
 
 
+def test_an_action_in_between_makes_replies_without_one_no_row():
+    class Gaps(Counter):
+        def act(self, instruction, history, observation):
+            return Decision("", "0" if len(history) % 3 == 2 else None)
+
+    episode = play(Gaps())
+    assert (episode.outcome, len(episode.steps)) == (Outcome.TRUNCATED, 12)
+
+
+def test_the_seconds_of_steps_add_up_to_no_more_than_the_episodes():
+    class Slow(Counter):
+        def act(self, instruction, history, observation):
+            time.sleep(0.01)
+            return super().act(instruction, history, observation)
+
+    episode = play(Slow())
+    spent = [s.policy_seconds for s in episode.steps]
+    assert min(spent) >= 0.01
+    assert sum(spent) + sum(s.env_seconds for s in episode.steps) <= episode.seconds + 1e-5
+
+
 @pytest.mark.parametrize(
     ("policy", "kind", "words"),
     [
@@ -102,6 +123,7 @@ ODD = [
     (Odd(4, measures=None), "count: AttributeError"),
     (Odd(1, reward=float("nan")), "reward nan"),
     (Odd(4, score=7.0), r"info tells 7 as score, which is within \[0, 1\]"),
+    (Odd(4, score=-0.5), r"info tells -0.5 as score"),
     (Odd(2, executed=["2"]), "what count.step executed is list, not a string"),
 ]
 
@@ -253,9 +275,10 @@ def test_policies_that_name_info_get_it():
 
 
 def test_sampling_seeds_differ_in_every_part():
-    other = msgspec.structs.replace(TASK, seed=1)
-    seeds = [sampling_seed(t, a, s) for t in (TASK, other) for a in (0, 1) for s in range(5)]
-    assert len(set(seeds)) == 20
+    others = ({"seed": 1}, {"id": "valid/5"}, {"env": "other"})
+    tasks = [TASK, *(msgspec.structs.replace(TASK, **part) for part in others)]
+    seeds = [sampling_seed(t, a, s) for t in tasks for a in (0, 1) for s in range(5)]
+    assert len(set(seeds)) == 40
     assert sampling_seed(TASK, 0, 0) == sampling_seed(TASK, 0, 0)
 
 
@@ -329,6 +352,30 @@ def test_a_slow_episode_is_an_error():
     assert all("the episode took more than" in e.error.message for e in episodes)
 
 
+def test_an_environment_that_broke_is_closed_and_another_made_in_its_place():
+    made = []
+
+    class Fragile(CountEnv):
+        closed = False
+
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+        def close(self):
+            self.closed = True
+
+    class Trips(Counter):
+        def act(self, instruction, history, observation):
+            if instruction == "count to 3":
+                return Decision("", "boom")
+            return super().act(instruction, history, observation)
+
+    episodes = list(play_all(jobs(6), Trips(), Fragile, agent="t", protocol=Protocol(12)))
+    assert [e.outcome for e in episodes].count(Outcome.ERROR) == 1
+    assert (len(made), made[0].closed) == (2, True)
+
+
 def test_an_environment_that_cannot_be_made_is_an_error_of_each_episode():
     def broken():
         raise OSError("no data")
@@ -364,6 +411,8 @@ def test_a_protocol_acts_last_and_the_record_tells():
     assert episode.steps[-1].decision.injected  # never taught
     assert (episode.outcome, episode.score) == (Outcome.TRUNCATED, 0.75)
     assert measure(episode).n_steps == 2
+    wrong = play(Counter(), protocol=Protocol(2, last_action="9")).steps[-1]
+    assert (wrong.forced, wrong.invalid) == (True, True)
     assert not any(s.forced for s in play(Counter(), protocol=Protocol(9, last_action="3")).steps)
 
 

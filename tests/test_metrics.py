@@ -108,6 +108,13 @@ def test_repeats_are_worth_as_much_as_chance_decides_them():
     assert worth(uneven, uneven) == pytest.approx(100 / 66)
 
 
+def test_how_far_chance_decides_is_read_off_twenty_groups_won_in_and_no_fewer():
+    tasks = [str(i) for i in range(60)]
+    thrice = dict.fromkeys(tasks, 3)
+    assert worth(thrice, dict.fromkeys(tasks[:19], 1)) == 60
+    assert worth(thrice, dict.fromkeys(tasks[:20], 1)) == 180
+
+
 @pytest.mark.parametrize("spread", [0.0, 1.5, 8.0])
 @pytest.mark.parametrize("tasks", [30, 140])
 def test_the_interval_of_repeated_tasks_covers(tasks, spread):

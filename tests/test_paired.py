@@ -57,6 +57,32 @@ def test_newcombe_against_the_papers_example():
     assert (low, high) == (pytest.approx(0.0569, abs=2e-4), pytest.approx(0.3404, abs=2e-4))
 
 
+def test_a_positive_correlation_is_corrected_for_continuity():
+    """20 pairs both won, 5 and 3 one alone, 12 neither: 20 * 12 - 5 * 3, less half of the pairs."""
+    won_a = np.repeat([1.0, 1.0, 0.0, 0.0], [20, 5, 3, 12])
+    won_b = np.repeat([1.0, 0.0, 1.0, 0.0], [20, 5, 3, 12])
+    found = paired.correlation(won_a, won_b, 40, np.ones(40))
+    assert found == pytest.approx((225 - 20) / (25 * 15 * 23 * 17) ** 0.5)
+    assert paired.correlation(won_a[::10], won_b[::10], 4, np.ones(4)) == 0  # 2 * 1, less 4 / 2
+
+
+def test_few_tasks_have_students_quantiles():
+    """Both sides won each of six tasks: Wilson's limit is 6 / (6 + t^2), t of 5 degrees."""
+    won, one = np.ones(6), np.zeros(6, dtype=np.int64)
+    found = paired.shares(won, won, np.arange(6), one, draws=100)
+    t, t_90 = 2.570582, 2.015048
+    assert found.low == -found.high == pytest.approx(-(t**2) / (6 + t**2), abs=1e-5)
+    assert found.low_90 == -found.high_90 == pytest.approx(-(t_90**2) / (6 + t_90**2), abs=1e-5)
+
+
+def test_a_few_tasks_won_by_every_seed_are_tested_as_so_few():
+    task, seed = np.tile(np.arange(12), 3), np.repeat(np.arange(3), 12)
+    found = paired.shares((task < 3).astype(float), np.zeros(36), task, seed, draws=200)
+    assert found.p == pytest.approx(2 * 0.5**3)
+    # One cluster of eight rows and two of one are hardly more than one.
+    assert paired.parted(np.ones(10), np.repeat([0, 1, 2], [8, 1, 1])) == pytest.approx(100 / 66)
+
+
 def test_replicates_that_disagree_widen_the_interval():
     rng = np.random.default_rng(2)
     tasks, seeds = 200, 6

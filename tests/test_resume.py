@@ -15,7 +15,7 @@ from toy import Says
 
 import harness
 from harness import api, references
-from harness.errors import ConfigError, TraceError
+from harness.errors import ConfigError, EpisodeError, TraceError
 from harness.export import export
 from harness.recorder import EPISODES, Recorder
 from harness.runs import META, Run, read_meta, write_meta
@@ -88,6 +88,21 @@ def test_a_file_that_its_writer_replaced_is_not_written(broken):
         assert recorder.keys == {e.key for e in run.episodes()}
         with pytest.raises(ConfigError, match="being written by another process"):
             Recorder(run.path)
+
+
+def test_who_waits_for_a_writer_waits_on_when_that_replaces_the_file(broken):
+    run, _ = broken
+    next_one: list[Recorder] = []
+    waits = threading.Thread(target=lambda: next_one.append(Recorder(run.path, wait=True)))
+    with Recorder(run.path) as recorder:
+        waits.start()
+        waits.join(0.2)
+        recorder.set_errors_aside()
+        waits.join(0.2)
+        assert not next_one
+    waits.join(20)
+    with next_one[0] as recorder:
+        assert recorder.keys == {e.key for e in run.episodes()}
 
 
 def test_a_run_killed_after_its_broken_episodes_were_set_aside_goes_on(broken):
@@ -223,13 +238,26 @@ def test_a_run_does_not_go_on_in_another_version_of_its_environment(tmp_path):
     assert contents(run.path) == before
 
 
+def test_of_ten_tasks_every_one_is_tried_and_of_more_none_after_ten_that_broke(tmp_path):
+    class Dead(Says):
+        def act(self, instruction, history, observation):
+            raise ConnectionError("the line is dead")
+
+    assert short(Dead(LOOKS), tmp_path, tasks="builtin-dev[:10]").summary.errors == 10
+    with pytest.raises(EpisodeError, match="first 10 episodes all broke"):
+        short(Dead(LOOKS), tmp_path, tasks="builtin-dev[:11]", workers=1)
+
+
 # Slips of an agent that knows the solution -------------------------------------------------------
 
 
 def test_slips_come_from_an_agent_that_is_given_the_solution(tmp_path):
     run = short("random", tmp_path, max_steps=4, error_rate=0.5, errors_from="oracle")
     assert run.summary.errors == 0
-    assert any(s.decision.injected for e in run.episodes() for s in e.steps)
+    slips = {s.decision.action for e in run.episodes() for s in e.steps if s.decision.injected}
+    wins = short("oracle", tmp_path, max_steps=None).episodes()
+    assert slips
+    assert slips <= {s.decision.action for e in wins for s in e.steps}
 
 
 # No space left -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 import harness
 from harness.errors import ConfigError, TraceError
+from harness.export import export
 from harness.leaderboard import boards, title
 from harness.metrics import summarise
 from harness.protocol import Protocol
@@ -65,6 +66,12 @@ def test_a_run_that_died_while_it_was_scored_is_stopped(tmp_path):
     assert Run(run.path).state(2) == "stopped"
     with open_to_append(run.path / EPISODES):
         assert Run(run.path).state(2) == "running"
+
+
+def test_a_complete_run_that_lost_episodes_is_damaged_and_one_that_came_without_is_not(tmp_path):
+    run = harness.evaluate("oracle", "alfworld", tasks="builtin-dev[:2]", out=tmp_path / "a")
+    assert [run.state(n) for n in (0, 1, 2)] == ["damaged", "damaged", "complete"]
+    assert Run(export(run, tmp_path / "b")).state(0) == "complete"
 
 
 @pytest.mark.parametrize("name", ["..", ".", "..hidden"])
@@ -202,6 +209,18 @@ def test_versions_of_an_environment_are_apart(out, tmp_path):
     assert render(tmp_path, "/").count('href="/run/') == 8
 
 
+def test_a_name_and_a_leaderboard_mean_complete_runs_without_slips(out, tmp_path):
+    (run,) = find_side("expert", out, None, "builtin-dev[:3]")
+    for number, odd in enumerate(({"status": "running"}, {"kind": "collect"}, {"error_rate": 0.1})):
+        folder = shutil.copytree(run.path, tmp_path / "alfworld" / "expert" / str(number))
+        write_meta(folder, msgspec.structs.replace(run.meta, **odd))
+        assert boards([Run(folder)]) == []
+        if "error_rate" not in odd:  # which is for who compares it to refuse
+            with pytest.raises(ConfigError, match="No complete run of agent 'expert'"):
+                find_side("expert", tmp_path)
+    assert len(boards([run])) == 1
+
+
 def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
     """Read whole for a comparison, or in parts for a leaderboard."""
     (run,) = find_side("expert", out, None, "builtin-dev[:3]")
@@ -220,6 +239,9 @@ def test_rows_of_a_run_are_one_an_episode(out, tmp_path):
     file.write_bytes(b"".join(lines))
     assert len(Run(tmp_path).metrics) == Run(tmp_path).summary.n == 3
     assert Run(tmp_path).summary == run.summary == summarise(run.metrics)
+    for own, other in ((b'"seed":0', b'"seed":1'), (b'"attempt":0', b'"attempt":1')):
+        file.write_bytes(b"".join(lines).replace(own, other, 1))
+        refused("is not of this run")
     file.write_bytes(lines[0] * 2)
     refused("two rows")
     file.write_bytes(lines[0])

@@ -19,6 +19,7 @@ from harness import answers, cot, registry
 from harness import teacher_forced as forced
 from harness.config import AgentConfig
 from harness.errors import ConfigError, TraceError
+from harness.loop import sampling_seed
 from harness.policy import ContextOverflow
 from harness.protocol import Protocol
 from harness.types import Decision
@@ -99,6 +100,7 @@ def test_the_agent_sees_the_references_history_and_nothing_of_the_environment(re
         assert (instruction, history) == (episode.instruction, episode.steps[:number])
         assert observation == episode.steps[number].observation
         assert info["task_id"] == episode.task.id
+        assert info["sampling_seed"] == sampling_seed(episode.task, episode.attempt, number)
         assert "admissible_actions" not in set(info)
         assert "solution" not in info
 

@@ -113,6 +113,16 @@ def test_an_episode_that_filled_its_window_is_played_again(tmp_path):
     assert first_difference(claimed, again).field == "success"
 
 
+def test_an_action_that_the_protocol_took_is_no_decision_of_the_agent():
+    task, rules = Task("count", "valid", "valid/6"), Protocol(2, last_action="9")
+    episode = play_episode(Counter(), CountEnv(), task, agent="a", protocol=rules)
+    own = msgspec.structs.replace(episode.steps[-1], forced=False)
+    claimed = msgspec.structs.replace(episode, steps=(*episode.steps[:-1], own))
+    again = play_episode(Recorded(claimed), CountEnv(), task, agent="a", protocol=rules)
+    found = first_difference(claimed, again)
+    assert (found.step, found.field, found.recorded) == (3, "forced", False)
+
+
 def copied(run, folder, episodes=None, rows=None, **meta):
     write_meta(folder, msgspec.structs.replace(run.meta, **meta))
     kept = list(run.episodes()) if episodes is None else episodes
@@ -130,6 +140,25 @@ def test_edited_metrics_are_found_out(run, tmp_path):
     assert {d.field for d in found} == {"metrics, reasoning_words"}
     rows = [msgspec.structs.replace(r, seconds=9.0, cot_overlap=0.5) for r in run.metrics]
     assert all(d is None for _, d in verify(copied(run, tmp_path / "c", rows=rows)))
+    rows = [*run.metrics, msgspec.structs.replace(run.metrics[0], seed=9)]
+    found = [d for _, d in verify(copied(run, tmp_path / "d", rows=rows)) if d is not None]
+    assert [(d.seed, d.field, d.found) for d in found] == [(9, "metrics", None)]
+
+
+def test_edited_measures_of_an_environment_are_found_out(tmp_path):
+    run = harness.evaluate("oracle", "hotpotqa", tasks="builtin-dev[:2]", out=tmp_path)
+    rows = [msgspec.structs.replace(r, extra={**r.extra, "f1": 0.5}) for r in run.metrics]
+    found = [d for _, d in verify(copied(run, tmp_path / "a", rows=rows)) if d is not None]
+    assert [(d.field, d.recorded) for d in found] == [("metrics, f1", 0.5)] * 2
+
+
+def test_an_episode_of_another_split_is_found_out(run, tmp_path):
+    def edit(_, episode):
+        task = msgspec.structs.replace(episode.task, split="valid")
+        return msgspec.structs.replace(episode, task=task)
+
+    found = [d for _, d in verify(tampered(run, tmp_path / "t", edit)) if d is not None]
+    assert [d.field for d in found] == ["task"] * 5
 
 
 def test_episodes_left_out_are_found_out(run, tmp_path):
