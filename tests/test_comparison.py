@@ -430,6 +430,15 @@ def test_retention_of_a_teacher_that_hardly_wins_has_no_upper_end():
     assert none.ratio == none.low == 0 < none.high < 0.4
 
 
+def test_cot_above_chance_is_f1_over_the_f1_of_chance(played):
+    _, runs = played
+    found = {p.name: p for p in harness.compare(runs["expert"], runs["random"], draws=100).others}
+    rows = [r for r in runs["expert"].metrics if r.cot_floor_f1 is not None]
+    assert any(r.cot_floor != r.cot_floor_f1 for r in rows)
+    above = found["CoT F1 above chance"]
+    assert above.a == pytest.approx(np.mean([r.cot_f1 - r.cot_floor_f1 for r in rows]))
+
+
 def test_retention_of_a_student_that_wins_few_tasks_is_known_from_these_alone():
     """However many repeats of them there are, and though all seeds agree."""
     task, turn = np.tile(np.arange(40), 3), np.repeat(np.arange(3), 40)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.cot import Reference, chosen, match, overlap, reasoning, references
+from harness.cot import Reference, chosen, fingerprint, match, overlap, reasoning, references
 from harness.metrics import measure
 from harness.planning import plan
 from harness.types import Decision, Episode, Fault, Outcome, Step, Task
@@ -152,6 +153,16 @@ def test_floor_and_ceiling_stand_beside_the_match():
     assert (row.cot_floor_f1, row.cot_ceiling_f1) == pytest.approx((8 / 12, 10 / 13), abs=1e-6)
     row = measure(episode("the mug"), Reference(TEACHER, other))  # its F1 is not its recall
     assert (row.cot_floor, row.cot_floor_f1) == pytest.approx((1 / 6, 2 / 8), abs=1e-6)
+
+
+def test_references_that_say_or_do_otherwise_have_another_fingerprint():
+    (first, *rest), said = TEACHER.steps, fingerprint({"v/1": Reference(TEACHER, None)})
+    for decision in (Decision("otherwise", "look"), Decision(first.decision.reasoning, "go")):
+        steps = (msgspec.structs.replace(first, decision=decision), *rest)
+        other = msgspec.structs.replace(TEACHER, steps=steps)
+        assert fingerprint({"v/1": Reference(other, None)}) != said
+    slower = msgspec.structs.replace(TEACHER, seconds=9.0)
+    assert fingerprint({"v/1": Reference(slower, None)}) == said
 
 
 def test_traces_to_learn_from_are_measured_against_nothing_unless_asked():

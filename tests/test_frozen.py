@@ -10,7 +10,7 @@ import harness
 from harness import api, registry
 from harness.cli import app
 from harness.errors import ConfigError, DataError, TraceError
-from harness.sides import find_set
+from harness.sides import chooser, find_set
 from harness.tasksets import Frozen, differences, freeze, thaw
 
 SET = "alfworld/builtin-dev[:4]"
@@ -44,6 +44,9 @@ def test_a_frozen_set_is_the_set(file, tmp_path):
     again = tmp_path / "again.json"
     freeze(find_set(str(run.path)), again)
     assert again.read_bytes() == file.read_bytes()
+    assert chooser(None, str(file))(run)
+    freeze(msgspec.structs.replace(thaw(file), env_version="0"), file)
+    assert not chooser(None, str(file))(run)  # which scored other things
 
 
 def test_what_no_longer_matches_is_refused(file, tmp_path):

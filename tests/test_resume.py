@@ -55,6 +55,28 @@ def broken(tmp_path) -> tuple[Run, Breaks]:
     return run, policy
 
 
+def test_a_complete_run_whose_episodes_were_changed_goes_on_in_no_way(broken):
+    """Least of all by playing those that broke, which would hash the changed ones anew."""
+    run, policy = broken
+    file = run.path / EPISODES
+    file.write_bytes(file.read_bytes().replace(b"I look.", b"I stare", 1))
+    before = contents(run.path)
+    with pytest.raises(TraceError, match="was changed after it was recorded"):
+        harness.resume(run.path, retry_errors=True, policy=policy)
+    assert contents(run.path) == before
+
+
+def test_an_episode_of_another_run_is_never_scored(broken):
+    run, _ = broken
+    write_meta(run.path, replace(run.meta, status="running", episodes_hash=None))
+    with Recorder(run.path) as recorder:
+        recorder.write(replace(next(run.episodes()), attempt=7))
+    before = contents(run.path)
+    with pytest.raises(TraceError, match=r"7\) is not of this run"):
+        api.score(run.path, api.results_folder(run))
+    assert contents(run.path) == before
+
+
 # Broken episodes are set aside -------------------------------------------------------------------
 
 
