@@ -356,6 +356,14 @@ def test_slips_where_nothing_is_known_of_the_environment() -> None:
     assert any(slips("x", "", [], "", {}, rng).values())
 
 
+def test_slips_are_of_the_environments_kinds_at_every_step() -> None:
+    rng, (seen, info) = random.Random(0), ALFWorldEnv().reset(options={"index": 0})
+    asked = ("go to desk 1", info["instruction"])
+    begun = slips(*asked, [], seen, info, rng)
+    later = slips(*asked, [Step(seen, Decision("", "look"))], "Nothing happens.", info, rng)
+    assert set(begun) == set(later) > {"repeated", "malformed", "other"}
+
+
 def test_error_rate_is_a_probability() -> None:
     with pytest.raises(ConfigError, match="probability"):
         WithErrors(ExpertPolicy(), 1.5)
