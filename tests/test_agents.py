@@ -33,7 +33,7 @@ from harness.loop import play_episode
 from harness.metrics import summarise
 from harness.policy import Policy
 from harness.protocol import Protocol
-from harness.types import Decision, Episode, Outcome, Step
+from harness.types import Decision, Episode, Outcome, Step, Task
 
 NAME = re.compile(r"[a-z]+ \d+")
 VALID = "alfworld/builtin-valid"
@@ -324,6 +324,12 @@ def test_slips_are_the_same_again_and_others_with_another_seed() -> None:
     assert injected(0) == injected(0) != injected(1)
 
 
+def test_attempts_at_a_task_slip_at_other_steps() -> None:
+    policy = WithErrors(ScriptedPolicy(["go"]), 0.5)
+    info = [{"task_id": "t", "sampling_seed": seed} for seed in range(20)]
+    assert len({policy.act("do", [], "", one).injected for one in info}) == 2
+
+
 def test_errors_from_another_agent() -> None:
     other = ScriptedPolicy(["Reasoning: Hm.\nAction: dance"])
     steps = [
@@ -345,7 +351,17 @@ def test_slips_where_nothing_is_known_of_the_environment() -> None:
     found = slips("click[a]", "buy a", [], "a page", info, rng)
     assert found["other"] == ["click[b]"]
     assert all(a != "click[a]" for actions in found.values() for a in actions)
+    history = [Step("", Decision("", action)) for action in ("first", "last")]
+    assert slips("x", "", history, "", {}, rng)["repeated"] == ["last"]
     assert any(slips("x", "", [], "", {}, rng).values())
+
+
+def test_slips_are_of_the_environments_kinds_at_every_step() -> None:
+    rng, (seen, info) = random.Random(0), ALFWorldEnv().reset(options={"index": 0})
+    asked = ("go to desk 1", info["instruction"])
+    begun = slips(*asked, [], seen, info, rng)
+    later = slips(*asked, [Step(seen, Decision("", "look"))], "Nothing happens.", info, rng)
+    assert set(begun) == set(later) > {"repeated", "malformed", "other"}
 
 
 def test_error_rate_is_a_probability() -> None:
@@ -454,6 +470,21 @@ def test_nearest_of_all_training_episodes_wins_little(tmp_path: Path) -> None:
         registry.task_set("alfworld", "alfworld/builtin-train").tasks
     )
     assert share(play(NearestPolicy(str(run.path)))) <= 0.30
+
+
+def test_nearest_plays_what_was_won_where_it_began_alike(tmp_path: Path) -> None:
+    def episode(number: int, place: str, won: bool) -> Episode:
+        steps = [Step(s, Decision("", f"{s} {number}")) for s in (f"a {place} room", "a red room")]
+        task = Task("alfworld", "train", f"train/{number}")
+        return Episode(task, "a", "find it", tuple(steps), "", won, float(won), Outcome.DONE)
+
+    told = ((0, "red", False), (1, "blue", True), (2, "red", True))
+    lines = [msgspec.json.encode(episode(*one)) + b"\n" for one in told]
+    (tmp_path / "episodes.jsonl").write_bytes(b"".join(lines))
+    policy = NearestPolicy(str(tmp_path))
+    assert policy.act("find it", [], "a red room", {}).action == "a red room 2"
+    begun = [Step("a blue room", Decision("", "go"))]
+    assert policy.act("find it", begun, "a red room", {}).action == "a red room 1"
 
 
 def test_nearest_needs_something_that_was_won(tmp_path: Path) -> None:

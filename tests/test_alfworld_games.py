@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from harness_envs.alfworld import ALFWorldEnv, builtin, make_splits
 from harness_envs.alfworld.fetch import fetch
@@ -66,7 +67,9 @@ def write_packed(root: Path, some: list[Game], suffix: str) -> Path:
 
 def write_archive(root: Path, some: list[Game], tmp_path: Path) -> Path:
     root.mkdir()
-    layout = write_folder(tmp_path / "layout", some)
+    # An archive of all splits, of which its name tells the one that is meant.
+    other = msgspec.structs.replace(some[0], id=f"train/{some[0].id.partition('/')[2]}")
+    layout = write_folder(tmp_path / "layout", [*some, other])
     with tarfile.open(root / "json_2.1.1-valid_seen.tar.xz", "w:xz") as archive:
         archive.add(layout / "json_2.1.1", "json_2.1.1")
     return root

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from harness_envs.alfworld.pddl import atoms, compile_goal, parse_problem
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError
@@ -71,8 +71,15 @@ def closed(formula: Any) -> Any:
         "exists", (("?z", "object"),), formula)))  # fmt: skip
 
 
+def one_inside_another() -> Any:
+    """A variable that an inner quantifier binds anew, and the outer one again behind it."""
+    x = (("?x", "object"),)
+    return ("exists", x, ("and", ("exists", x, ("red", "?x")), ("likes", "?x", "?x")))
+
+
 @settings(deadline=None, max_examples=400)
 @given(FORMULAS, UNARY, UNARY, BINARY, BINARY)
+@example(one_inside_another(), {("a",)}, set(), set(), {("b", "b")})
 def test_a_compiled_goal_means_what_it_says(
     formula: Any, red: set[Any], hot: set[Any], inside: set[Any], likes: set[Any]
 ) -> None:
@@ -120,6 +127,14 @@ def test_any_other_text_is_a_data_error_or_a_problem(text: str) -> None:
     except DataError as raised:
         error = raised
     assert error is None or "file 7" in str(error)
+
+
+def test_objects_without_a_type_are_objects_and_predicates_have_their_places() -> None:
+    text = "(:objects a - o b)(:init (opened a))(:goal (opened b))"
+    assert parse_problem(text, "file").objects == {"o": ("a",), "object": ("b",)}
+    for wrong in ("(opened a", "(opened b"):
+        with pytest.raises(DataError, match="names 2 things instead of 1"):
+            parse_problem(text.replace(wrong, f"{wrong} c"), "file")
 
 
 @pytest.mark.parametrize("section", ["objects", "init", "goal"])

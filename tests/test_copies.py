@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 from harness.errors import BackendError, ConfigError  # noqa: E402
 from harness.policy import ContextOverflow, Decoding  # noqa: E402
+from harness.transcript import conversation  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="copies are for POSIX systems")
 
@@ -41,9 +42,9 @@ def folder(tmp_path_factory: Any) -> Path:
 def open_copies(folder: Path) -> Any:
     opened: list[Copies] = []
 
-    def open_(count: int = 2) -> Copies:
+    def open_(count: int = 2, **options: Any) -> Copies:
         checkpoint = locate(str(folder))
-        opened.append(Copies(HFBackend(checkpoint), checkpoint, {}, count))
+        opened.append(Copies(HFBackend(checkpoint, **options), checkpoint, options, count))
         return opened[-1]
 
     yield open_
@@ -72,6 +73,18 @@ def test_replies_are_those_of_one(open_copies: Any, temperature: float) -> None:
     assert set(map(type, backend._places.values())) == {HFBackend, module.Elsewhere}
     assert not any(backend._busy.values())
     assert backend.describe() == backend.first.describe()
+
+
+def test_every_copy_keeps_to_the_options_and_the_actions(open_copies: Any) -> None:
+    """Actions take room in the window: a reply as long as it can hold leaves them none."""
+    backend = started(open_copies(window=200), 2)
+    (prompt,) = prompts(1, 0)
+    decoding = Decoding(max_new_tokens=200 - len(backend.first.prompt(prompt, 1)[0]))
+    for place in list(backend._busy):
+        backend._places[conversation(prompt)] = place
+        with pytest.raises(ContextOverflow):
+            backend.complete(prompt, decoding, 0, ["say fig"])
+        assert backend.complete(prompt, decoding, 0).ids
 
 
 def test_a_conversation_stays_where_it_is_known(open_copies: Any) -> None:

@@ -57,6 +57,9 @@ def test_the_majority_is_guessed_and_memory_is_bounded() -> None:
     for token in (1, 2, 1, 1, 2):
         drafts.learn([*context, token], len(context))
     assert drafts.guess(np.array(context), 1) == [1]
+    for _ in range(2):
+        drafts.learn([*context, 2], len(context))
+    assert drafts.guess(np.array(context), 1) == [2]
     rng = np.random.default_rng(0)
     for _ in range(50):
         drafts.learn(rng.integers(0, 10**6, 60).tolist(), 8)
@@ -75,6 +78,17 @@ def test_the_pace_goes_on_with_what_pays(pays: bool, most: int) -> None:
         taken[size] += 1
     assert set(taken) <= {size for size in SIZES if size <= most}
     assert taken.most_common(1)[0][0] == (most if pays else 0)
+
+
+def test_the_pace_finds_out_when_guesses_begin_to_pay() -> None:
+    now, sizes = 0.0, list[int]()
+    pace = Pace(8, lambda: now)
+    for n in range(400):
+        size = pace.start()
+        now += 0.001 * (1 if n >= 100 else 1 + size)
+        pace.end(1 + size if n >= 100 else 1)
+        sizes.append(size)
+    assert (Counter(sizes[50:100]).most_common(1)[0][0], sizes[-2]) == (0, 8)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])

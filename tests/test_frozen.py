@@ -11,7 +11,7 @@ from harness import api, registry
 from harness.cli import app
 from harness.errors import ConfigError, DataError, TraceError
 from harness.sides import chooser, find_set
-from harness.tasksets import Frozen, differences, freeze, thaw
+from harness.tasksets import Frozen, differences, freeze, named, thaw
 
 SET = "alfworld/builtin-dev[:4]"
 
@@ -47,6 +47,15 @@ def test_a_frozen_set_is_the_set(file, tmp_path):
     assert chooser(None, str(file))(run)
     freeze(msgspec.structs.replace(thaw(file), env_version="0"), file)
     assert not chooser(None, str(file))(run)  # which scored other things
+
+
+def test_a_set_is_known_by_its_name_and_the_bounds_of_its_part():
+    whole = registry.task_set("alfworld", "alfworld/builtin-dev")
+    part, size = whole.part(slice(2, 5)), len(whole.tasks)
+    asked = ("builtin-dev", f"builtin-dev[:{size}]", "builtin-dev[2:]", "builtin-dev[2:5]")
+    assert [named(name, whole) for name in asked] == [True, True, False, False]
+    assert [named(name, part) for name in asked] == [False, False, True, True]
+    assert not named("builtin-dev[2:4]", part)
 
 
 def test_what_no_longer_matches_is_refused(file, tmp_path):

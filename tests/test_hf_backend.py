@@ -147,6 +147,7 @@ def test_stops(trained: Path, open_backend: Any) -> None:
     assert reply.action_tokens == len(backend.encode(" say plum"))
     assert reply.reasoning_tokens == len(backend.encode(" I have said it 0 times, so I say plum."))
     assert parse(reply.text).action == "say plum"
+    assert reply.waited < reply.seconds
     short = backend.complete(render(plum, [], "Say plum."), Decoding(max_new_tokens=5), 0)
     assert (short.stop, short.ids) == ("length", reply.ids[:5])
     # the whole transcript was trained to end in EOS: the prompt that continues it ends at once

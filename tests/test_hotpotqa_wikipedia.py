@@ -301,6 +301,7 @@ def test_a_frozen_cache_replays_a_run_byte_for_byte(
     for path in frozen:
         assert freeze(tmp_path / "pages" / "live.gz", path) == 2
     assert frozen[0].read_bytes() == frozen[1].read_bytes()
+    assert frozen[0].read_bytes()[4:8] == bytes(4)  # gzip's own time: none
     site.close()  # nobody answers any more
     before = frozen[0].read_bytes()
     again = HotPotQAEnv(**options, cache=frozen[0])
@@ -320,13 +321,16 @@ def test_a_frozen_cache_replays_a_run_byte_for_byte(
 
 
 def test_freezing_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Cache(tmp_path / "live.gz").add("a", "b")
+    for address in ("c", "a"):
+        Cache(tmp_path / "live.gz").add(address, "b")
     command = ["freeze", str(tmp_path / "live.gz"), str(tmp_path / "frozen.gz")]
     assert main(command) == 0
     assert Cache(tmp_path / "frozen.gz").get("a") == "b"
+    with gzip.open(tmp_path / "frozen.gz", "rt") as file:
+        assert [json.loads(line).get("url") for line in file] == [None, "a", "c"]
     assert main(command) == 1  # never written over
     assert main(["thaw"]) == 2
-    assert "frozen.gz: 1 pages" in capsys.readouterr().out
+    assert "frozen.gz: 2 pages" in capsys.readouterr().out
 
 
 def test_a_cache_is_shared_and_survives_a_torn_line(tmp_path: Path) -> None:

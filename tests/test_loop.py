@@ -307,6 +307,24 @@ def test_every_job_is_played_once_whatever_the_workers(workers):
     assert all(e.success for e in episodes)
 
 
+@pytest.mark.parametrize(("action", "made"), [("0", 1), ("boom", 3)])
+def test_a_worker_has_one_environment_until_a_fault(action, made):
+    opened = []
+
+    def make():
+        opened.append(CountEnv())
+        return opened[-1]
+
+    class Slow(Says):
+        def act(self, instruction, history, observation):
+            time.sleep(0.05)
+            return super().act(instruction, history, observation)
+
+    policy = Slow(Decision("", action))
+    assert len(list(play_all(jobs(3), policy, make, agent="t", protocol=Protocol(2)))) == 3
+    assert len(opened) == made
+
+
 def test_a_hung_step_is_an_error_and_the_run_goes_on():
     class Hangs(Counter):
         def act(self, instruction, history, observation):
@@ -338,7 +356,7 @@ def test_a_step_that_took_too_long_is_an_error_however_often_others_finish():
     episodes = list(play_all(tasks, Uneven(), CountEnv, workers=2, **settings))
     broken = [e for e in episodes if e.error]
     assert [(e.task.id, e.error.kind) for e in broken] == [("valid/8", "AgentError/TimeoutError")]
-    assert len(episodes) == 401
+    assert len({e.key for e in episodes}) == len(episodes) == 401
 
 
 def test_a_slow_episode_is_an_error():

@@ -306,6 +306,7 @@ def test_unused_rules_leave_hashes_alone_and_used_ones_change_them():
     ]
     hashes = {msgspec.structs.replace(plain, protocol=p).hash for p in changed}
     assert len(hashes | {plain.hash}) == 7
+    assert [plain.varied(max_steps=n).protocol.max_steps for n in (8, 9, 12)] == [8, 9, 12]
 
 
 def test_rules_that_cannot_be_are_refused():
@@ -317,6 +318,14 @@ def test_rules_that_cannot_be_are_refused():
         Protocol(3, actions="(go")
     with pytest.raises(ConfigError, match="format limit is at least 1"):
         Protocol(3, format_limit=0)
+
+
+def test_a_thought_and_an_action_are_known_by_how_they_begin():
+    rules = Protocol(3, think="OK.", actions="go|think")
+    thoughts = ("think: a", "Think [a]", "think about it", "rethink: a")
+    assert [rules.is_thought(text) for text in thoughts] == [True, True, False, False]
+    actions = ("go", "going", "I go", None)
+    assert [rules.is_action(text) for text in actions] == [True, True, False, False]
 
 
 def test_all_rules_together_in_the_loop():

@@ -144,6 +144,8 @@ def test_describe_names_prompt_and_decoding() -> None:
     assert one["decoding"] == {"temperature": 0.0, "top_p": 0.9, "max_new_tokens": 96}
     assert (one["prompt"], one["backend"]) == ("zero-shot", "recital")
     assert one["prompt_sha256"] != two["prompt_sha256"]
+    own = [ReActPolicy(backend=Recital(""), header=f"{h}: {{instruction}}\n") for h in "ab"]
+    assert own[0].describe()["prompt_sha256"] != own[1].describe()["prompt_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,13 @@ def test_missing_tells_without_loading(tmp_path: Path) -> None:
             with pytest.raises(HarnessError) as caught:
                 registry.build_policy(config)
             assert str(caught.value) == why or "not installed" in why
+
+
+def test_what_will_be_downloaded_is_not_missing() -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    assert ReActPolicy.missing(checkpoint="hub:no/such", download=True) is None
+    assert "cannot be had" in (ReActPolicy.missing(checkpoint="hub:no/such") or "")
 
 
 def test_another_way_to_decode_is_another_agent() -> None:

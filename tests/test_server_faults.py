@@ -8,8 +8,9 @@ import time
 from collections import Counter
 
 import pytest
+import requests
 from chat_server import KEY, ask, chat, counting
-from harness_agents.backends.server import ServerBackend, ServerConfig
+from harness_agents.backends.server import ServerBackend, ServerConfig, _retry_after
 from harness_agents.react import ReActPolicy
 
 import harness
@@ -49,6 +50,24 @@ def test_the_wait_that_a_server_asks_for_is_kept(serve):
     server = serve(lambda body, n: (429, {}, {"Retry-After": "30"}))
     with pytest.raises(BackendError, match="no answer in 1 tries"):  # its time is up before
         ask(server, retries=3, deadline=10)
+
+
+@pytest.mark.parametrize(
+    ("told", "wait"), [("2.5", 2.5), ("3600", 60.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
+)
+def test_a_server_is_waited_for_a_minute_at_most(told, wait):
+    reply = requests.Response()
+    reply.headers["Retry-After"] = told
+    assert _retry_after(reply) == wait
+
+
+def test_the_time_of_the_answer_itself_is_no_wait(serve):
+    def slow(body, n):
+        time.sleep(0.2)
+        return chat("Action: go")
+
+    reply = ask(serve(slow))
+    assert reply.waited < reply.seconds
 
 
 @pytest.mark.parametrize(
@@ -107,7 +126,7 @@ def test_a_server_that_hangs_is_given_up(serve):
         "Invalid 'stop': array too long. Expected an array with maximum length 4",
         "max_tokens is too large: 96. The maximum context length of this deployment",
         # a reply that fills the window alone
-        "This model's maximum context length is 64 tokens. However, you requested 146 tokens "
+        "This model's maximum context length is 96 tokens. However, you requested 146 tokens "
         "(50 in the messages, 96 in the completion).",
         "name too long",
     ],
@@ -221,6 +240,15 @@ def test_a_conversation_keeps_its_server_from_the_first_step_on(serve):
         assert sorted(asked) == [0, 3]
         used.add(asked[0])
     assert used == {0, 3}
+
+
+def test_a_busy_server_is_asked_again_and_not_left(serve):
+    servers = [
+        serve(lambda body, n: (429, b"") if n == 1 else chat("Action: go")) for _ in range(2)
+    ]
+    backend = ServerBackend(ServerConfig(url=tuple(s.url for s in servers), model="m", pause=0.0))
+    backend.complete(render("Task\n", (), "o"), Decoding(), 0)
+    assert sorted(len(s.bodies) for s in servers) == [0, 2]
 
 
 @pytest.mark.parametrize("status", [502, 503])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from harness.transcript import (
     Kind,
+    conversation,
     join,
     parse,
     render,
@@ -86,6 +87,7 @@ def test_replies_as_models_write_them():
         "no labels at all": ("no labels at all", None),
         "Answer: Paris": ("", "finish[Paris]"),
         "Answer: finish[Paris]": ("", "finish[Paris]"),
+        "Answer: Finish[Paris]": ("", "Finish[Paris]"),
         "Reasoning: It says Action: go": ("It says Action: go", None),
         "\tAction : look": ("", "look"),
         "": ("", None),
@@ -93,6 +95,19 @@ def test_replies_as_models_write_them():
     for text, expected in cases.items():
         decision = parse(text)
         assert (decision.reasoning, decision.action) == expected, text
+
+
+def test_a_conversation_is_known_by_its_header_and_its_first_observation():
+    step = Step("a room", Decision("", "look"))
+    names = [
+        conversation(render(header, history, seen))
+        for header, history, seen in (
+            ("Task: x\n", [], "a room"), ("Task: x\n", [step], "a mug"),
+            ("Task: x\n", [], "a hall"), ("Task: y\n", [], "a room"),
+        )
+    ]  # fmt: skip
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
 
 
 def test_label_text_and_newline_are_format():

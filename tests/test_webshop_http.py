@@ -25,6 +25,7 @@ from harness_envs.webshop.catalogue import GOAL_SEED
 from harness_envs.webshop.fetch import Source, fetch
 from harness_envs.webshop.http import HttpSite, read_html
 from harness_envs.webshop.pages import Page
+from harness_envs.webshop.search import MAX_TERMS
 from harness_envs.webshop.shop import Shop, open_shop
 from harness_envs.webshop.site import LocalSite, Unanswerable
 from typer.testing import CliRunner
@@ -316,6 +317,24 @@ def test_pages_that_say_no_score_are_errors(server: Server) -> None:
         place.done("B000000001", {})
     with pytest.raises(EnvError, match="no instruction"):
         WebShopEnv(backend="http", url=server.url).reset(options={"task_id": "served/0"})
+
+
+def test_the_options_chosen_stand_in_the_address(server: Server) -> None:
+    place, asin, chosen = site(server), server.shop.catalogue.products[0].asin, {"color": "red"}
+    place.item(asin, ["lamp"], 2, chosen)
+    place.sub_page(asin, ["lamp"], 2, "Description", chosen)
+    place.done(asin, chosen)
+    told = f"/{asin}/['lamp']/2"
+    assert server.paths == [
+        f"/item_page/fixed_0{told}/{chosen}",
+        f"/item_sub_page/fixed_0{told}/Description/{chosen}",
+        f"/done/fixed_0/{asin}/{chosen}",
+    ]
+
+
+def test_as_many_terms_as_a_query_may_have_are_asked_for(server: Server) -> None:
+    words = [f"t{n}" for n in range(MAX_TERMS)]
+    assert site(server).results([*words, words[0]], 1)
 
 
 MANY = " ".join(f"t{n}" for n in range(2000))
