@@ -110,7 +110,7 @@ def restore(run: Run, env_options: dict[str, Any] | None = None) -> Path:
     make_env = jobs.env_maker(meta, reveal=False)
     jobs.check_data(make_env, meta.task_set)
     path, draft = run.path / EPISODES, run.path / f".{EPISODES}.{os.getpid()}"
-    due = {(j.task.id, j.task.seed, j.attempt) for j in jobs.all_jobs(meta)}
+    due = {j.key for j in jobs.all_jobs(meta)}
     env = make_env()
     try:
         with draft.open("wb") as file:

@@ -20,7 +20,7 @@ from harness.overlap import TrainedOn, overlap
 from harness.planning import plan
 from harness.policy import Policy, differences
 from harness.recorder import EPISODES, ERRORS, Recorder, open_to_append, read_episodes
-from harness.runner import Job, Limits, play_all
+from harness.runner import Limits, play_all
 from harness.runs import (
     META,
     RESULTS,
@@ -108,7 +108,7 @@ def _play(
     on_episode: OnEpisode | None,
 ) -> None:
     """Play and record what is not recorded; in the end, however it comes, note what it cost."""
-    jobs = [j for j in all_jobs(meta) if _key(j) not in recorder.keys]
+    jobs = [j for j in all_jobs(meta) if j.key not in recorder.keys]
     # How many broke, while none did not. A reference is played for others, whatever it comes to.
     broken = 0 if meta.kind != "reference" else None
     costs = [meta.cost or Cost()]
@@ -218,10 +218,6 @@ def play_reference(meta: RunMeta, out: Path) -> None:
                 env_options=options, attempts=2, workers=1)  # fmt: skip
     base = msgspec.structs.replace(base, run_id=folder.name, reference=None)
     execute(base, folder, out, None, None, None)
-
-
-def _key(job: Job) -> tuple[str, int, int]:
-    return (job.task.id, job.task.seed, job.attempt)
 
 
 def _described(playing: Policy, given: str | None) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def noted(path: Path, folder: Path) -> str:
     """How run.json in ``folder`` tells a reference that was named here (see ``place``)."""
     here, full = Path.cwd(), path.resolve()
     if full.is_relative_to(here) and folder.resolve().is_relative_to(here):
-        noted = str(full.relative_to(here))
-        if place(noted, folder) == str(full):
-            return noted
+        short = str(full.relative_to(here))
+        if place(short, folder) == str(full):
+            return short
     return str(full)

@@ -30,6 +30,11 @@ class Job(NamedTuple):
     task: Task
     attempt: int
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """``Episode.key`` of what comes of it."""
+        return (self.task.id, self.task.seed, self.attempt)
+
 
 class Limits(msgspec.Struct, frozen=True):
     """Wall-clock limits in seconds: faults when exceeded, so that speed never decides a score.

@@ -79,7 +79,7 @@ def verify(
     make_env = jobs.env_maker(meta, reveal=False)
     jobs.check_data(make_env, meta.task_set)
     complete = meta.status == "complete"
-    tasks = {(j.task.id, j.task.seed, j.attempt): j.task for j in jobs.all_jobs(meta)}
+    tasks = {j.key: j.task for j in jobs.all_jobs(meta)}
     due: dict[Key, bool] = dict.fromkeys(tasks, True)
     rows = _rows(run) if complete or (run.path / METRICS).exists() else None
     env = make_env()
