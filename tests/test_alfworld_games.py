@@ -87,6 +87,30 @@ def test_every_layout_gives_the_same_games(some: list[Game], tmp_path: Path) -> 
         assert source.content_hash(some[0].id) == content_hash(some[0])
 
 
+def test_a_split_lists_the_games_that_the_original_plays(some: list[Game], tmp_path: Path) -> None:
+    """As in the original neither movable receptacles, slices nor unsolvable games are played."""
+    trial = some[0].id.rpartition("/")[2]
+    others = [
+        replace(some[0], id=f"valid_seen/{name}/{trial}")
+        for name in (
+            "pick_heat_then_place_in_recep-AppleSliced-None-Fridge-1",
+            "pick_and_place_with_movable_recep-Mug-Pan-Shelf-1",
+        )
+    ]
+    hopeless = replace(some[1], solvable=False)
+    found = [some[0], hopeless, *some[2:], *others]
+    played = sorted(game.id for game in (some[0], *some[2:]))
+    roots = [write_folder(tmp_path / "a", found), write_archive(tmp_path / "b", found, tmp_path)]
+    for root in [*roots, write_packed(tmp_path / "c", found, ".xz")]:
+        source = FolderGames(root)
+        assert source.ids("valid_seen") == played
+        assert source.game(hopeless.id) == hopeless
+    unmarked = packed_lines(some).replace(b'"solvable": true, ', b"")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "valid_seen.jsonl").write_bytes(unmarked)
+    assert FolderGames(tmp_path / "d").ids("valid_seen") == sorted(game.id for game in some)
+
+
 def test_the_grammar_is_detected_and_counts_in_the_hash(some: list[Game], tmp_path: Path) -> None:
     old = FolderGames(write_folder(tmp_path, some, OLD_GRAMMAR)).game(some[0].id)
     assert (old.grammar, some[0].grammar) == ("put", "move")

@@ -3,7 +3,8 @@
 A folder of data may hold, in any mix, ``json_2.1.1/<split>/<type-...>/<trial>/game.tw-pddl`` (the
 official release; the folder may also be ``json_2.1.1`` itself), ``<split>.jsonl[.xz|.gz]`` (packed:
 a game a line) and ``*<split>.tar.xz`` (the official layout, archived). One game is opened without
-parsing the others.
+parsing the others. A split lists the games that the original plays (``_is_played``); the others can
+still be opened by their ids.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from harness_envs.alfworld.game import REMEDY, Game, content_hash, field, from_j
 GAME_FILE = "game.tw-pddl"
 RELEASE = "json_2.1.1"
 _LINE_ID = re.compile(rb'\A\s*\{\s*"id"\s*:\s*"([^"\\]+)"')
+_UNSOLVABLE = re.compile(rb'"solvable"\s*:\s*false\b')
 _OPENING = threading.Lock()
 
 
@@ -110,12 +112,16 @@ class FolderGames:
         return sorted({*self._folders, *self._files})
 
     def ids(self, split: str) -> Sequence[str]:
-        """All ids of a split, sorted; reads no game. A folder is listed once: it may be large."""
+        """All ids of a split, sorted; parses no game. A folder is listed once: it may be large."""
         if split in self._folders:
             if split not in self._listed:
-                found = (self._layout / split).glob(f"*/*/{GAME_FILE}")
-                names = (f"{split}/{p.parent.parent.name}/{p.parent.name}" for p in found)
-                self._listed[split] = sorted(names)
+                files = {
+                    f"{split}/{path.parent.parent.name}/{path.parent.name}": path
+                    for path in (self._layout / split).glob(f"*/*/{GAME_FILE}")
+                }
+                self._listed[split] = sorted(
+                    task_id for task_id, path in files.items() if _is_played(task_id, path)
+                )
             return self._listed[split]
         if split in self._files:
             return self._split(split).ids()
@@ -150,6 +156,14 @@ def _holds_tasks(path: Path) -> bool:
     return path.is_dir() and any(p.name.count("-") == 4 and p.is_dir() for p in path.iterdir())
 
 
+def _is_played(task_id: str, game: Path | bytes) -> bool:
+    """Whether the original plays a game (``AlfredTWEnv.collect_game_files``): not those with movable
+    receptacles or slices, nor those marked unsolvable; a game without a mark counts as solvable."""
+    if "movable" in task_id or "Sliced" in task_id:
+        return False
+    return not _UNSOLVABLE.search(game if isinstance(game, bytes) else game.read_bytes())
+
+
 class PackedSplit:
     """An archive or JSON-lines file of games, expanded once into an unnamed temporary file and
     indexed by task id, so that opening one game decodes one."""
@@ -159,12 +173,15 @@ class PackedSplit:
         self.split = split
         #: Task id -> (where in the expanded file, length, line number or 0).
         self.lines: dict[str, tuple[int, int, int]] = {}
+        self._played: list[str] = []
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with self)
         weakref.finalize(self, self._file.close)
         try:
             for task_id, raw, line in self._games():
                 self.lines[task_id] = (self._file.tell(), len(raw), line)
                 self._file.write(raw)
+                if _is_played(task_id, raw):
+                    self._played.append(task_id)
         except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError) as error:
             raise DataError(f"{path}: cannot be read: {error}.\n  {REMEDY}") from error
         self._file.flush()
@@ -196,7 +213,7 @@ class PackedSplit:
             raise DataError(f"{where}: not a packed game: {error}.\n  {REMEDY}") from None
 
     def ids(self) -> Sequence[str]:
-        return sorted(self.lines)
+        return sorted(self._played)
 
     def game(self, task_id: str) -> Game:
         start, length, number = self.lines[task_id]
