@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import recipe, record
+from distill_training import STEPS, log, train
 from harness_distillation import checkpoint, chunks, cli, dataset, models, shards, tokenizer
 from harness_distillation import recipe as recipes
 from harness_distillation.alm import binary_divergence
@@ -20,13 +21,6 @@ from harness_distillation.alm import binary_divergence
 from harness.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.models
-STEPS = 4
-TIMING = {"seconds", "tokens_per_s", "mfu"}
-
-
-def log(out: Path) -> list[dict]:
-    lines = (out / "training" / "log.jsonl").read_bytes().splitlines()
-    return [{k: v for k, v in msgspec.json.decode(x).items() if k not in TIMING} for x in lines]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +31,6 @@ def run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, run) -> Path:
     return train(tmp_path_factory.mktemp("teacher"), run, steps=60, name="teacher")
-
-
-def train(folder, run, more="", *, steps=STEPS, name="out", optim="", vocab=400) -> Path:
-    path = recipe(folder, more, steps=steps)
-    text = path.read_text().replace("[optim]", f"[optim]\nprecision = 'fp32'\n{optim}")
-    path.write_text(text.replace("vocab = 400", f"vocab = {vocab}"))
-    out = folder / name
-    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
-    return out
 
 
 def of(teacher, name="sad", more="", divergence="alm"):

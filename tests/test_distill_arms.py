@@ -15,27 +15,17 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-import transformers
-from distill_traces import episode, recipe, record
-from harness_distillation import checkpoint, cli, contrast, models, teacher_cache, tokenizer
+from distill_traces import recipe, record
+from distill_training import STEPS, column, log, of, paired, train
+from harness_distillation import checkpoint, cli, models, teacher_cache, tokenizer
 from harness_distillation import recipe as recipes
 from harness_distillation.curriculum import Sampler
 from harness_distillation.dataset import Samples, make_row
 from harness_distillation.train import micro_batches
 
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError
 
 pytestmark = pytest.mark.models
-STEPS = 4
-
-
-def log(out: Path) -> list[dict]:
-    lines = (out / "training" / "log.jsonl").read_bytes().splitlines()
-    return [msgspec.json.decode(line) for line in lines]
-
-
-def column(out: Path, name: str) -> list[float]:
-    return [line[name] for line in log(out)]
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +36,6 @@ def run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, run) -> Path:
     return train(tmp_path_factory.mktemp("teacher"), run, steps=30, name="teacher")
-
-
-def train(
-    folder: Path,
-    run: Path,
-    more: str = "",
-    *,
-    steps: int = STEPS,
-    name: str = "out",
-    optim: str = "",
-) -> Path:
-    """Train by the tiny recipe in fp32, ``more`` tables appended; the student's folder."""
-    path = recipe(folder, more, steps=steps)
-    path.write_text(path.read_text().replace("[optim]", f"[optim]\nprecision = 'fp32'\n{optim}"))
-    out = folder / name
-    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
-    return out
-
-
-def of(teacher: Path, objective: str, signal: str = "cache") -> str:
-    return (
-        f"[objective]\n{objective}\n[teacher]\ncheckpoint = '{teacher}'\n"
-        f"signal = '{signal}'\nmin_mass = 0.3\n"
-    )
 
 
 def test_the_heldout_loss_is_a_mean_over_the_targets_of_heldout_episodes(teacher):
@@ -240,7 +206,7 @@ def test_ranks_share_out_every_row_once():
 def test_two_ranks_take_one_processes_steps(tmp_path, teacher):
     """Under torchrun with gloo: same losses, gradients and weights, one log, one checkpoint."""
     more = of(teacher, "name = 'sad'\nnormalizer = 'episode'\ncontrastive = 0.3")
-    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
+    mixed = paired(tmp_path / "mixed" / "episodes.jsonl", 60)
     one = train(tmp_path, mixed, more, name="one")
     two = tmp_path / "two"
     command = [
@@ -265,7 +231,7 @@ def test_two_ranks_take_one_processes_steps(tmp_path, teacher):
 ])  # fmt: skip
 def test_arms_resume_exactly(tmp_path, teacher, arm, weight):
     """Stopped after every step and gone on from the checkpoint: the same losses, bit for bit."""
-    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
+    mixed = paired(tmp_path / "mixed" / "episodes.jsonl", 60)
     more = of(teacher, f"name = '{arm}'\nnormalizer = 'episode'\ncontrastive = {weight}")
     whole = train(tmp_path, mixed, more, name="whole")
     for _ in range(STEPS):
@@ -303,311 +269,6 @@ def test_more_ranks_than_rows_are_refused(tmp_path, run):
             recipes.load(str(recipe(tmp_path))), "h", Corpus(None, nothing, nothing, "h"), None,
             tmp_path, {}, ranks=Ranks(0, 3),
         )  # fmt: skip
-
-
-# The contrastive term -------------------------------------------------------------------------
-
-
-def with_losses(path: Path) -> Path:
-    """Every third task also has an episode that was lost on the way."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i in range(60):
-        won = episode(i)
-        lines.append(msgspec.json.encode(won) + b"\n")
-        if i % 3 == 0:
-            lost = msgspec.structs.replace(
-                episode(i + 1000), task=won.task, success=False, score=0.0, attempt=1
-            )
-            lines.append(msgspec.json.encode(lost) + b"\n")
-    path.write_bytes(b"".join(lines))
-    return path
-
-
-def test_pairs_are_of_one_task():
-    episodes = [msgspec.json.decode(x, type=type(episode(0))) for x in _lines(20)]
-    pairs = contrast.pair_up(episodes)
-    assert len(pairs) == 2 * sum(not e.success for e in episodes)
-    for won, lost in zip(pairs[::2], pairs[1::2], strict=True):
-        assert (won.success, lost.success) == (True, False)
-        assert won.task == lost.task
-    assert contrast.pair_up([e for e in episodes if e.success]) == []
-
-
-def test_wins_of_a_task_are_taken_in_turn():
-    """However many, no win is left out while another stands in two pairs."""
-    task = episode(0).task
-    wins, losses = (
-        [msgspec.structs.replace(episode(first + i), task=task, success=first == 0, attempt=i)
-         for i in range(4)]
-        for first in (0, 100)
-    )  # fmt: skip
-    for n in range(1, 5):
-        used = contrast.pair_up([*wins[:n], *losses])[::2]
-        assert [used.count(won) for won in wins[:n]] == [(4 + n - 1 - i) // n for i in range(n)]
-
-
-def _lines(count: int) -> list[bytes]:
-    out = []
-    for i in range(count):
-        won = episode(i)
-        out.append(msgspec.json.encode(won))
-        if i % 3 == 0:
-            out.append(msgspec.json.encode(msgspec.structs.replace(won, success=False)))
-    return out
-
-
-def test_preference_equals_the_reference():
-    g = torch.Generator().manual_seed(0)
-    n, pairs, beta = 60, 5, 1.7
-    ratio = torch.randn(n, generator=g, dtype=torch.float64).requires_grad_()
-    labels = torch.randint(1, 3, (n,), generator=g)
-    side = torch.randint(0, 2 * pairs, (n,), generator=g)
-    labels[side == 4] = 1  # the won episode of pair 2 never acts
-    total, margins = torch.zeros((), dtype=torch.float64), []
-    for c in (1, 2):
-        terms = []
-        for p in range(pairs):
-            won, lost = (ratio[(side == 2 * p + s) & (labels == c)] for s in (0, 1))
-            if len(won) and len(lost):
-                margins.append(beta * (won.mean() - lost.mean()))
-                terms.append(-torch.log(torch.sigmoid(margins[-1])))
-        total = total + sum(terms) / len(terms)
-    got = contrast.preference(ratio, labels, side, [1, 2], beta)
-    assert got.value == pytest.approx(float(total.detach()), abs=1e-12)
-    assert got.margin == pytest.approx(float(torch.stack(margins).detach().mean()), abs=1e-12)
-    assert got.pairs == pairs
-    a, b = (torch.autograd.grad(x, ratio)[0] for x in (got.loss, total))
-    assert float((a - b).abs().max()) < 1e-12
-    nothing = torch.zeros(0, requires_grad=True)
-    none = torch.zeros(0, dtype=torch.int64)
-    empty = contrast.preference(nothing, none, none, [1, 2], beta)
-    torch.autograd.backward(empty.loss)
-    assert (empty.value, empty.pairs) == (0.0, 0)
-
-
-def test_pairs_that_fit_no_row_are_told(tmp_path, capsys):
-    run = tmp_path / "run" / "episodes.jsonl"
-    run.parent.mkdir()
-    lines = []
-    for i in range(12):
-        won, lost = episode(i, steps=3), episode(i + 900, steps=3 if i < 4 else 30)
-        lost = msgspec.structs.replace(lost, task=won.task, success=False, score=0.0, attempt=1)
-        lines += [msgspec.json.encode(e) + b"\n" for e in (won, lost)]
-    run.write_bytes(b"".join(lines))
-    path = recipe(tmp_path, "[objective]\nname = 'sft'\ncontrastive = 0.3\n", steps=1)
-    text = path.read_text().replace("row_tokens = 1024", "row_tokens = 512")
-    path.write_text(text.replace("heldout = 0.1", "heldout = 0.0"))
-    out = tmp_path / "out"
-    assert cli.main([str(path), "--data", str(run), "--out", str(out)]) == 0
-    told = "4 of 12 pairs of a won and a lost episode are read; note: the others do not fit a row"
-    assert told in capsys.readouterr().err
-    assert checkpoint.read_notes(out)["pairs"] == 4
-
-
-def test_the_contrastive_term_prefers_what_won(tmp_path):
-    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
-    more = "[objective]\nname = 'sft'\ncontrastive = {}\n"
-    out = train(tmp_path, mixed, more.format(2.0), steps=20)
-    lines = log(out)
-    assert lines[0]["contrastive"] == pytest.approx(2 * np.log(2), rel=1e-4)
-    assert lines[0]["margin"] == pytest.approx(0.0, abs=1e-4)
-    assert np.mean(column(out, "margin")[-5:]) > 0.05
-    assert lines[0]["n_pairs"] >= 2
-    one = lines[3]
-    n = one["n_reason"] + one["n_act"]
-    flat = (one["reason"] * one["n_reason"] + one["act"] * one["n_act"]) / n
-    assert one["loss"] == pytest.approx(flat + 2.0 * one["contrastive"], rel=1e-9)
-    wins = record(tmp_path / "wins" / "episodes.jsonl", 20)
-    with pytest.raises((ConfigError, DataError), match="won and lost"):
-        train(tmp_path, wins, more.format(0.3), name="none")
-
-
-def test_beta_scales_the_margin(tmp_path):
-    """Of a term that weighs next to nothing, so that the students take the same step."""
-    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
-    more = "[objective]\nname = 'sft'\ncontrastive = 1e-9\ncontrastive_beta = {}\n"
-    one, two = (
-        column(train(tmp_path, mixed, more.format(b), steps=2, name=b), "margin")[1]
-        for b in ("1.0", "2.0")
-    )
-    assert abs(one) > 1e-4
-    assert two == pytest.approx(2 * one, rel=1e-3)
-
-
-@pytest.mark.parametrize("data", ["samples = 'step'", "paper_truncate = 64"])
-def test_pairs_are_cut_as_samples_are(tmp_path, data):
-    """What no sample reads is preferred by no pair: by episode, the taught tokens are those that
-    are taught of it as a sample."""
-    mixed = with_losses(tmp_path / "mixed" / "episodes.jsonl")
-    objective = "[objective]\nname = 'sft'\ncontrastive = 0.3\n"
-    path = recipe(tmp_path, objective)
-    text = path.read_text().replace("[data]", f"[data]\nsuccesses_only = false\n{data}")
-    path.write_text(text.replace("heldout = 0.1", "heldout = 0.0"))
-    out = tmp_path / "out"
-    args = [str(path), "--data", str(mixed), "--out", str(out), "--quiet", "--stage", "prepare"]
-    assert cli.main(args) == 0
-    samples, pairs = (
-        Samples.load(out / "training" / "data" / f"{name}.npz") for name in ("samples", "pairs")
-    )
-
-    def taught(found: Samples) -> set[bytes]:
-        every = found.kinds > 0
-        owner = np.repeat(found.episode, found.lengths)
-        return {found.ids[every & (owner == e)].tobytes() for e in set(found.episode.tolist())}
-
-    assert len(taught(pairs)) > 30
-    assert taught(pairs) <= taught(samples)
-    if "truncate" in data:
-        assert int(pairs.lengths.max()) == int(samples.lengths.max()) == 64
-
-
-@pytest.mark.parametrize("masks", ["random_span", "label_shuffle"])
-def test_masks_that_pairs_do_not_have_are_refused(tmp_path, masks):
-    more = f"[objective]\nname = 'sft'\ncontrastive = {{}}\nmasks = '{masks}'\n"
-    with pytest.raises(ConfigError, match=f'masks "{masks}" .* by their true ones'):
-        recipes.load(str(recipe(tmp_path, more.format(0.3))))
-    recipes.load(str(recipe(tmp_path, more.format(0.0))))
-
-
-# Where a student comes from -------------------------------------------------------------------
-
-
-def test_an_opt_student_trains_and_loads(tmp_path, run):
-    path = recipe(tmp_path, steps=12)
-    path.write_text(path.read_text().replace("[student]", "[student]\narch = 'opt'"))
-    out = tmp_path / "opt"
-    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
-    assert models.load(out).config.model_type == "opt"
-    assert column(out, "loss")[-1] < 0.9 * column(out, "loss")[0]
-
-
-@pytest.mark.parametrize("arch", ["gpt2", "opt", "llama"])
-def test_a_window_may_be_shorter_than_the_padding_of_a_row(tmp_path, arch):
-    """Of rows that train, are held out, or hold pairs: no padding at a position that none has."""
-    run = with_losses(tmp_path / "run" / "episodes.jsonl")
-    path = recipe(tmp_path, "[objective]\nname = 'sft'\ncontrastive = 0.3\n", steps=2)
-    text = path.read_text().replace("[student]", f"[student]\narch = '{arch}'")
-    text = text.replace("window = 512", "window = 160").replace("[tokenizer]\n", "[tokenizer]\n")
-    path.write_text("max_new_tokens = 40\n" + text.replace("heldout = 0.1", "heldout = 0.4"))
-    out = tmp_path / "out"
-    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
-    assert log(out)[-1]["heldout"]
-
-
-def test_a_student_can_start_from_some_layers(tmp_path, run, teacher):
-    student = recipes.Student(start=str(teacher), start_layers=(1,), window=512)
-    small = models.build(student, tokenizer.load(teacher), 0)
-    big, mine = models.load(teacher).state_dict(), small.state_dict()
-    assert small.config.num_hidden_layers == 1
-    assert not any("layers.1." in name for name in mine)
-    for name, value in mine.items():
-        assert torch.equal(value, big[name.replace("layers.0.", "layers.1.")])
-    path = recipe(tmp_path, steps=2, student=f"start = '{teacher}'\nstart_layers = [1]")
-    out = tmp_path / "out"
-    assert cli.main([str(path), "--data", str(run), "--out", str(out), "--quiet"]) == 0
-    assert models.load(out).config.num_hidden_layers == 1
-    with pytest.raises(ConfigError, match=r"layers 0\.\.1"):
-        models.build(
-            msgspec.structs.replace(student, start_layers=(5,)), tokenizer.load(teacher), 0
-        )
-
-
-@pytest.mark.parametrize("arch", ["gpt2", "opt"])
-def test_layers_of_every_architecture(tmp_path, teacher, arch):
-    tok = tokenizer.load(teacher)
-    whole = models.build(
-        recipes.Student(arch=arch, layers=3, hidden=32, heads=2, window=64), tok, 1
-    )
-    checkpoint.write_model(tmp_path / "start", whole, tok, {})
-    student = recipes.Student(start=str(tmp_path / "start"), start_layers=(2, 0), window=64)
-    small = models.build(student, tok, 0)
-    layers = {"gpt2": "transformer.h", "opt": "model.decoder.layers"}[arch]
-    big = whole.state_dict()
-    for name, value in small.state_dict().items():
-        for mine, theirs in ((0, 2), (1, 0)):
-            if name.startswith(f"{layers}.{mine}."):
-                assert torch.equal(value, big[name.replace(f".{mine}.", f".{theirs}.", 1)])
-    assert small.config.num_hidden_layers == 2
-    assert models.check_isolation(small) < 1e-4
-    with pytest.raises(ConfigError, match="over the 64 positions"):
-        models.build(msgspec.structs.replace(student, window=128), tok, 0)
-
-
-@pytest.mark.parametrize(("name", "told"), [
-    ("Qwen2Config", {"layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 2,
-                     "use_sliding_window": True, "sliding_window": 64}),
-    ("SmolLM3Config", {"no_rope_layers": [1, 0, 1, 0]}),
-])  # fmt: skip
-def test_what_a_config_tells_by_layers_is_cut_with_them(tmp_path, teacher, name, told):
-    """Else the student's first checkpoint could not be written, or its layers were others."""
-    tok = tokenizer.load(teacher)
-    config = getattr(transformers, name)(
-        vocab_size=models.padded_vocab(len(tok)), hidden_size=32, intermediate_size=48,
-        num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=2, bos_token_id=None,
-        eos_token_id=[tok.eos_token_id] * 4, pad_token_id=tok.pad_token_id, **told,
-    )  # fmt: skip
-    whole = transformers.AutoModelForCausalLM.from_config(config)
-    checkpoint.write_model(tmp_path / "start", whole, tok, {})
-    tok = tokenizer.load(tmp_path / "start")  # as its architecture reads it
-    student = recipes.Student(start=str(tmp_path / "start"), start_layers=(0, 3), window=64)
-    small = models.build(student, tok, 0)
-    checkpoint.write_model(tmp_path / "small", small, tok, {})
-    kept = models.load(tmp_path / "small")
-    assert models.weights_hash(kept) == models.weights_hash(small)
-    for key, value in told.items():
-        found = getattr(kept.config, key)
-        assert found == ([value[0], value[3]] if isinstance(value, list) else value)
-    assert len(kept.config.eos_token_id) == 4
-
-
-def test_rows_that_pad_a_grown_table_are_the_same_each_time(tmp_path):
-    episodes = [episode(i) for i in range(60)]
-    old = tokenizer.train(episodes, "Task: {instruction}\n", 300)
-    student = recipes.Student(layers=1, hidden=32, heads=2, window=64)
-    checkpoint.write_model(tmp_path, models.build(student, old, 0), old, {})
-    new = tokenizer.extend(tokenizer.load(tmp_path), episodes, "Task: {instruction}\n", 330)
-    assert models.padded_vocab(len(old)) < len(new) < models.padded_vocab(len(new))
-    student = recipes.Student(start=str(tmp_path), window=64)
-    assert len({models.weights_hash(models.build(student, new, 0)) for _ in range(3)}) == 1
-
-
-def test_a_start_learns_new_words(tmp_path, run, teacher):
-    """What it knew is as it was; a new word begins as the mean of its pieces."""
-    path = recipe(tmp_path, steps=2, student=f"start = '{teacher}'")
-    path.write_text(path.read_text().replace("[tokenizer]", f"[tokenizer]\nextend = '{teacher}'"))
-    shop = tmp_path / "shop" / "episodes.jsonl"
-    shop.parent.mkdir()
-    shop.write_bytes(run.read_bytes().replace(b"mug", b"lavender"))
-    out = tmp_path / "out"
-    assert cli.main([str(path), "--data", str(shop), "--out", str(out), "--quiet"]) == 0
-    old, new = tokenizer.load(teacher), tokenizer.load(out)
-    assert new.tokenize(" lavender") == ["Ġlavender"]
-    assert models.load(out).config.vocab_size == models.padded_vocab(len(new))
-    student = recipes.load(str(path)).student
-    start, grown = models.load(teacher), models.build(student, new, 0)
-    ids = torch.tensor([old.encode("You see a mug 1.", add_special_tokens=False)])
-    assert torch.equal(grown(ids).logits[..., : len(old)], start(ids).logits[..., : len(old)])
-    table = grown.get_input_embeddings().weight
-    word = max(new.get_vocab().items(), key=lambda item: item[1])
-    pieces = [p.id for p in old.backend_tokenizer.model.tokenize(word[0])]
-    assert len(pieces) > 1
-    assert torch.equal(table[word[1]], table[pieces].mean(0))
-    other = tokenizer.train([episode(i) for i in range(5)], "Goal: {instruction}\n", 300)
-    with pytest.raises(ConfigError, match="nor an extension"):
-        models.build(student, other, 0)
-    longer = msgspec.structs.replace(student, window=4096)
-    assert models.build(longer, new, 0).config.max_position_embeddings == 4096
-
-
-def test_a_start_takes_the_recipes_dropout(teacher):
-    student = recipes.Student(start=str(teacher), window=512, dropout=0.25)
-    assert models.build(student, tokenizer.load(teacher), 0).config.attention_dropout == 0.25
-
-
-def test_a_hub_model_that_cannot_be_had_is_named():
-    with pytest.raises(DataError, match="'hub:not a name' cannot be had"):
-        models.load("hub:not a name")
 
 
 @pytest.mark.parametrize("data", ["samples = 'step'", "paper_truncate = 128"])

@@ -20,6 +20,7 @@ pytest.importorskip("torch")
 
 import torch
 from distill_traces import HEADER, episode, recipe, record
+from distill_training import log
 from harness_distillation import (
     checkpoint,
     cli,
@@ -41,12 +42,6 @@ from harness.runs import read_meta, write_meta
 from harness.transcript import Kind
 
 pytestmark = pytest.mark.models
-TIMING = {"seconds", "tokens_per_s", "mfu"}
-
-
-def log(out: Path) -> list[dict]:
-    lines = (out / "training" / "log.jsonl").read_bytes().splitlines()
-    return [{k: v for k, v in msgspec.json.decode(x).items() if k not in TIMING} for x in lines]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness_agents.errors import WithErrors
@@ -28,9 +29,9 @@ from harness_envs.hotpotqa import builtin
 from harness_envs.hotpotqa.env import HotPotQAEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from played import played, share
 
 from harness import registry
-from harness.loop import play_episode
 from harness.policy import Policy
 from harness.transcript import parse
 from harness.types import Decision, Episode, Step
@@ -39,22 +40,8 @@ VALID = "hotpotqa/builtin-valid"
 RATE = 0.15
 
 
-def play(
-    policy: Policy, name: str = VALID, *, every: int = 1, data: str = "builtin"
-) -> list[Episode]:
-    tasks = registry.task_set("hotpotqa", name)
-    env = HotPotQAEnv(data=data)
-    episodes = [
-        play_episode(policy, env, task, agent="test", protocol=tasks.protocol)
-        for task in tasks.tasks[::every]
-    ]
-    faults = [e.error for e in episodes if e.error]
-    assert not faults, faults[0]
-    return episodes
-
-
-def share(episodes: Sequence[Episode]) -> float:
-    return sum(e.success for e in episodes) / len(episodes)
+def play(policy: Policy, tasks: str = VALID, **how: Any) -> list[Episode]:
+    return played(policy, tasks, **how)
 
 
 def act(step: Step) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness_agents.errors import WithErrors, slips
@@ -23,10 +23,11 @@ from harness_agents.replay import ReplayPolicy
 from harness_envs.webshop import WebShopEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from played import played, share
 
 import harness
 from harness import registry, testing
-from harness.loop import NO_ACTION, play_episode
+from harness.loop import NO_ACTION
 from harness.policy import Policy
 from harness.transcript import parse
 from harness.types import Decision, Episode, Outcome, Step
@@ -36,23 +37,8 @@ ASIN = re.compile(r"B0[0-9A-Z]{8}")
 PRICE = re.compile(r"\$(\d+\.\d+)")
 
 
-def play(
-    policy: Policy, tasks: str = VALID, *, every: int = 1, **keywords: object
-) -> list[Episode]:
-    """Episodes of a policy on a task set, under its step budget; a fault fails the test."""
-    env = WebShopEnv(reveal=bool(getattr(policy, "privileged", False)), **keywords)  # type: ignore[arg-type]
-    task_set = registry.task_set("webshop", tasks)
-    episodes = [
-        play_episode(policy, env, task, agent="a", protocol=task_set.protocol)
-        for task in task_set.tasks[::every]
-    ]
-    faults = [e.error for e in episodes if e.error is not None]
-    assert not faults, faults[0]
-    return episodes
-
-
-def share(episodes: Sequence[Episode]) -> float:
-    return sum(e.success for e in episodes) / len(episodes)
+def play(policy: Policy, tasks: str = VALID, **how: Any) -> list[Episode]:
+    return played(policy, tasks, **how)
 
 
 def act(step: Step) -> str:
