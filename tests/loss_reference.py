@@ -28,12 +28,12 @@ class Case:
     def live(self) -> Live:
         return Live(self.teacher, torch.nn.Identity())
 
-    def rounded(self, k: int) -> Target:
+    def rounded(self, k: int, temperature: float = 1.0) -> Target:
         """The teacher as the cache keeps it: log-probabilities in fp16."""
-        return distribution(self.teacher, self.targets, k).pick(torch.arange(S))
+        return distribution(self.teacher, self.targets, k, temperature).pick(torch.arange(S))
 
-    def cached(self, k: int) -> Target:
-        log_p = self.teacher.log_softmax(-1)
+    def cached(self, k: int, temperature: float = 1.0) -> Target:
+        log_p = (self.teacher / temperature).log_softmax(-1)
         top = log_p.topk(k, -1)
         rest = log_p.scatter(-1, top.indices, -torch.inf).logsumexp(-1)
         return Target(top.indices, top.values, rest)
@@ -85,13 +85,10 @@ def discrepancy(kind, p, q, target):
 
 def outcomes(case, logits, t, temperature, cached):
     """(p, q) at position t: over all tokens, or over a cache's top k and one for the rest."""
-    logits = logits / temperature
+    q = torch.softmax(logits / temperature, 0)
     if cached is None:
-        return torch.softmax(case.teacher[t] / temperature, 0), torch.softmax(logits, 0)
+        return torch.softmax(case.teacher[t] / temperature, 0), q
     ids, log_p = cached.ids[t], cached.logp[t].double()
-    if temperature != 1.0:
-        return torch.softmax(log_p / temperature, 0), torch.softmax(logits[ids], 0)
-    q = torch.softmax(logits, 0)
     rest = torch.ones(len(q), dtype=torch.bool).index_fill(0, ids, False)
     p = torch.cat([log_p, cached.tail[t, None].double()]).exp()
     return p / p.sum(), torch.cat([q[ids], q[rest].sum()[None]])

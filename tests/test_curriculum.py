@@ -24,11 +24,15 @@ pytestmark = pytest.mark.models
 HEADER = "Task: {instruction}\n"
 
 
-@pytest.fixture(scope="module")
-def samples() -> Samples:
+def encoded(*, per_step: bool) -> Samples:
     episodes = [episode(i) for i in range(25)]
     encoder = tokenizer.SegmentEncoder(tokenizer.train(episodes, HEADER, 400))
-    return encode(episodes, encoder, HEADER, 512, 0)[0]
+    return encode(episodes, encoder, HEADER, 512, 0, per_step=per_step)[0]
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    return encoded(per_step=False)
 
 
 def z(values: list[float]) -> np.ndarray:
@@ -71,6 +75,25 @@ def test_difficulty_within_environments_orders_no_environment_before_another(sam
     assert np.array_equal(alone, difficulty(samples, recipes.Objective(), entropy))
     with pytest.raises(DataError, match="environments"):
         difficulty(samples, within, entropy)
+
+
+def test_difficulty_of_episodes_is_that_of_all_their_parts(samples):
+    """Cut or whole, an episode is as hard, and so is every sequence of it."""
+    cut = encoded(per_step=True)
+    assert len(cut.lengths) > len(samples.lengths) == len(set(cut.episode.tolist()))
+    assert int(cut.taught[-1]) == int(samples.taught[-1])
+    entropy = np.random.default_rng(0).gamma(2.0, 1.0, int(samples.taught[-1])).astype(np.float32)
+    by_episode = recipes.Objective(curriculum_unit="episode")
+    whole = difficulty(samples, recipes.Objective(), entropy)
+    assert np.allclose(difficulty(samples, by_episode, entropy), whole, atol=1e-9)
+    assert np.allclose(difficulty(cut, by_episode, entropy), whole[cut.episode], atol=1e-9)
+    group = np.arange(len(samples.lengths)) % 2
+    within = {"curriculum_within": "environment"}
+    found = difficulty(
+        cut, msgspec.structs.replace(by_episode, **within), entropy, group[cut.episode]
+    )
+    wanted = difficulty(samples, recipes.Objective(**within), entropy, group)
+    assert np.allclose(found, wanted[cut.episode], atol=1e-9)
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,16 @@ def test_a_mean_over_a_class_that_the_traces_lack_is_refused(tmp_path):
     assert not any("n_reason" in line for line in (*one, *two))
 
 
+def test_traces_without_a_token_of_what_is_weighed_are_refused(tmp_path):
+    """A mean over all classes has no class to miss: the loss would be 0, and training finish."""
+    data = silent(tmp_path / "run" / "episodes.jsonl")
+    text = "[objective]\nname = 'sft'\nlambda_act = 0\n"
+    training = Training(tmp_path / "none", data, text, steps=2)
+    with pytest.raises(DataError, match=r"weighs reason with format = \"span\".* nothing would"):
+        training.go()
+    assert not (training.out / "training" / "checkpoints").exists()
+
+
 def test_a_window_that_only_held_out_episodes_fit_is_refused(tmp_path):
     """Nothing would be left to train on."""
 

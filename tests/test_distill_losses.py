@@ -61,7 +61,7 @@ def test_value_and_gradient_equal_the_reference(kind, normalizer):
 
     u, counts = shared(case, normalizer, LAMBDAS)
     weights = class_weights(counts, LAMBDAS, normalizer)
-    signals = [None] if kind == "ce" else [case.live(), case.cached(V)]
+    signals = [None] if kind == "ce" else [case.live(), case.cached(V, temperature)]
     for signal in signals:
         for chunk in (5, 1000):
             mine = case.hidden.clone().requires_grad_()
@@ -99,14 +99,21 @@ def test_micro_batches_give_the_whole_steps_gradient(normalizer):
     assert float((got - wanted).abs().max()) < 1e-12
 
 
-@given(st.sampled_from(KINDS[1:]), st.integers(0, 10_000), st.integers(1, V))
-@settings(max_examples=60, deadline=None)
-def test_the_cache_bounds_every_divergence_from_below(kind, seed, k):
+@given(
+    st.sampled_from(KINDS[1:]),
+    st.integers(0, 10_000),
+    st.integers(1, V),
+    st.sampled_from([0.5, 1.0, 2.0]),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_cache_bounds_every_divergence_from_below(kind, seed, k, temperature):
     case = Case(seed)
     measure = measure_of(kind, beta=BETA, alpha=ALPHA)
     logits = case.head(case.hidden).detach()
-    exact = divergence(logits, case.targets, case.teacher, measure=measure)
-    bucket = divergence(logits, case.targets, case.cached(k), measure=measure)
+    exact, bucket = (
+        divergence(logits, case.targets, target, temperature, measure)
+        for target in (case.teacher, case.cached(k, temperature))
+    )
     assert float(bucket.min()) >= -1e-12
     assert bool((bucket <= exact + 1e-9).all())
     if k == V:
@@ -129,8 +136,11 @@ def test_temperature_reaches_the_divergence(kind):
     case = Case(6)
     logits = case.head(case.hidden).detach()
     measure = measure_of(kind)
-    for target in (case.teacher, case.cached(V), case.cached(4)):
-        one, two = (divergence(logits, case.targets, target, t, measure) for t in (1.0, 2.0))
+    for k in (None, V, 4):
+        one, two = (
+            divergence(logits, case.targets, case.cached(k, t) if k else case.teacher, t, measure)
+            for t in (1.0, 2.0)
+        )
         assert float((one - two).abs().min()) > 1e-6
 
 

@@ -69,6 +69,9 @@ def test_every_student_of_tables_3_and_4_has_the_papers_settings(size):
             assert one.optim.steps == steps
             assert (one.optim.lr, one.optim.clip) == (2e-5, 1.0)
             assert one.optim.rows * one.optim.row_tokens == 64 * 512
+            assert one.objective.curriculum_unit == "episode"
+            # Rows of one window are some 85 % full, and whole steps so much smaller.
+            assert one.optim.row_tokens >= 4 * one.student.window
             assert (one.student, one.data, one.teacher) == (ours.student, ours.data, ours.teacher)
             assert {c.env for c in one.data.collect} == {suffix.removeprefix("-") or "alfworld"}
             assert one.teacher.checkpoint.removeprefix("models/") in {p.stem for p in shipped()}
@@ -88,7 +91,8 @@ FLAT = {
     "name": "kd", "divergence": "forward_kl", "normalizer": "token", "curriculum": "random",
     "lambda_reason": 1.0, "lambda_act": 1.0, "lambda_format": 1.0, "obs_weight": 0.0,
     "format": "span", "masks": "spans", "temperature": 1.0, "jsd_beta": 0.5, "skew_alpha": 0.1,
-    "alm_tau": 100.0, "curriculum_within": "all", "alpha": 1 / 3, "beta": 1 / 3, "gamma": 1 / 3,
+    "alm_tau": 100.0, "curriculum_within": "all", "curriculum_unit": "sequence",
+    "alpha": 1 / 3, "beta": 1 / 3, "gamma": 1 / 3,
     "pacing_start": 0.2, "pacing_end": 0.5, "contrastive": 0.0, "contrastive_beta": 1.0,
 }  # fmt: skip
 OURS = {**FLAT, "name": "sad", "normalizer": "class", "curriculum": "pacing"}
@@ -123,7 +127,8 @@ OBJECTIVES = {
     "teacher-tiny-start": {**TEXT, "name": "sft", "obs_weight": 1.0},
     "teacher-tiny": {**TEXT, "name": "sft", "obs_weight": 0.1},
     **{f"teacher-{size}": {**TEXT, "name": "sft"} for size in ("1.5b", "llama-13b", "opt-13b")},
-    **{f"{arm}-{size}{env}": objective for arm, objective in (("ours", OURS), ("token", FLAT))
+    **{f"{arm}-{size}{env}": {**objective, "curriculum_unit": "episode"}
+       for arm, objective in (("ours", OURS), ("token", FLAT))
        for size in SIZES for env in ("", "-webshop", "-hotpotqa")},
 }  # fmt: skip
 
@@ -162,6 +167,12 @@ def test_arms_share_start_size_and_optimizer(name):
         ("[data]\npaper_truncate = 4096", "paper_truncate"),
         ("[objective]\ntemperature = 2.0", "cross-entropy with the text"),
         ("[objective]\nlambda_reason = 0\nlambda_act = 0\nlambda_format = 0", "not all 0"),
+        ("[objective]\nlambda_reason = 0\nlambda_act = 0", 'not all 0.* format = "span"'),
+        (
+            "[objective]\nlambda_reason = 0\nlambda_act = 0\nformat = 'shared'\ncontrastive = 0.3",
+            "prefers reasoning and actions",
+        ),
+        ("base = 'gkd-tiny'\n[objective]\ndivergence = 'ce'", "not its own text"),
         ("[objective]\njsd_beta = 1.0", "jsd_beta"),
         ("[objective]\nname = 'sft'\ndivergence = 'jsd'", r"Add \[teacher\]"),
         ("base = 3", "base is the name"),
@@ -260,6 +271,7 @@ def test_every_key_that_decides_a_student_is_in_its_hash(tmp_path):
         "objective": {
             "obs_weight": 0.1, "masks": "random_span", "jsd_beta": 0.1, "skew_alpha": 0.2,
             "contrastive": 0.3, "contrastive_beta": 2.0, "divergence": "jsd", "lambda_act": 2.0,
+            "curriculum_within": "environment", "curriculum_unit": "episode",
         },
         "optim": {"micro_rows": 2, "optimizer": "adamw"},
     }  # fmt: skip

@@ -141,8 +141,15 @@ def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
     teacher_cache.build(
         tmp_path, teacher, samples, k, pad=tok.pad_token_id, entries=len(tok), precision="fp32"
     )
-    for field in ("samples", "tokenizer", "template", "teacher"):
-        other = msgspec.structs.replace(k, **{field: "0" * 16})
+    noted = msgspec.structs.replace(k, config="1" * 16)
+    assert teacher_cache.load(tmp_path, noted, min_mass=0.0)  # made before configs were noted
+    path = tmp_path / "manifest.json"
+    path.write_bytes(
+        path.read_bytes().replace(b'"top_k"', b'"config": "%s", "top_k"' % (b"1" * 16))
+    )
+    k = noted
+    for field in ("samples", "tokenizer", "template", "teacher", "config", "temperature"):
+        other = msgspec.structs.replace(k, **{field: 2.0 if field == "temperature" else "0" * 16})
         with pytest.raises(shards.CacheMismatch, match=f"another {field}"):
             teacher_cache.load(tmp_path, other, min_mass=0.0)
     with pytest.raises(teacher_cache.LowMass, match="under 95%"):
@@ -153,6 +160,21 @@ def test_cache_of_anything_else_is_refused(samples, tok, teacher, tmp_path):
     shard.write_bytes(bytes(damaged))
     with pytest.raises(DataError, match="damaged"):
         teacher_cache.load(tmp_path, k, min_mass=0.0)
+
+
+def test_the_same_weights_under_another_config_are_another_teacher(tok):
+    """What a config says, not how it says it: defaults, names and library versions do not count."""
+
+    def hashed(**told) -> str:
+        model = models.build(recipes.Student(layers=1, hidden=32, heads=2, window=64), tok, 5)
+        for name, value in told.items():
+            setattr(model.config, name, value)
+        return models.config_hash(model)
+
+    same = hashed()
+    assert hashed(use_cache=False, transformers_version="0", dtype="bfloat16") == same
+    for told in ({"rms_norm_eps": 1e-3}, {"rope_parameters": {"rope_theta": 5e5}}):
+        assert hashed(**told) != same
 
 
 def test_a_killed_cache_goes_on(samples, tok, teacher, tmp_path):

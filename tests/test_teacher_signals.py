@@ -19,6 +19,7 @@ from harness_distillation.losses import (
     Live,
     Target,
     class_weights,
+    divergence,
     log_likelihood,
     measure_of,
     span_loss,
@@ -81,11 +82,22 @@ def test_the_gradient_is_the_references(kind, normalizer):
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_at_another_temperature_the_rest_is_left_out(kind):
+def test_at_another_temperature_the_rest_is_an_outcome_too(kind):
+    """Softened as the student is, so that what a student gives to none of the teacher's top k is
+    trained."""
     case = Case(2)
-    cached = case.rounded(K)
+    cached = case.rounded(K, 2.0)
+    p = torch.softmax(case.teacher / 2, -1)
+    at_the_top = p.gather(-1, cached.ids).sum(-1)
+    assert float((cached.logp.double().exp().sum(-1) - at_the_top).abs().max()) < 1e-3
+    assert float((cached.tail.double().exp() + at_the_top - 1).abs().max()) < 1e-6
     wanted = exact(case, kind, "class", cached, 2.0)
     assert off(gradients(case, kind, "class", cached, torch.float64, 2.0), wanted) < 1e-12
+    measure = measure_of(kind, beta=BETA, alpha=ALPHA)
+    logits = case.head(case.hidden).detach().requires_grad_()
+    bound = divergence(logits, case.targets, cached, 2.0, measure)
+    pull = torch.autograd.grad(bound.sum(), logits)[0]
+    assert float(pull.scatter(-1, cached.ids, 0.0).abs().sum(-1).min()) > 0
 
 
 def test_log_likelihood_is_the_same_in_chunks():

@@ -3,7 +3,9 @@
 Difficulty is C(tau) = alpha z(len_r) + beta z(len_a) + gamma z(entropy of the teacher), Eq. 7 of
 the SAD paper with z-scores, since lengths and nats cannot be added as they are. The paper trains on
 one environment at a time; over several, z-scores among all sequences tell environments apart more
-than episodes, those within each (``curriculum_within = "environment"``) episodes alone.
+than episodes, those within each (``curriculum_within = "environment"``) episodes alone. Its tau is
+an episode. Where a window cuts it, each sequence has a C of its own and the short ends of long
+episodes come first, unless the whole is what is measured (``curriculum_unit = "episode"``).
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ def difficulty(
     entropy: np.ndarray | None = None,
     group: np.ndarray | None = None,
 ) -> np.ndarray:
-    """C of every sequence, fp64 [S]. ``entropy`` fp [taught tokens]: the teacher's exact entropy,
-    cached or live; where the text is all that is matched there is none, and no such term. ``group``
-    int [S]: environments, among whose sequences z-scores are taken if the objective says so. Raises
-    DataError where it does and they are not known."""
+    """C of every sequence, fp64 [S], its own or its episode's. ``entropy`` fp [taught tokens]: the
+    teacher's exact entropy, cached or live; where the text is all that is matched there is none,
+    and no such term. ``group`` int [S]: environments, within which z-scores are taken if the
+    objective says so. Raises DataError where it does and they are not known."""
     if objective.curriculum_within == "all":
         group = np.zeros(len(samples.lengths), dtype=np.int64)
     elif group is None:
@@ -37,14 +39,20 @@ def difficulty(
             "[objective] curriculum_within = 'environment': these samples were prepared before "
             "environments were noted.\n  --fresh makes them again from the traces."
         )
-    reason = _per_sample(samples, samples.kinds == Kind.REASON)
-    act = _per_sample(samples, samples.kinds == Kind.ACT)
+    unit = np.arange(len(samples.lengths))
+    if objective.curriculum_unit == "episode":
+        unit = np.unique(samples.episode, return_inverse=True)[1]
+    group = group[np.unique(unit, return_index=True)[1]]
+    # Every token is taught in one sequence of its episode: sums over those count it once.
+    reason = np.bincount(unit, _per_sample(samples, samples.kinds == Kind.REASON))
+    act = np.bincount(unit, _per_sample(samples, samples.kinds == Kind.ACT))
     score = objective.alpha * _z(reason, group) + objective.beta * _z(act, group)
     if entropy is not None:
         sums = np.concatenate([[0.0], np.cumsum(entropy, dtype=np.float64)])
-        n = np.maximum(np.diff(samples.taught), 1)
-        score += objective.gamma * _z(np.diff(sums[samples.taught]) / n, group)
-    return score
+        n = np.maximum(np.bincount(unit, np.diff(samples.taught)), 1)
+        score += objective.gamma * _z(np.bincount(unit, np.diff(sums[samples.taught])) / n, group)
+    found: np.ndarray = score[unit]
+    return found
 
 
 def _per_sample(samples: Samples, mask: np.ndarray) -> np.ndarray:

@@ -23,10 +23,10 @@ from harness_distillation.machine import Precision
 from harness_distillation.shards import SHARD
 
 
-class Key(msgspec.Struct, frozen=True):
+class Key(msgspec.Struct, frozen=True, omit_defaults=True):
     """What likelihoods were computed from. ``samples`` and ``tokenizer`` are the student's,
     ``teacher_samples`` and ``teacher_tokenizer`` the teacher's; ``template`` is the header and
-    window they were rendered with."""
+    window they were rendered with, ``config`` is ``models.config_hash``."""
 
     samples: str
     tokenizer: str
@@ -35,6 +35,7 @@ class Key(msgspec.Struct, frozen=True):
     teacher_samples: str
     teacher_tokenizer: str
     precision: str = ""
+    config: str = ""
 
 
 class Manifest(shards.Manifest, frozen=True, kw_only=True):

@@ -14,9 +14,8 @@ Z counts a whole optimizer step, so how it is cut into rows, micro-batches or ra
 
 Every D is a sum over outcomes that merging outcomes never makes larger (f-divergences by the
 log-sum inequality, soft cross-entropy because each outcome is less likely than their union). So
-over a teacher's cached top k and one bucket for the rest, at temperature 1, each D is a lower bound
-of the exact one, and equal to it when k = V. At another temperature the bucket's mass is unknown:
-teacher and student are renormalised over the top k, exact when k = V and no bound otherwise.
+over a teacher's cached top k and one bucket for the rest each D is a lower bound of the exact one,
+and equal to it when k = V. At a temperature both are cached at it.
 
 A model may have more logits than the tokenizer has entries (an embedding's padding). Teacher and
 student are compared over the entries, and to that comes -log of the probability that the student
@@ -48,7 +47,7 @@ class Target(NamedTuple):
     """Teacher's distribution at S positions: its top k and, in one bucket, the rest.
 
     ``ids`` int64 [S, k]; ``logp`` fp32 [S, k] and ``tail`` fp32 [S] (log of the remaining mass,
-    -inf when none) at temperature 1.
+    -inf when none) at the loss's temperature.
     """
 
     ids: torch.Tensor
@@ -154,9 +153,11 @@ def divergence(
         inside = real.logsumexp(-1)
         lost = torch.logaddexp(inside, padding.logsumexp(-1)) - inside
         return lost + divergence(real, target_ids, target, temperature, measure)
+    if temperature != 1.0:
+        logits = logits / temperature
     if isinstance(target, Target):
-        return bucketed(logits, target, temperature, measure) * temperature**2
-    log_q = F.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+        return bucketed(logits, target, measure) * temperature**2
+    log_q = F.log_softmax(logits, dim=-1)
     del logits  # nobody else's: as large as log_q
     return full(log_q, target, temperature, measure) * temperature**2
 
@@ -210,16 +211,10 @@ class Outcomes(torch.autograd.Function):
         return grad.scatter_(-1, ids, of_top.to(others.dtype)), None
 
 
-def bucketed(
-    logits: torch.Tensor, target: Target, temperature: float, measure: Measure = forward_kl
-) -> torch.Tensor:
+def bucketed(logits: torch.Tensor, target: Target, measure: Measure = forward_kl) -> torch.Tensor:
     """D [S] over the teacher's top k and one bucket for the rest (module docstring), from the
     student's logits [S, V]."""
-    p = target.logp.to(logits.dtype)
-    if temperature != 1.0:
-        q = F.log_softmax(logits.gather(-1, target.ids) / temperature, -1)
-        return measure(_floor(F.log_softmax(p / temperature, -1)), q).sum(-1)
-    tail_p = target.tail.to(logits.dtype)
+    p, tail_p = target.logp.to(logits.dtype), target.tail.to(logits.dtype)
     # Rounding (fp16) may leave the masses off one: normalise the k + 1 outcomes exactly.
     total = torch.logsumexp(torch.cat([p, tail_p[:, None]], -1), -1)
     p, tail_p = _floor(p - total[:, None]), _floor(tail_p - total)

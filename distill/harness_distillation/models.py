@@ -14,6 +14,7 @@ gives what each document gives alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -219,6 +220,26 @@ def weights_hash(model: Any) -> str:
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+#: Of a config: what leaves a model's distributions as they are.
+_IDLE = {
+    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "pad_token_id",
+    "transformers_version", "use_cache",
+}  # fmt: skip
+
+
+def config_hash(model: Any) -> str:
+    """16 hex digits over what a model's config says otherwise than its architecture's defaults:
+    the same weights speak otherwise at, say, another ``rope_theta``."""
+    default = type(model.config)().to_dict()
+    told = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name not in _IDLE and value != default.get(name)
+    }
+    text = json.dumps(told, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def device_of(model: Any) -> torch.device:

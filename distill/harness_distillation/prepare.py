@@ -93,8 +93,11 @@ class Workplace(NamedTuple):
         return (self.shared or self.training) / "traces"
 
     def cache(self, key: msgspec.Struct, name: str = "cache") -> Path:
-        """Where what a teacher says under ``key`` lies; a student of its own has one folder."""
-        return self.training / name if self.shared is None else self.shared / "cache" / digest(key)
+        """Where what a teacher says under ``key`` lies; a student of its own has one folder. The
+        teacher's config has no part in the name: what was made before it was noted is found."""
+        if self.shared is None:
+            return self.training / name
+        return self.shared / "cache" / digest(msgspec.structs.replace(key, config=""))
 
 
 def prepare(

@@ -166,6 +166,8 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Among which sequences they are z-scored: all, or those of the same environment. Over traces
     #: of several environments "all" orders environments more than episodes.
     curriculum_within: Literal["all", "environment"] = "all"
+    #: What has a C: a sequence, or the episode of which a window may have made several.
+    curriculum_unit: Literal["sequence", "episode"] = "sequence"
     #: Pacing: share of the easiest samples at the start, and when all are in: once the samples
     #: drawn hold this share of rows * row_tokens * steps tokens. With full rows that is a share of
     #: the steps; rows that fill badly make it later, drawing ahead of the rows a little earlier.
@@ -315,7 +317,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     "objective": {
         "obs_weight": 0.0, "masks": "spans", "jsd_beta": 0.5, "skew_alpha": 0.1,
         "alm_tau": 100.0, "curriculum_within": "all",
-        "contrastive": 0.0, "contrastive_beta": 1.0,
+        "curriculum_unit": "sequence", "contrastive": 0.0, "contrastive_beta": 1.0,
     },
     "optim": {"micro_rows": 1, "optimizer": "adamw", "recompute": False},
     "dev": {"heldout": False},

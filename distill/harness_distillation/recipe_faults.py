@@ -79,6 +79,8 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
     student, data, objective, optim = recipe.student, recipe.data, recipe.objective, recipe.optim
     cut = data.paper_truncate
     play = recipe.on_policy
+    # The format is a class where it is "shared" only.
+    weighed = [w for c, w in weights.items() if c != "format" or objective.format == "shared"]
     idle = [key for key, so in _besides_trl(recipe).items() if so]
     return [
         (
@@ -139,8 +141,13 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             f"paper_truncate {cut} is over the window ({student.window}).",
         ),
         (
-            max(weights.values()) == 0,
-            f"weights of classes are not all 0: {weights}.",
+            not any(weighed),
+            f'weights of classes are not all 0: {weights}, with format = "{objective.format}".',
+        ),
+        (
+            bool(objective.contrastive) and not (weights["reason"] or weights["act"]),
+            "the contrastive term prefers reasoning and actions: lambda_reason or lambda_act over "
+            "0, or contrastive = 0.",
         ),
         (
             objective.divergence == "ce" and objective.temperature != 1.0,
@@ -211,6 +218,11 @@ def faults(recipe: Recipe, weights: dict[str, float]) -> list[tuple[bool, str]]:
             ),
             "[on_policy] teaches the decisions of whole episodes in the ids that were sampled: no "
             "obs_weight, masks, samples or paper_truncate.",
+        ),
+        (
+            play is not None and objective.divergence == "ce",
+            "on the student's own episodes it learns what the teacher would say, not its own text "
+            '(divergence "ce"): name another divergence.',
         ),
         (
             play is not None and recipe.tokenizer.extend is not None,

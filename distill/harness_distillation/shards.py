@@ -109,7 +109,8 @@ def check(folder: Path, key: msgspec.Struct, kind: type[M]) -> M:
         raise DataError(f"{path} is damaged: {error}. Delete the folder.") from None
     for field in key.__struct_fields__:
         have, want = getattr(manifest.key, field), getattr(key, field)
-        if have != want:
+        unnoted = field == "config" and not have  # made before it was in the key
+        if have != want and not unnoted:
             raise CacheMismatch(
                 f"{folder}: computed with another {field} ({have}, needed {want}).\n"
                 "  Delete the folder, or run the recipe with --fresh, to compute it again."

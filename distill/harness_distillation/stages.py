@@ -191,6 +191,8 @@ def _from_traces(
             traces.guard(prepared.tasks, [what.task_set], table, what.env)
         learn, held = _sides(recipe, samples, prepared)
         counts = check_classes(samples, learn, recipe.objective)
+        if told := _told_cut(recipe, samples):
+            say(quiet, told)
         if recipe.objective.name != "minillm":
             say(quiet, _told_supervised(counts))
         if until == "prepare":
@@ -206,8 +208,9 @@ def _from_traces(
                 cache = cached_likelihoods(recipe, teacher, tok, samples, place, quiet)
             elif how.signal == "cache":
                 cache = cached_teacher(
-                    recipe, teacher, tok, samples, place, quiet, how.top_k, how.min_mass
-                )
+                    recipe, teacher, tok, samples, place, quiet, how.top_k, how.min_mass,
+                    recipe.objective.temperature,
+                )  # fmt: skip
                 say(quiet, f"teacher cache: the top {how.top_k} hold {cache.mean_mass:.2%} of the "
                            "teacher's probability")  # fmt: skip
             elif recipe.objective.weighs_entropy:
@@ -360,6 +363,20 @@ def _sides(recipe: Recipe, samples: Samples, prepared: Prepared) -> tuple[np.nda
             "  Raise [student] window, or lower max_new_tokens, which is kept free in it."
         )
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _told_cut(recipe: Recipe, samples: Samples) -> str | None:
+    """Of a curriculum over parts of episodes, which Eq. 7 is not about."""
+    objective = recipe.objective
+    if objective.curriculum in (None, "random") or objective.curriculum_unit == "episode":
+        return None
+    parts = np.unique(samples.episode, return_counts=True)[1]
+    if not (cut := int((parts > 1).sum())):
+        return None
+    return (
+        f"note: {cut} of {len(parts)} episodes are in several sequences, which the curriculum "
+        'orders one by one; [objective] curriculum_unit = "episode" orders episodes'
+    )
 
 
 def _told_supervised(counts: dict[str, int]) -> str:

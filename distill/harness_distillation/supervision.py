@@ -41,6 +41,12 @@ def check_classes(samples: Samples, chosen: np.ndarray, objective: Objective) ->
                 f"  Learn from traces that have them, or set [objective] {_KEYS[name]} = 0."
             )
         found[name] = int(counts[number])
+    if not sum(found.values()):
+        raise DataError(
+            f"Objective '{objective.name}' weighs {' and '.join(found) or 'nothing'} with format = "
+            f'"{objective.format}", and the traces hold no such token: nothing would be learned.\n'
+            "  Learn from traces that have them, or weigh another class."
+        )
     return found
 
 

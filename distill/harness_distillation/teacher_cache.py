@@ -1,11 +1,12 @@
 """The teacher's next-token distributions, computed once and kept on disk.
 
 Per taught token (every token of a kind other than CONTEXT, in the order of the samples): the ids
-and log-probabilities of the top k, the log of what remains, the exact entropy and the exact
-log-probability of the token itself, all at temperature 1. About 260 bytes a token at k = 64.
+and log-probabilities of the top k and the log of what remains, at the loss's temperature; the exact
+entropy and the exact log-probability of the token itself, at temperature 1. About 260 bytes a token
+at k = 64.
 
-The key names the samples, the tokenizer and the teacher's weights; a cache whose key differs is
-refused (``shards``).
+The key names the samples, the tokenizer, and the teacher by its weights and config; a cache whose
+key differs is refused (``shards``).
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class LowMass(HarnessError):
     """The cached top k holds too little of the teacher's probability."""
 
 
-class Key(msgspec.Struct, frozen=True):
+class Key(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a cache was computed from. ``samples`` covers texts, cuts and labels; ``template`` is
-    the header and window they were rendered with."""
+    the header and window they were rendered with; ``config`` is ``models.config_hash``."""
 
     samples: str
     tokenizer: str
@@ -40,6 +41,8 @@ class Key(msgspec.Struct, frozen=True):
     teacher: str
     top_k: int
     precision: str = ""
+    temperature: float = 1.0
+    config: str = ""
 
 
 class Manifest(shards.Manifest, frozen=True, kw_only=True):
@@ -95,7 +98,7 @@ def build(
 
     def compute(part: range) -> shards.Arrays:
         pieces = [
-            distribution(logits, targets, key.top_k)
+            distribution(logits, targets, key.top_k, key.temperature)
             for logits, targets in shards.taught_logits(
                 teacher, samples, part, pad, entries, row_tokens, precision
             )
@@ -128,13 +131,16 @@ def load(folder: Path, key: Key, *, min_mass: float = 0.95) -> Cache:
     return Cache(**shards.join(folder, list(manifest.shards)))
 
 
-def distribution(logits: torch.Tensor, targets: torch.Tensor, k: int) -> Cache:
+def distribution(
+    logits: torch.Tensor, targets: torch.Tensor, k: int, temperature: float = 1.0
+) -> Cache:
     """Cache entries of logits [S, V]; exact entropy and target log-probability, in fp32."""
     log_p = torch.log_softmax(logits.float(), -1)
     vocab = log_p.shape[-1]
     k = min(k, vocab)
-    top = log_p.topk(k, -1)
-    rest = log_p.scatter(-1, top.indices, -torch.inf)
+    soft = log_p if temperature == 1.0 else torch.log_softmax(logits.float() / temperature, -1)
+    top = soft.topk(k, -1)
+    rest = soft.scatter(-1, top.indices, -torch.inf)
     tail = torch.logsumexp(rest, -1)
     entropy = -(log_p.exp() * log_p).sum(-1)
     return Cache(

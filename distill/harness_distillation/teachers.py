@@ -42,7 +42,7 @@ def load_teacher(recipe: Recipe, tok: Any, device: torch.device = CPU) -> Any:
 
 def cached_teacher(
     recipe: Recipe, teacher: Any, tok: Any, samples: Samples, place: Workplace, quiet: bool,
-    top_k: int, min_mass: float,
+    top_k: int, min_mass: float, temperature: float = 1.0,
 ) -> teacher_cache.Cache:  # fmt: skip
     """The teacher cache of a recipe: loaded when finished and fitting, else computed."""
     device = models.device_of(teacher)
@@ -61,6 +61,8 @@ def cached_teacher(
         models.weights_hash(teacher),
         top_k,
         precision,
+        temperature,
+        models.config_hash(teacher),
     )
 
     def progress(done: int, total: int) -> None:
@@ -93,6 +95,7 @@ def cached_likelihoods(
         theirs.hash,
         tokenizer.fingerprint(other),
         precision,
+        models.config_hash(teacher),
     )
 
     def progress(done: int, total: int) -> None:
