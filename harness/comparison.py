@@ -113,6 +113,9 @@ class Comparison(msgspec.Struct, frozen=True):
     #: What of the set each side's weights were trained on (of several runs, most).
     overlap_a: Overlap | None = None
     overlap_b: Overlap | None = None
+    #: N_r : N_a of what each side learned from (of several runs, the mean), where it tells.
+    reason_to_act_a: float | None = None
+    reason_to_act_b: float | None = None
     #: How many comparisons ``p_holm`` is adjusted for.
     family: int = 1
 
@@ -267,7 +270,14 @@ def compare(
         retained=_retained(whole, (name_a, left), (name_b, right)),
         overlap_a=largest(run.meta.overlap for run in left),
         overlap_b=largest(run.meta.overlap for run in right),
+        reason_to_act_a=_taught(left),
+        reason_to_act_b=_taught(right),
     )
+
+
+def _taught(runs: Sequence[Run]) -> float | None:
+    found = [r for run in runs if (r := run.meta.policy.get("reason_to_act")) is not None]
+    return sum(found) / len(found) if found else None
 
 
 def compare_all(

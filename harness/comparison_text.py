@@ -39,6 +39,16 @@ def sentences(c: Comparison) -> list[str]:
         for name, met in ((c.a, c.overlap_a), (c.b, c.overlap_b))
         if met is not None and met.flagged
     ]
+    taught = [
+        f"{name} {ratio:.2f}"
+        for name, ratio in ((c.a, c.reason_to_act_a), (c.b, c.reason_to_act_b))
+        if ratio is not None
+    ]
+    if taught:
+        lines.append(
+            "Learned from, reasoning tokens for every action token (N_r : N_a): "
+            f"{', '.join(taught)}."
+        )
     single = [name for name, runs in ((c.a, c.runs_a), (c.b, c.runs_b)) if runs == 1]
     if single:
         lines.append(

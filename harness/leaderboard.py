@@ -41,13 +41,16 @@ class Row(msgspec.Struct, frozen=True):
     unlike: str | None = None
     #: What ties its tasks together is not known here.
     independent: bool = False
+    #: N_r : N_a of what a student learned from; None: it is none, or does not tell.
+    reason_to_act: float | None = None
 
     @classmethod
     def of(cls, run: Run) -> Row:
         """Raises TraceError where the run's metrics cannot be read."""
         meta = run.meta
         return cls(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary,
-                   overlap=meta.overlap, independent=run.groups is None)  # fmt: skip
+                   overlap=meta.overlap, independent=run.groups is None,
+                   reason_to_act=meta.policy.get("reason_to_act"))  # fmt: skip
 
     @property
     def marked(self) -> str:
@@ -282,6 +285,7 @@ def footnotes(board: Board) -> list[str]:
            + ", ".join(f"{r.agent} {r.summary.cot_overlap_n} of {r.summary.n}" for r in partly)
            + "."] if partly else []),
         *_units(board),
+        *_taught(board),
         *([newest] if several else []),
         *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
           f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
@@ -289,6 +293,12 @@ def footnotes(board: Board) -> list[str]:
           "told together by `harness compare RUN,RUN OTHER`; another agent needs another name."
           for row in board.rows if row.unlike is not None),
     ]  # fmt: skip
+
+
+def _taught(board: Board) -> list[str]:
+    told = [f"{r.agent} {r.reason_to_act:.2f}" for r in board.rows if r.reason_to_act is not None]
+    what = "Reasoning tokens for every action token that a student learned from (N_r : N_a)"
+    return [f"{what}: {', '.join(told)}."] if told else []
 
 
 def _units(board: Board) -> list[str]:

@@ -62,7 +62,7 @@ class Backend(Protocol):
 
 #: Of what a policy says of itself, what decides no reply: where and how fast it is made, and names
 #: of what is hashed.
-ASIDE = frozenset({"device", "batch_size", "servers", "vllm", "prompt", "method"})
+ASIDE = frozenset({"device", "batch_size", "servers", "vllm", "prompt", "method", "reason_to_act"})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

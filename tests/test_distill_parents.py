@@ -142,6 +142,20 @@ def test_a_dry_run_tells_all_numbers_and_makes_nothing(tmp_path, monkeypatch, ca
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_teacher_brings_its_tokenizer(tmp_path, capsys):
+    """Where the recipe takes its teacher's; one from elsewhere stays."""
+    given = ["--teacher", str(tmp_path), "--data", str(tmp_path), "--dry-run"]
+    assert cli.main(["token-120m", *given]) == 0
+    told = capsys.readouterr()
+    recipe = msgspec.json.decode(told.out)
+    assert recipe["teacher"]["checkpoint"] == recipe["tokenizer"]["start"] == str(tmp_path)
+    assert "teacher-1.5b" not in told.err
+    path = tmp_path / "own.toml"
+    path.write_text("base = 'token-120m'\n[tokenizer]\nstart = 'elsewhere'\n")
+    assert cli.main([str(path), *given]) == 0
+    assert msgspec.json.decode(capsys.readouterr().out)["tokenizer"]["start"] == "elsewhere"
+
+
 def test_every_recipe_is_listed_with_what_it_makes(capsys):
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -165,7 +165,12 @@ def test_a_run_that_the_rest_takes(tmp_path, monkeypatch):
     dry = runner.invoke(app, ["import", "react", str(log), "-e", "hotpotqa", "--dry-run"])
     assert "2 episodes" in dry.stdout
     found = traces.load([path], successes_only=True)
-    assert (len(found.episodes), found.dropped) == (1, {"lost": 1})
+    assert (len(found.episodes), found.dropped) == (1, {traces.UNTOLD: 1})
+    untold, _ = import_files(
+        "react", [write(tmp_path / "u.txt", GOOD)], "hotpotqa", out=tmp_path / "u"
+    )
+    with pytest.raises(DataError, match=r"(?s)1 of an outcome.*--all-won.*successes_only = false"):
+        traces.load([str(untold.path)])
 
 
 def test_tasks_may_have_uneven_numbers_of_attempts(tmp_path):

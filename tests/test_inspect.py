@@ -75,6 +75,7 @@ def test_true_labels_pass(subject, tok):
     assert sum(found.kinds.values()) == found.tokens
     k = found.kinds
     assert found.ratio == (k["reason"] + k["reason_format"]) / (k["act"] + k["act_format"])
+    assert found.bare_ratio == k["reason"] / k["act"] != found.ratio
 
 
 def changed(subject, kinds):

@@ -183,6 +183,23 @@ def test_a_leaderboard_tells_it(board: Any, out: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.models
+def test_tables_tell_what_a_student_learned_of_each_class(
+    board: Any, out: Path, trained: Path
+) -> None:
+    ratio = json.loads((trained / "harness.json").read_text(encoding="utf-8"))["reason_to_act"]
+    assert board[MET]["student"].meta.policy["reason_to_act"] == ratio > 0
+    for one in leaderboard.boards(find_runs(out / "r")):
+        rows = {row["agent"]: row for row in json.loads(leaderboard.to_json([one]))[0]["rows"]}
+        assert (rows["student"]["reason_to_act"], rows["random"]["reason_to_act"]) == (ratio, None)
+        for where in (pages.leaderboard_page([one]), leaderboard.markdown([one])):
+            assert f"(N_r : N_a): student {ratio:.2f}." in where
+    for sides in (("student", "random"), ("random", "student")):
+        found = compare(*(board[NEW][side] for side in sides), draws=200)
+        for where in (comparison_page([found]), comparison_text.markdown([found])):
+            assert f"(N_r : N_a): student {ratio:.2f}." in where
+
+
+@pytest.mark.models
 def test_a_comparison_tells_it(board: Any) -> None:
     for name, flagged in ((MET, True), (NEW, False)):
         runs = board[name]
@@ -257,7 +274,7 @@ def test_shipped_weights_do_not_tell_and_are_no_noise(tmp_path: Path) -> None:
                            out=tmp_path)  # fmt: skip
     assert run.meta.overlap is None
     (one,) = leaderboard.boards([run])
-    assert leaderboard.footnotes(one) == []
+    assert [told for told in leaderboard.footnotes(one) if "N_r : N_a" not in told] == []
     assert "not recorded" not in leaderboard.markdown([one]) + pages.leaderboard_page([one])
     assert "not recorded" in view.trained([run])[0]
 

@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True):
     max_new_tokens: int = 96
     #: A note: what the student was trained by.
     recipe: Any = None
+    #: A note: N_r : N_a, reasoning tokens to action tokens that it has learned from.
+    reason_to_act: float | None = None
     #: What it has learned from; None: it does not tell.
     trained_on: TrainedOn | None = None
 

@@ -162,6 +162,9 @@ def override(recipe: Recipe, given: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, data=replace(recipe.data, runs=tuple(given.data), collect=()))
     if given.teacher is not None:
         teacher = recipe.teacher or recipes.Teacher(checkpoint=given.teacher)
+        if recipe.tokenizer.start == teacher.checkpoint:  # its tokenizer is the other one's too
+            tokenizer = replace(recipe.tokenizer, start=given.teacher)
+            recipe = replace(recipe, tokenizer=tokenizer)
         recipe = replace(recipe, teacher=replace(teacher, checkpoint=given.teacher))
     return recipes.resolve(recipe)
 

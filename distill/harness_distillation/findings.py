@@ -64,6 +64,11 @@ class Findings(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """N_r : N_a, with the tokens of the format."""
+        """N_r : N_a, with the tokens of the format: as classes count them whose spans have it."""
         k = self.kinds
         return (k["reason"] + k["reason_format"]) / max(1, k["act"] + k["act_format"])
+
+    @property
+    def bare_ratio(self) -> float:
+        """N_r : N_a where the format is a class of its own, or none."""
+        return self.kinds["reason"] / max(1, self.kinds["act"])

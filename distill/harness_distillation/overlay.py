@@ -101,7 +101,7 @@ def summary(found: Findings) -> list[str]:
         f"{taught} taught ({taught / found.tokens:.1%})",
         f"reasoning {k['reason']} + {k['reason_format']} of its format, "
         f"action {k['act']} + {k['act_format']}, observations {k['observation']}; "
-        f"N_r : N_a = {found.ratio:.2f}",
+        f"N_r : N_a = {found.ratio:.2f}, without format {found.bare_ratio:.2f}",
     ]
     lines.append("drawn and checked: " + _told(found.chosen))
     if found.masks in _MOVED:

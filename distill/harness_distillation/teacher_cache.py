@@ -126,7 +126,7 @@ def load(folder: Path, key: Key, *, min_mass: float = 0.95) -> Cache:
         raise LowMass(
             f"{folder}: the top {key.top_k} hold {manifest.mean_mass:.1%} of the teacher's "
             f"probability, under {min_mass:.0%}.\n"
-            "  Raise [teacher] top_k, or lower min_mass to accept it."
+            "  Raise [teacher] top_k and start with --fresh, or lower min_mass to accept it."
         )
     return Cache(**shards.join(folder, list(manifest.shards)))
 

@@ -19,7 +19,10 @@ from harness.recorder import EPISODES, read_episodes
 from harness.rows import IMPORTED, draw, group, keys, unfit
 from harness.runs import META, Run
 from harness.transcript import join, render_decision
-from harness.types import Episode
+from harness.types import Episode, Outcome
+
+#: Why an imported episode is left out that its log does not say was won.
+UNTOLD = "of an outcome that the log does not tell"
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -85,9 +88,11 @@ def load(
     dropped: dict[str, int] = {}
     seen: set[str] = set()
     for run in runs:
-        path, count = episodes_file(run), 0
+        path, count, imported = episodes_file(run), 0, False
         if path.name == EPISODES and (path.parent / META).is_file():
-            Run(path.parent).check_whole()
+            whole = Run(path.parent)
+            whole.check_whole()
+            imported = whole.meta.kind == "import"
         fit: dict[str, Episode] = {}
         for episode in read_episodes(path):
             count += 1
@@ -100,6 +105,8 @@ def load(
                     fit[key] = episode
                     continue
                 reason = "repeated"
+            if reason == "lost" and imported and episode.outcome is not Outcome.DONE:
+                reason = UNTOLD
             dropped[reason] = dropped.get(reason, 0) + 1
         # Recorded as they ended, which is a matter of timing: in another order, the same each time.
         room = len(fit) if limit is None else min(len(fit), limit - len(kept))
@@ -109,7 +116,12 @@ def load(
         sources.append(Source(str(run), file_sha256(path), count))
     if not kept:
         why = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "the files are empty"
-        raise DataError(f"No episode to learn from in {', '.join(map(str, runs))}: {why}.")
+        more = ""
+        if UNTOLD in dropped:
+            more = "\n  If they were won: harness import --all-won."
+        if {"lost", UNTOLD} & dropped.keys():
+            more += "\n  To learn from episodes that were not: [data] successes_only = false."
+        raise DataError(f"No episode to learn from in {', '.join(map(str, runs))}: {why}.{more}")
     guard([(e.task.env, e.task.id) for e in kept], exclude)
     return Traces(tuple(kept), tuple(sources), dropped)
 

@@ -126,6 +126,7 @@ class HFBackend:
             "architecture": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "method": self.checkpoint.settings.method,
+            "reason_to_act": self.checkpoint.settings.reason_to_act,
             "weights_sha256": self._sha256,
             "tokenizer_sha256": self._replies.fingerprint,
             "dtype": self.dtype,

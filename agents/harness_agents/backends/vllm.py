@@ -133,6 +133,7 @@ class VLLMBackend:
             "vllm": _version(),
             "model": self.checkpoint.name,
             "method": self.checkpoint.settings.method,
+            "reason_to_act": self.checkpoint.settings.reason_to_act,
             "weights_sha256": self.checkpoint.sha256(),
             "tokenizer_sha256": self._replies.fingerprint,
             "dtype": self.dtype,

@@ -157,8 +157,8 @@ def _holds_tasks(path: Path) -> bool:
 
 
 def _is_played(task_id: str, game: Path | bytes) -> bool:
-    """Whether the original plays a game (``AlfredTWEnv.collect_game_files``): not those with movable
-    receptacles or slices, nor those marked unsolvable; a game without a mark counts as solvable."""
+    """Whether the original plays a game (``AlfredTWEnv.collect_game_files``): none with movable
+    receptacles or slices, nor one marked unsolvable; without a mark it counts as solvable."""
     if "movable" in task_id or "Sliced" in task_id:
         return False
     return not _UNSOLVABLE.search(game if isinstance(game, bytes) else game.read_bytes())
