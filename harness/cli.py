@@ -123,14 +123,24 @@ def score(
         str | None,
         typer.Option("--ceiling", help="Another run of the reference's agent, to match with it."),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Agent in whose tokens CoT match is told, too."),
+    ] = None,
 ) -> None:
     """Rebuild a run's metrics from its episodes; nothing is played again."""
-    from harness import api
+    from harness import api, leaderboard, registry, scoring
     from harness.runs import only_run
 
+    encode = None if tokenizer is None else registry.tokenizer(registry.agent_config(tokenizer))
     found = only_run(path)
-    api.score(found.path, api.results_folder(found), reference=reference, ceiling=ceiling)
-    report(api.load(found.path))
+    out = api.results_folder(found)
+    api.score(found.path, out, reference=reference, ceiling=ceiling)
+    scored = api.load(found.path)
+    report(scored)
+    if encode is not None:
+        told = scoring.in_pieces(scored, out, encode)
+        print("\n".join(leaderboard.cot_notes(told, f"tokens of {tokenizer}")))
 
 
 @app.command("teacher-forced", rich_help_panel="More")

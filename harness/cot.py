@@ -3,10 +3,10 @@
     reference episodes -> references(): of each task its reference, another task's, a second one
     episode, reference -> match(): recall (the paper's), precision, F1
 
-Multisets of words of the fixed tokenisation. The paper's match (SAD, appendix C) is a recall, which
-rambling raises; precision and F1 stand beside it, and two levels to read it by: the match with the
-reference of ANOTHER task (the floor: what any talk of this kind gets) and that of a second sampling
-of the reference's agent with the first (the ceiling).
+Multisets of words of the fixed tokenisation, or of a model's tokens (``pieces``). The paper's match
+(SAD, appendix C) is a recall, which rambling raises; precision and F1 stand beside it, and two
+levels to read it by: the match with the reference of ANOTHER task (the floor: what any talk of this
+kind gets) and that of a second sampling of the reference's agent with the first (the ceiling).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,6 +33,11 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text.lower()))
 
 
+T = TypeVar("T")
+#: What a thought is cut into to be compared.
+Pieces = Callable[[str], Sequence[Hashable]]
+
+
 class Match(NamedTuple):
     """Shared words over the reference's (``recall``), over one's own (``precision``), and their
     harmonic mean; None for a share of nothing."""
@@ -46,7 +51,7 @@ class Match(NamedTuple):
 NONE = Match(None, None, None)
 
 
-def overlap(ours: Counter[str], theirs: Counter[str]) -> Match:
+def overlap(ours: Counter[T], theirs: Counter[T]) -> Match:
     """Clipped multiset intersection; exchanging the sides exchanges recall and precision."""
     shared, mine, wanted = (ours & theirs).total(), ours.total(), theirs.total()
     return Match(_share(shared, wanted), _share(shared, mine), _share(2 * shared, mine + wanted))
@@ -58,22 +63,27 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def match(
-    episode: Episode | None, reference: Episode | None, protocol: Protocol | None = None
+    episode: Episode | None,
+    reference: Episode | None,
+    protocol: Protocol | None = None,
+    pieces: Pieces = words,
 ) -> Match:
     """CoT match of a whole episode, steps pooled. All None without a reference, or where it
     reasons not at all; an episode that says nothing has recall and F1 0, and no precision."""
     if episode is None or reference is None:
         return NONE
-    theirs = reasoning(reference, protocol)
-    return overlap(reasoning(episode, protocol), theirs) if theirs else NONE
+    theirs = reasoning(reference, protocol, pieces)
+    return overlap(reasoning(episode, protocol, pieces), theirs) if theirs else NONE
 
 
-def reasoning(episode: Episode, protocol: Protocol | None) -> Counter[str]:
+def reasoning(
+    episode: Episode, protocol: Protocol | None, pieces: Pieces = words
+) -> Counter[Hashable]:
     """The words of an episode's thoughts; slips are not its agent's."""
-    count: Counter[str] = Counter()
+    count: Counter[Hashable] = Counter()
     for step in episode.steps:
         if not step.decision.injected:
-            count.update(words(parts(step.decision, protocol)[0]))
+            count.update(pieces(parts(step.decision, protocol)[0]))
     return count
 
 

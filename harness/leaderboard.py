@@ -358,16 +358,20 @@ def notes(s: Summary) -> list[str]:
             f"The interval of success is that of {s.worth:.0f} independent episodes: tasks that "
             "belong together (of one product, one folder) and repeats tell less."
         )
+    return [*lines, *cot_notes(s)]
+
+
+def cot_notes(s: Summary, unit: str = "words") -> list[str]:
+    """CoT match in ``unit`` and what to read it by, a line each; none without a reference trace."""
     if s.cot_overlap is None:
-        return lines
+        return []
 
     def level(name: str, overlap: float | None, f1: float | None, n: int) -> str:
         told = f"overlap {_percent(overlap)}, F1 {_percent(f1)} (n = {n})" if n else "not known"
         return f"  {name}: {told}"
 
     return [
-        *lines,
-        f"CoT match, in words: overlap {_percent(s.cot_overlap)}, precision "
+        f"CoT match, in {unit}: overlap {_percent(s.cot_overlap)}, precision "
         f"{_percent(s.cot_precision)}, F1 {_percent(s.cot_f1)} (n = {s.cot_overlap_n})",
         level("by chance, with the reference of another task", s.cot_floor, s.cot_floor_f1,
               s.cot_floor_n),

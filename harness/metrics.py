@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from harness.cost import completions
-from harness.cot import NONE, Reference, is_thought, match, parts, words
+from harness.cot import NONE, Pieces, Reference, is_thought, match, parts, words
 from harness.protocol import Protocol
 from harness.types import Completion, Episode, Outcome, Step
 
@@ -75,10 +75,11 @@ def measure(
     reference: Reference | None = None,
     extra: dict[str, Any] | None = None,
     protocol: Protocol | None = None,
+    pieces: Pieces = words,
 ) -> EpisodeMetrics:
-    """All metrics of one episode. ``extra`` holds metrics of other packages by name; what the
-    environment measured itself (``Episode.measures``) stands beside them. Actions that are thoughts
-    under ``protocol`` (``think: ...``) count as reasoning."""
+    """All metrics of one episode, its CoT match in ``pieces``. ``extra`` holds metrics of other
+    packages by name; what the environment measured itself (``Episode.measures``) stands beside
+    them. Actions that are thoughts under ``protocol`` (``think: ...``) count as reasoning."""
     steps = [s for s in episode.steps if not s.forced]
     broken = episode.outcome is Outcome.ERROR
     texts = [parts(s.decision, protocol) for s in steps]
@@ -90,9 +91,9 @@ def measure(
     asked = completions(steps)
     cot = floor = ceiling = NONE
     if reference is not None and not broken:
-        cot = match(episode, reference.episode, protocol)
-        floor = match(episode, reference.other, protocol)
-        ceiling = match(reference.second, reference.episode, protocol)
+        cot = match(episode, reference.episode, protocol, pieces)
+        floor = match(episode, reference.other, protocol, pieces)
+        ceiling = match(reference.second, reference.episode, protocol, pieces)
     return EpisodeMetrics(
         task_id=episode.task.id,
         seed=episode.task.seed,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -271,6 +271,16 @@ def build_policy(config: AgentConfig) -> Policy:
             )
     policy: Policy = factory(**config.options)
     return policy
+
+
+def tokenizer(config: AgentConfig) -> Callable[[str], Sequence[int]]:
+    """What an agent's model reads for a text: its token ids. Raises ConfigError where it has no
+    tokenizer here."""
+    find = getattr(load("agents", config.policy, "policy"), "tokenizer", None)
+    if find is None:
+        raise ConfigError(f"Agent '{config.name}' is no language model: it has no tokenizer.")
+    found: Callable[[str], Sequence[int]] = find(**config.options)
+    return found
 
 
 def takes(config: AgentConfig, option: str) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from harness import references, registry
-from harness.cot import fingerprint
+from harness.cot import Pieces, fingerprint
 from harness.errors import ConfigError, TraceError
-from harness.metrics import EpisodeMetrics, measure
+from harness.metrics import EpisodeMetrics, Summary, measure, summarise
 from harness.recorder import EPISODES, read_episodes
 from harness.runs import Run, RunMeta, check_description, open_run, write_meta, write_metrics
 from harness.types import Episode
@@ -55,6 +55,15 @@ def write(folder: Path, meta: RunMeta, out: Path) -> list[EpisodeMetrics]:
     write_meta(folder, meta)
     write_metrics(folder, rows)
     return rows
+
+
+def in_pieces(run: Run, out: Path, pieces: Pieces) -> Summary:
+    """The summary of a scored run with CoT match in other ``pieces`` than words, the same traces
+    against the same references; nothing is written."""
+    found = references.by_task(run.meta, out, run.path)
+    protocol = run.meta.task_set.protocol
+    rows = [measure(e, found.get(e.task.id), None, protocol, pieces) for e in run.episodes()]
+    return summarise(rows, run.group)
 
 
 def _value(name: str, metric: Any, episode: Episode, trace: Episode | None) -> float | None:

@@ -6,12 +6,17 @@ from collections import Counter
 
 import msgspec
 import pytest
+from harness_agents import checkpoints
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from harness.api import evaluate
+from harness.cli import app
 from harness.cot import Reference, chosen, fingerprint, match, overlap, reasoning, references
 from harness.metrics import measure
 from harness.planning import plan
+from harness.references import by_task
 from harness.types import Decision, Episode, Fault, Outcome, Step, Task
 
 
@@ -153,6 +158,47 @@ def test_floor_and_ceiling_stand_beside_the_match():
     assert (row.cot_floor_f1, row.cot_ceiling_f1) == pytest.approx((8 / 12, 10 / 13), abs=1e-6)
     row = measure(episode("the mug"), Reference(TEACHER, other))  # its F1 is not its recall
     assert (row.cot_floor, row.cot_floor_f1) == pytest.approx((1 / 6, 2 / 8), abs=1e-6)
+
+
+def test_a_match_is_of_the_pieces_that_thoughts_are_cut_into():
+    """Letters of "a mug" and "a gum" are the same, their words are not."""
+    said, wanted = episode("a mug"), episode("a gum")
+    assert match(said, wanted).recall == match(said, wanted, None, str.split).recall == 1 / 2
+    assert match(said, wanted, None, list).recall == 1
+    row = measure(said, Reference(wanted, episode("a"), episode("mug", "a")), pieces=list)
+    assert (row.cot_overlap, row.cot_floor, row.cot_ceiling) == (1, 1, pytest.approx(4 / 5))
+
+
+@pytest.mark.models
+def test_a_match_in_the_tokens_of_an_agent_is_told_beside_that_in_words(tmp_path):
+    """As its tokenizer cuts a thought behind its label; what is recorded stays in words."""
+    transformers = pytest.importorskip("transformers")
+    played = evaluate("random", "alfworld", tasks="builtin-dev[:8]", max_steps=4, out=tmp_path,
+                      reference="expert")  # fmt: skip
+    run = evaluate("expert", "alfworld", tasks="builtin-dev[:8]", max_steps=4, out=tmp_path,
+                   reference="expert", seeds=(1,))  # fmt: skip
+    before = (run.path / "metrics.jsonl").read_bytes()
+    result = CliRunner().invoke(app, ["score", str(run.path), "--tokenizer", "ours-tiny"])
+    assert result.exit_code == 0, result.output
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+    folder = checkpoints.shipped()["ours-tiny"]
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def tokens(e: Episode) -> Counter[int]:
+        said = [s.decision.reasoning for s in e.steps]
+        return Counter(i for t in said for i in tok.encode(f" {t}", add_special_tokens=False))
+
+    wanted = by_task(run.meta, tmp_path, run.path)
+    recalls = []
+    for e in (e for e in run.episodes() if e.task.id in wanted):
+        ours, theirs = tokens(e), tokens(wanted[e.task.id].episode)
+        recalls.append((ours & theirs).total() / theirs.total())
+    told = f"CoT match, in tokens of ours-tiny: overlap {100 * sum(recalls) / len(recalls):.1f}"
+    assert told in result.stdout
+    assert "CoT match, in words: overlap" in result.stdout
+    for agent, why in (("random", "no language model"), ("nobody", "Unknown agent")):
+        refused = CliRunner().invoke(app, ["score", str(played.path), "--tokenizer", agent])
+        assert why in str(refused.exception)
 
 
 def test_references_that_say_or_do_otherwise_have_another_fingerprint():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
@@ -191,6 +191,30 @@ class ReActPolicy:
 
     def close(self) -> None:
         self.backend.close()
+
+    @classmethod
+    def tokenizer(
+        cls,
+        *,
+        checkpoint: str | None = None,
+        revision: str | None = None,
+        download: bool = False,
+        needs: str = "",
+        **_: Any,
+    ) -> Callable[[str], tuple[int, ...]]:
+        """Token ids of a thought as the checkpoint's model says it, behind its label; the model
+        itself is not loaded. Raises ConfigError without a checkpoint here."""
+        if checkpoint is None:
+            raise ConfigError("A model behind a server has no tokenizer here.")
+        found = locate(checkpoint, revision=revision, download=download, needs=needs)
+        for module in MODULES:
+            registry.require(module, "models", f"Checkpoint '{checkpoint}'")
+        from harness_agents.backends.exact import exact
+        from harness_agents.backends.loading import load_tokenizer
+        from harness_agents.backends.replies import encoder
+
+        encode = encoder(exact(load_tokenizer(found).backend_tokenizer))
+        return lambda text: encode(f" {text}") if text else ()
 
     @classmethod
     def missing(

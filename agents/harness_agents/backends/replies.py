@@ -6,7 +6,7 @@ Both local backends, our own batches and vLLM, say through this where a reply en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,17 @@ from harness_agents.backends.exact import exact
 from harness_agents.backends.loading import eos_ids, vocabulary
 from harness_agents.backends.prompts import ChatPrompts, Prompts
 from harness_agents.checkpoints import Checkpoint
+
+
+def encoder(tokenizer: Any) -> Callable[[str], tuple[int, ...]]:
+    """Token ids of a text, as prompts have them. Text that spells a special token stays text: the
+    environment must not end a prompt."""
+
+    @lru_cache(maxsize=1 << 16)
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(clean(text), add_special_tokens=False).ids)
+
+    return encode
 
 
 class Replies:
@@ -37,7 +48,7 @@ class Replies:
         name = checkpoint.name
         # A chat template writes whole texts: ``ChatPrompts`` reads them as the model learned them.
         self.tokenizer = exact(loaded.backend_tokenizer)
-        self.encode = lru_cache(maxsize=1 << 16)(self._encode)
+        self.encode = encoder(self.tokenizer)
         #: Positions that the model has; None: as many as are asked for.
         self.positions: int | None = getattr(configs[0], "max_position_embeddings", None)
         self.window = window or checkpoint.settings.window or min(self.positions or 2048, 2048)
@@ -63,10 +74,6 @@ class Replies:
     def fingerprint(self) -> str:
         """sha256 of the tokenizer."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        # Text that spells a special token stays text: the environment must not end a prompt.
-        return tuple(self.tokenizer.encode(clean(text), add_special_tokens=False).ids)
 
     def decode(self, before: int, ids: Sequence[int]) -> str:
         """The text of sampled ids behind the prompt's last one, ``before``: some decoders strip a
