@@ -409,6 +409,8 @@ def env_options(data: str | None, option: list[str] | None) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--option takes KEY=VALUE, not '{pair}'.")
+        if text in ("True", "False"):  # as task sets are named by them
+            text = text.lower()
         try:
             options[key] = json.loads(text)
         except ValueError:

@@ -102,7 +102,12 @@ def verdict(c: Comparison) -> str:
         return f"{c.b} is better. {seen}"
     if c.verdict == "equivalent":
         return f"Equivalent within {100 * c.margin:g} points (90 % interval inside). {seen}"
-    return f"Tied: not told apart, which is not the same as equal. {seen}"
+    low, high = c.success.low, c.success.high
+    told = ""
+    if low is not None and high is not None and not low <= 0 <= high:
+        adjusted = ", adjusted for all comparisons," if c.p_holm != c.p else ""
+        told = f" (the interval leaves 0 out, but p{adjusted} decides)"
+    return f"Tied: not told apart, which is not the same as equal{told}. {seen}"
 
 
 def units(c: Comparison) -> str:

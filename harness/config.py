@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -55,4 +56,16 @@ def convert(raw: dict[str, Any], type_: type[T], where: str) -> T:
     try:
         return msgspec.convert(raw, type_)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {_choices(error, type_) or error}") from None
+
+
+def _choices(error: msgspec.ValidationError, type_: Any) -> str | None:
+    """Of a value that is none of its field's: which there are."""
+    found = re.match(r"Invalid enum value '(.*)' - at `\$\.(\w+)`", str(error))
+    if found is None:
+        return None
+    value, name = found.groups()
+    parts = [get_type_hints(type_)[name]]
+    for part in parts:  # a union's members, then a Literal's
+        parts += get_args(part)
+    return unknown(f"value of '{name}'", value, [p for p in parts if isinstance(p, str)])

@@ -89,15 +89,18 @@ class Environment(gymnasium.Env[str, str]):
 
     def task_ids(self, split: str) -> Sequence[str]:
         """Ids of a split in their fixed order; an unknown split raises ConfigError."""
-        raise NotImplementedError
+        raise self._lacks("task_ids(split)")
 
     def start(self, task_id: str) -> tuple[str, Info]:
         """Begin a task: (first observation, info with at least ``instruction``)."""
-        raise NotImplementedError
+        raise self._lacks("start(task_id)")
 
     def play(self, action: str) -> tuple[str, float, bool, Info]:
         """Execute an action: (observation, reward, terminated, info)."""
-        raise NotImplementedError
+        raise self._lacks("play(action)")
+
+    def _lacks(self, method: str) -> EnvError:
+        return EnvError(f"{type(self).__name__} lacks the method {method}.")
 
     def solution(self) -> Sequence[str]:
         """Hidden knowledge: actions that win the present task from its start."""
@@ -157,6 +160,11 @@ class Environment(gymnasium.Env[str, str]):
         reward = float(reward)
         if not math.isfinite(reward):
             raise EnvError(f"{type(self).__name__}.play() gave the reward {reward}")
+        if reward > 1 and "score" not in info:
+            raise EnvError(
+                f"{type(self).__name__}.play() gave the reward {reward}: a score is in [0, 1]. "
+                "Give info['score'] beside a reward of another scale."
+            )
         info = {"score": min(max(reward, 0.0), 1.0), **info}
         return observation, reward, bool(terminated), False, self._complete(info)
 

@@ -353,6 +353,11 @@ def notes(s: Summary) -> list[str]:
         f"An episode: {_number(s.reasoning_words, 0)} words of reasoning{tokens}; replies without "
         f"an action {_number(s.format_errors, 2)}, loops {_number(s.loops, 2)}."
     ]
+    if s.context:
+        lines.append(
+            f"{s.context} of {s.n} episodes ended because what was to be read did not fit the "
+            "agent's window."
+        )
     if s.worth < 0.95 * s.n:
         lines.append(
             f"The interval of success is that of {s.worth:.0f} independent episodes: tasks that "

@@ -81,7 +81,7 @@ def episodes_page(
 k or ← previous, / search</div>
 <div class="quiet small">{escape(" ".join(trained(runs)))}</div></header>
 <div class="viewer"><nav class="list" aria-label="Episodes"><div class="tools">
-<input id="search" type="search" placeholder="task, or words of any step" aria-label="Search">
+<input id="search" type="search" placeholder="task or words" aria-label="Search">
 <select id="type" aria-label="Task type"><option value="">all types</option></select>
 {_filters(len(runs) > 1)}<span id="count" class="quiet small" role="status"></span></div>
 <ol class="episodes"></ol></nav><main class="episode" aria-live="polite"></main></div>"""

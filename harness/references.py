@@ -33,7 +33,7 @@ def by_task(meta: RunMeta, out: Path, folder: Path) -> dict[str, cot.Reference]:
         raise ConfigError(
             f"{again.path} holds no further sampling of a reference: its episodes are of other "
             "tasks, or of the reference's own seeds and attempts. Record one with "
-            f"`harness run --agent {again.meta.agent.name} --attempts 2`."
+            f"`harness run --agent {again.meta.agent.name} --env {meta.task_set.env} --attempts 2`."
         )
     return found
 

@@ -137,6 +137,10 @@ def task_set(env: str, name: str | None = None) -> TaskSet:
     """A task set by name, sliced if asked (``"alfworld/builtin-valid[:20]"``), or a frozen one by
     its file, either under a protocol if asked (``"unseen-134+eto"``); None: default. Raises
     DataError for one frozen in another version."""
+    if not isinstance(name, str | None):
+        raise ConfigError(
+            f"Tasks are named by a text such as 'builtin-dev[:20]', not {name!r:.60}."
+        )
     known = _task_sets(env)
     rest, plus, wanted = (name or "").rpartition("+")
     if plus and wanted in env_class(env).protocols:
@@ -321,7 +325,13 @@ def class_of(policy: Policy) -> str:
 
 
 def with_errors(policy: Policy, rate: float, errors_from: str | None) -> Policy:
-    """The policy with slips put in at ``rate`` per step: its own blunders, or another agent's."""
+    """The policy with slips put in at ``rate`` per step: its own blunders, or another agent's.
+    Raises ConfigError for one that plays a solution, which leads nowhere after a slip."""
+    if getattr(policy, "privileged", False):
+        raise ConfigError(
+            f"{class_of(policy)} plays each task's solution, which leads nowhere once a slip went "
+            "before: no --error-rate. 'expert' finds its way back."
+        )
     wrap = load("policy_wrappers", "errors", "policy wrapper")
     other = build_policy(agent_config(errors_from)) if errors_from else None
     wrapped: Policy = wrap(policy, rate=rate, errors_from=other)
@@ -329,14 +339,19 @@ def with_errors(policy: Policy, rate: float, errors_from: str | None) -> Policy:
 
 
 def check_env_options(cls: type[Environment], name: str, options: Mapping[str, Any]) -> None:
-    """Refuse keywords that the environment's constructor does not name."""
+    """Refuse keywords that the environment's constructor does not name, and for a switch what is
+    neither true nor false: any text would switch it on."""
     parameters = inspect.signature(cls).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [p for p in parameters if p != "reveal"]
-    for key in options:
-        if key not in known:
+    for key, value in options.items():
+        if key not in known and not takes_any:
             raise ConfigError(unknown(f"option of environment '{name}'", key, known))
+        is_switch = key in parameters and isinstance(parameters[key].default, bool)
+        if is_switch and not isinstance(value, bool):
+            raise ConfigError(
+                f"Option '{key}' of environment '{name}' is true or false, not {value!r:.40}."
+            )
 
 
 def require(module: str, extra: str, need: str) -> Any:

@@ -323,7 +323,7 @@ def both(toks, tmp_path_factory):
     matched = chunks.align(mine, theirs, *toks)
     key = likelihoods.Key(
         mine.hash, tokenizer.fingerprint(toks[0]), "t", models.weights_hash(teacher), theirs.hash,
-        tokenizer.fingerprint(toks[1]), "fp32",
+        tokenizer.fingerprint(toks[1]), "fp32", "1" * 16,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("cache") / "likelihoods"
     built = SimpleNamespace(

@@ -13,7 +13,7 @@ import harness
 from harness import api, paired
 from harness.cli import app
 from harness.comparison import compare_all
-from harness.comparison_text import markdown, rows, sentences, units
+from harness.comparison_text import markdown, rows, sentences, units, verdict
 from harness.errors import ConfigError, TraceError
 from harness.retention import retention
 from harness.runs import Run, read_metrics, write_meta, write_metrics
@@ -222,6 +222,10 @@ def test_verdicts_of_several_comparisons_are_those_of_adjusted_p(played, tmp_pat
     assert (alone.verdict, alone.p < 0.05) == ("a", True)
     together = compare_all(sides, draws=500)
     assert {c.verdict for c in together} == {"tied"}
+    assert together[0].success.low > 0
+    told = "(the interval leaves 0 out, but p, adjusted for all comparisons, decides)"
+    assert told in verdict(together[0])
+    assert "leaves 0 out" not in verdict(alone)
     assert harness.compare(sides[1], sides[0], draws=500).worse
 
 

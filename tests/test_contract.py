@@ -14,8 +14,9 @@ from pathlib import Path
 import gymnasium
 import pytest
 
+import harness
 from harness import registry, testing
-from harness.errors import unknown
+from harness.errors import EnvError, unknown
 
 ENVIRONMENTS = sorted(registry.names("envs"))
 #: Agents that need nothing but the package.
@@ -498,3 +499,29 @@ def test_public_names_are_those_promised():
         assert getattr(harness, name) is not None
     assert set(harness.__all__) <= set(dir(harness))
     assert harness.__version__ == version("distill-harness")
+
+
+def test_what_an_environment_lacks_and_a_reward_that_is_no_score_are_named() -> None:
+    class Bare(harness.Environment):
+        pass
+
+    class Rich(harness.Environment):
+        scored = False
+
+        def task_ids(self, split):
+            return ["valid/1"]
+
+        def start(self, task_id):
+            return "go", {"instruction": "go"}
+
+        def play(self, action):
+            return "on", 5.0, True, {"score": 0.5} if self.scored else {}
+
+    with pytest.raises(EnvError, match=r"Bare lacks the method task_ids\(split\)"):
+        Bare().reset()
+    env = Rich()
+    env.reset()
+    with pytest.raises(EnvError, match=r"reward 5\.0: a score is in \[0, 1\]"):
+        env.step("go")
+    env.scored = True
+    assert env.step("go")[4]["score"] == 0.5

@@ -93,6 +93,7 @@ def test_pickles_are_refused_and_the_command_named_converts_them(
         ("model.safetensors", b"\x00" * 100, "can be loaded"),
         ("harness.json", b'{"window": "big"}', "window"),
         ("harness.json", b'{"header": "Do it."}', "instruction"),
+        ("tokenizer.json", b"{}", "no usable tokenizer"),
         ("config.json", b'{"model_type": "not-a-model"}', "can be loaded|no usable tokenizer"),
     ],
 )

@@ -158,7 +158,7 @@ def test_arms_share_start_size_and_optimizer(name):
         ("[optim]\nstep = 1", "Did you mean 'steps'"),
         ("[objektive]\nname = 'sft'", "Did you mean 'objective'"),
         ("[objective]\nname = 'kd'", r"Add \[teacher\] checkpoint"),
-        ("[objective]\nname = 'sda'", "Invalid enum value"),
+        ("[objective]\nname = 'sda'", r"\[objective\]: Unknown value of 'name' 'sda'.*'sad'"),
         ("[data]\nheader = 'Task'", "instruction"),
         ("[optim]\nrow_tokens = 100", "under the window"),
         ("[optim]\nmicro_rows = 4", "does not divide rows"),

@@ -142,6 +142,12 @@ class ReActPolicy:
             assert found is not None
             backend = _vllm(found, local, engine) if backend == "vllm" else _hf(found, local)
         self.backend = backend
+        window, longest = getattr(backend, "window", None), self.decoding.max_new_tokens
+        if isinstance(window, int) and window <= longest:
+            raise ConfigError(
+                f"A window of {window} tokens leaves no room to read beside a reply of up to "
+                f"{longest} (max_new_tokens)."
+            )
         if decode == "admissible" and "actions" not in signature(backend.complete).parameters:
             name = type(backend).__name__
             raise ConfigError(

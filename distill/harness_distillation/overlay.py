@@ -191,6 +191,16 @@ _CLASS = {
 }
 
 
+_LEGEND = " &middot; ".join([
+    '<span class="r"><b>reasoning</b></span>',
+    '<span class="a"><b>action</b></span>',
+    '<span class="rf">format of reasoning</span>',
+    '<span class="af">format of action</span>',
+    '<span class="o">observations that are taught</span>',
+    "read only: prompts, slips, other observations",
+])  # fmt: skip
+
+
 def page(found: Findings) -> str:
     """The findings as one page."""
     lines = "".join(f"<li>{escape(plain(line))}</li>" for line in summary(found))
@@ -200,10 +210,7 @@ def page(found: Findings) -> str:
         for i, (environment, drawn) in enumerate(found.drawn, 1)
     )
     body = f"""{_CSS}<header class="top"><h1>What is taught: {escape(plain(found.name))}</h1>
-<div class="quiet small"><span class="mask"><span class="r"><b>reasoning</b></span>
-<span class="a"><b>action</b></span> <span class="rf">format of reasoning</span>
-<span class="af">format of action</span> <span class="o">observations that are taught</span>
-what is read only: prompts, slips, other observations</span></div></header>
+<div class="mask small">{_LEGEND}</div></header>
 <main class="page"><ul>{lines}</ul><h2>Lengths of spans, in tokens</h2><div class="fig">
 {_figure(found.reason, "reasoning", "r")}{_figure(found.act, "action", "a")}</div>
 {samples}</main>"""

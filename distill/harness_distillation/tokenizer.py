@@ -231,8 +231,13 @@ def load(folder: str | Path) -> Any:
         raise DataError(
             f"{source}: no such folder to take a tokenizer from. Train the model first."
         )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **gguf(source))
-    make_exact(tokenizer)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **gguf(source))
+        make_exact(tokenizer)
+    except (OSError, ValueError, LookupError, AttributeError, ImportError) as error:
+        raise DataError(
+            f"{source}: no usable tokenizer there: {type(error).__name__}: {error!s:.200}"
+        ) from error
     # As in play: text that spells a special token stays text.
     tokenizer.split_special_tokens = True
     if tokenizer.pad_token_id is None:

@@ -174,7 +174,8 @@ def guard(
             raise DataError(
                 f"Imported logs that do not say which tasks they are of (first: {unknown[of]}) "
                 f"may hold tasks of '{name}', which is held out.\n"
-                "  Import them with --data, so that their tasks are known; leave them out; or take "
+                "  Import them with --data where tasks are known by their text (HotPotQA's "
+                "questions); leave them out; or take "
                 f"the set out of {named_in}."
             )
         leaked = sorted({present[key] for key in excluded_keys(name, env) if key in present})
