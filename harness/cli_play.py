@@ -303,6 +303,8 @@ def _resume(context: typer.Context, path: Path, limits: Any, retry_errors: bool)
         for episode in before.episodes()
     )
     say(f"{before.path}: {there.total()} of {before.meta.n_episodes} episodes are there.")
+    if before.meta.status == "complete" and there.total():
+        before.check_whole()
     if before.meta.status == "complete" and not (retry_errors and there["broke"]):
         say("Nothing is left to play.")
         report(before)

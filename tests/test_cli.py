@@ -457,6 +457,17 @@ def test_a_run_that_scored_nothing_has_failed(tmp_path):
     assert len((stopped / "episodes.jsonl").read_text().splitlines()) == 10
 
 
+def test_a_complete_run_whose_episodes_were_cut_is_not_left_as_finished(tmp_path):
+    words = ("run", "-a", "random", "-e", "alfworld", "-t", "builtin-dev[:3]", "--max-steps", "2")
+    run = harness(*words, cwd=tmp_path).stdout.splitlines()[-1]
+    file = tmp_path / run / "episodes.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))
+    found = harness("run", "--resume", run, cwd=tmp_path, fine=False)
+    assert "2 of 3 episodes are there" in found.stderr
+    assert "was changed after it was recorded" in found.stderr
+    assert "Nothing is left to play" not in found.stderr
+
+
 def test_a_dry_run_says_what_would_be_refused(tmp_path):
     words = ("run", "-e", "alfworld", "--dry-run", "-a")
     found = harness(*words, "ours-760m", "-t", "seen-140", cwd=tmp_path)
