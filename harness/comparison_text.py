@@ -10,6 +10,7 @@ from rich.text import Text
 
 from harness import tables
 from harness.comparison import MATCH, Comparison, Part, Retained
+from harness.leaderboard import taught
 from harness.plain import plain
 
 #: Most differing tasks that are named, and how their sentence begins.
@@ -39,16 +40,7 @@ def sentences(c: Comparison) -> list[str]:
         for name, met in ((c.a, c.overlap_a), (c.b, c.overlap_b))
         if met is not None and met.flagged
     ]
-    taught = [
-        f"{name} {ratio:.2f}"
-        for name, ratio in ((c.a, c.reason_to_act_a), (c.b, c.reason_to_act_b))
-        if ratio is not None
-    ]
-    if taught:
-        lines.append(
-            "Learned from, reasoning tokens for every action token (N_r : N_a): "
-            f"{', '.join(taught)}."
-        )
+    lines += taught([(c.a, c.reason_to_act_a), (c.b, c.reason_to_act_b)])
     single = [name for name, runs in ((c.a, c.runs_a), (c.b, c.runs_b)) if runs == 1]
     if single:
         lines.append(

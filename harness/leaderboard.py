@@ -285,7 +285,7 @@ def footnotes(board: Board) -> list[str]:
            + ", ".join(f"{r.agent} {r.summary.cot_overlap_n} of {r.summary.n}" for r in partly)
            + "."] if partly else []),
         *_units(board),
-        *_taught(board),
+        *taught((row.agent, row.reason_to_act) for row in board.rows),
         *([newest] if several else []),
         *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
           f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
@@ -295,8 +295,9 @@ def footnotes(board: Board) -> list[str]:
     ]  # fmt: skip
 
 
-def _taught(board: Board) -> list[str]:
-    told = [f"{r.agent} {r.reason_to_act:.2f}" for r in board.rows if r.reason_to_act is not None]
+def taught(ratios: Iterable[tuple[str, float | None]]) -> list[str]:
+    """N_r : N_a of what agents learned from, a line of those that tell."""
+    told = [f"{agent} {ratio:.2f}" for agent, ratio in ratios if ratio is not None]
     what = "Reasoning tokens for every action token that a student learned from (N_r : N_a)"
     return [f"{what}: {', '.join(told)}."] if told else []
 

@@ -15,7 +15,7 @@ Z counts a whole optimizer step, so how it is cut into rows, micro-batches or ra
 Every D is a sum over outcomes that merging outcomes never makes larger (f-divergences by the
 log-sum inequality, soft cross-entropy because each outcome is less likely than their union). So
 over a teacher's cached top k and one bucket for the rest each D is a lower bound of the exact one,
-and equal to it when k = V. At a temperature both are cached at it.
+and equal to it when k = V. A temperature softens the teacher before its top k are cached.
 
 A model may have more logits than the tokenizer has entries (an embedding's padding). Teacher and
 student are compared over the entries, and to that comes -log of the probability that the student
