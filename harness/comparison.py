@@ -319,6 +319,11 @@ def _side(side: Run | Sequence[Run]) -> list[Run]:
             f"'{_agents(runs)}': one run is named twice; it is no replicate of itself."
         )
     for number, run in enumerate(runs):
+        if untold := sum(row.outcome is Outcome.UNTOLD for row in run.metrics):
+            raise ConfigError(
+                f"{run.path}: of {untold} episodes the imported log does not tell whether they "
+                "were won.\n  If they all were, import it with --all-won."
+            )
         for other in runs[:number]:
             _check_apart(run, other)
     return runs

@@ -60,6 +60,8 @@ class Environment(gymnasium.Env[str, str]):
     version: ClassVar[str] = "0"
     #: Step budget of the registered environment.
     max_steps: ClassVar[int] = 50
+    #: True: info names the admissible actions; False: none, since an action is free text.
+    lists_actions: ClassVar[bool] = False
     #: False: several instances cannot share a process; each then lives in one of its own.
     shareable: ClassVar[bool] = True
     #: Rules of play known from the literature, by name.

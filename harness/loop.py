@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import time
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from harness.cost import sampled
 from harness.env import Environment
-from harness.errors import AgentError, BackendError, EnvError, EpisodeError, boundary
+from harness.errors import AgentError, BackendError, EnvError, EpisodeError, HarnessError, boundary
 from harness.policy import ContextOverflow, Policy, call
 from harness.protocol import Protocol, Repetition
 from harness.transcript import unlabelled
@@ -22,6 +25,9 @@ from harness.types import Completion, Decision, Episode, Fault, Info, Outcome, S
 NO_ACTION = "Invalid reply: it has no line 'Action: <action>'."
 #: How the answer to a protocol's ``help_action`` begins.
 ADMISSIBLE = "Admissible actions: "
+#: Calls that the record of a fault names.
+INNERMOST = 3
+_NOT_TOLD = sys.stdlib_module_names | {"harness"}
 _COMPLETION = msgspec.json.Decoder(Completion)
 
 
@@ -198,10 +204,22 @@ def decide(
 
 
 def fault_of(error: EpisodeError) -> Fault:
-    """What broke, for the record."""
+    """What broke, for the record; and where, unless a typed error says what to do about it."""
     cause = error.__cause__
     kind = type(error).__name__ + (f"/{type(cause).__name__}" if cause else "")
-    return Fault(kind, clean(str(error)))
+    where = "" if cause is None or isinstance(cause, HarnessError) else _where(cause)
+    return Fault(kind, clean(str(error)) + where)
+
+
+def _where(error: BaseException) -> str:
+    """The innermost calls that are neither Python's own nor of this package, without the machine's
+    folders: `` (at agent.py, line 3, in act)``."""
+    calls = [
+        f"{Path(frame.f_code.co_filename).name}, line {line}, in {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").split(".")[0] not in _NOT_TOLD
+    ]
+    return f" (at {'; '.join(calls[-INNERMOST:])})" if calls else ""
 
 
 def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:

@@ -24,7 +24,7 @@ MANY = 20
 
 class EpisodeMetrics(msgspec.Struct, frozen=True, gc=False):
     """One line of metrics.jsonl. Tokens are the agent's tokenizer's (None without a model), words
-    the fixed tokenisation's. ``success`` and ``score`` are None for an episode that broke."""
+    the fixed tokenisation's. ``success`` and ``score`` are None unless ``outcome.scored``."""
 
     task_id: str
     seed: int
@@ -100,8 +100,8 @@ def measure(
         attempt=episode.attempt,
         task_type=episode.task_type,
         outcome=episode.outcome,
-        success=None if broken else episode.success,
-        score=None if broken else episode.score,
+        success=episode.success if episode.outcome.scored else None,
+        score=episode.score if episode.outcome.scored else None,
         n_steps=len(steps),
         invalid_actions=sum(s.invalid for s in steps),
         reasoning_words=sum(len(words(thought)) for thought, _ in texts),
@@ -185,8 +185,9 @@ def worth(played: Mapping[str, int], won: Mapping[str, int]) -> float:
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A run in one row. ``n`` counts scored episodes; ``errors`` stand beside them. The interval of
-    success is Wilson's for as many episodes as these are ``worth``."""
+    """A run in one row. ``n`` counts scored episodes; ``errors`` stand beside them, and so do those
+    ``untold``, which enter all means but success and score. The interval of success is Wilson's for
+    as many episodes as the scored ones are ``worth``."""
 
     n: int
     errors: int
@@ -226,6 +227,8 @@ class Summary(msgspec.Struct, frozen=True):
     worth: float
     #: By task type: scored episodes, those won, and what they are ``worth``.
     types: dict[str, tuple[int, int, float]] = {}
+    #: Imported episodes of which no log tells how they ended.
+    untold: int = 0
 
 
 class Tally:
@@ -249,12 +252,15 @@ class Tally:
         outcomes = [r.outcome for r in rows]
         for outcome in Outcome:
             self._outcomes[outcome] += outcomes.count(outcome)
-        broken = Outcome.ERROR
-        scored = [r for r in rows if r.outcome is not broken] if broken in outcomes else rows
+        whole = scored = rows
+        if Outcome.ERROR in outcomes:
+            whole = scored = [r for r in rows if r.outcome is not Outcome.ERROR]
+        if Outcome.UNTOLD in outcomes:
+            scored = [r for r in whole if r.outcome is not Outcome.UNTOLD]
         wins = [r.success for r in scored]
         types = [r.task_type for r in scored]
         tasks = [r.task_id for r in scored]
-        steps = [r.n_steps for r in scored]
+        steps = [r.n_steps for r in whole]
         self._sums["successes"] += wins.count(True)
         self._types.update(types)
         self._types_won.update([t for t, won in zip(types, wins, strict=True) if won])
@@ -263,21 +269,21 @@ class Tally:
         self._won.update([t for t, won in zip(tasks, wins, strict=True) if won])
         self._sum("score", [r.score or 0.0 for r in scored])
         self._sum("steps", steps)
-        self._sum("invalid", [r.invalid_actions for r in scored])
-        self._sum("words", [r.reasoning_words for r in scored])
-        self._sum("seconds", [r.seconds for r in scored])
-        self._known("overlap", [r.cot_overlap for r in scored])
-        self._known("precision", [r.cot_precision for r in scored])
-        self._known("f1", [r.cot_f1 for r in scored])
-        self._known("floor", [r.cot_floor for r in scored])
-        self._known("floor f1", [r.cot_floor_f1 for r in scored])
-        self._known("ceiling", [r.cot_ceiling for r in scored])
-        self._known("ceiling f1", [r.cot_ceiling_f1 for r in scored])
-        self._known("format errors", [r.format_errors for r in scored])
-        self._known("loops", [r.loops for r in scored])
+        self._sum("invalid", [r.invalid_actions for r in whole])
+        self._sum("words", [r.reasoning_words for r in whole])
+        self._sum("seconds", [r.seconds for r in whole])
+        self._known("overlap", [r.cot_overlap for r in whole])
+        self._known("precision", [r.cot_precision for r in whole])
+        self._known("f1", [r.cot_f1 for r in whole])
+        self._known("floor", [r.cot_floor for r in whole])
+        self._known("floor f1", [r.cot_floor_f1 for r in whole])
+        self._known("ceiling", [r.cot_ceiling for r in whole])
+        self._known("ceiling f1", [r.cot_ceiling_f1 for r in whole])
+        self._known("format errors", [r.format_errors for r in whole])
+        self._known("loops", [r.loops for r in whole])
         for name, tokens in (
-            ("reasoning", [r.reasoning_tokens for r in scored]),
-            ("action", [r.action_tokens for r in scored]),
+            ("reasoning", [r.reasoning_tokens for r in whole]),
+            ("action", [r.action_tokens for r in whole]),
         ):
             self._known(name, tokens)
             known = (
@@ -308,7 +314,8 @@ class Tally:
         """What the rows add up to. ``group`` names what ties tasks together (``Run.group``); as it
         stands each is independent of the others."""
         s, ended = self._sums, self._outcomes
-        n = self.rows - ended[Outcome.ERROR]
+        whole = self.rows - ended[Outcome.ERROR]
+        n = whole - ended[Outcome.UNTOLD]
         success = _ratio(s["successes"], n)
         groups = {task: group(task) for task in self._played}
         units = self._worth(groups) if n else 0.0
@@ -324,11 +331,11 @@ class Tally:
             success_low=low,
             success_high=high,
             score=_ratio(100 * s["score"], n),
-            steps=_ratio(s["steps"], n),
-            invalid_actions=_ratio(s["invalid"], n),
+            steps=_ratio(s["steps"], whole),
+            invalid_actions=_ratio(s["invalid"], whole),
             format_errors=self._mean("format errors"),
             loops=self._mean("loops"),
-            reasoning_words=_ratio(s["words"], n),
+            reasoning_words=_ratio(s["words"], whole),
             reasoning_tokens=self._mean("reasoning"),
             reasoning_words_per_step=_ratio(s["words"], s["steps"]),
             reasoning_tokens_per_step=_ratio(s["reasoning"], s["reasoning steps"]),
@@ -343,12 +350,13 @@ class Tally:
             cot_ceiling=self._mean("ceiling"),
             cot_ceiling_f1=self._mean("ceiling f1"),
             cot_ceiling_n=self._counts["ceiling"],
-            seconds=_ratio(s["seconds"], n),
+            seconds=_ratio(s["seconds"], whole),
             worth=units,
             types={
                 name: (n, self._types_won[name], self._worth(groups, name))
                 for name, n in sorted(self._types.items())
             },
+            untold=ended[Outcome.UNTOLD],
         )
 
     def _worth(self, groups: Mapping[str, str], name: str | None = None) -> float:
@@ -362,8 +370,8 @@ class Tally:
 
 
 def summarise(rows: Sequence[EpisodeMetrics], group: Callable[[str], str] = str) -> Summary:
-    """Aggregate episodes: means over scored ones (an episode that broke enters no mean). ``group``
-    as in ``Tally.summary``."""
+    """Aggregate episodes: means of those that did not break, success and score of the scored ones.
+    ``group`` as in ``Tally.summary``."""
     tally = Tally()
     tally.add(rows)
     return tally.summary(group)

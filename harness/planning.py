@@ -19,6 +19,8 @@ from harness.tasksets import TaskSet, is_builtin
 
 #: Keyword ``data`` of an environment that plays what comes with it.
 BUILTIN = "builtin"
+#: Options of an agent that mean nothing without admissible actions, by the value that asks for it.
+HELD = {"decode": "admissible", "show_actions": True}
 
 
 def plan(
@@ -63,6 +65,12 @@ def plan(
             config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
         )
     cls = registry.env_class(env)
+    held = [f"{key} = {value!r}" for key, value in HELD.items() if config.options.get(key) == value]
+    if held and not cls.lists_actions:
+        raise ConfigError(
+            f"Agent '{config.name}' ({', '.join(held)}) needs admissible actions, and {env} lists "
+            "none: its actions are free text. Take the option out, or another environment."
+        )
     real = (env_options or {}).get("data", BUILTIN) != BUILTIN
     if protocol is not None and tasks is None and real:
         tasks = _its_tasks(registry.preset(cls, env, protocol), env, protocol)

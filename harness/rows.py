@@ -22,6 +22,8 @@ from harness.types import Episode, Outcome
 HEADER = "Task: {instruction}\n"
 #: Begins the ids of tasks of imported logs that do not say which task they are.
 IMPORTED = "imported/"
+#: Why an episode is left out that may or may not have been won.
+UNTOLD = "of an outcome that the log does not tell"
 
 #: Form -> for whom.
 FORMS = {
@@ -45,8 +47,9 @@ class About(msgspec.Struct, frozen=True):
     agent: str
     run: str
     instruction: str
-    success: bool
-    score: float
+    #: None where the outcome tells neither.
+    success: bool | None
+    score: float | None
     outcome: Outcome
 
 
@@ -81,7 +84,7 @@ def _columns(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 _TYPES: dict[Any, Any] = {
     str: "string", str | None: "string", Outcome: "string",
-    int: "int64", float: "float64", bool: "bool",
+    int: "int64", float: "float64", bool: "bool", bool | None: "bool", float | None: "float64",
 }  # fmt: skip
 _TYPES[list[Step]] = [_columns(Step)]
 
@@ -109,6 +112,8 @@ def unfit(episode: Episode, form: str | None = None, *, successes_only: bool) ->
         return "faults"
     if not episode.steps:
         return "without steps"
+    if successes_only and episode.outcome is Outcome.UNTOLD:
+        return UNTOLD
     if successes_only and not episode.success:
         return "lost"
     if episode.outcome is not Outcome.DONE and successes_only:
@@ -153,7 +158,9 @@ def _about(episode: Episode, run: str) -> dict[str, Any]:
     return dict(
         env=task.env, task_split=task.split, task=task.id, group=group(task.env, task.id),
         task_type=episode.task_type, seed=task.seed, attempt=episode.attempt, agent=episode.agent,
-        run=run, instruction=episode.instruction, success=episode.success, score=episode.score,
+        run=run, instruction=episode.instruction,
+        success=episode.success if episode.outcome.scored else None,
+        score=episode.score if episode.outcome.scored else None,
         outcome=episode.outcome,
     )  # fmt: skip
 

@@ -62,6 +62,7 @@ def environment_checks(name: str, **keywords: Any) -> list[Check]:
     return [
         ("passes Gymnasium's checker", lambda: _gymnasium(name, keywords)),
         ("info has every key, of its type", lambda: _info(fresh())),
+        ("lists admissible actions, if it says so", lambda: _lists(fresh())),
         ("same seed, same episode", lambda: _repeats(fresh(), fresh())),
         ("a task is reached by id and by index", lambda: _addressed(fresh())),
         ("unknown options and tasks are refused", lambda: _refuses(fresh())),
@@ -114,6 +115,14 @@ def _has_keys(info: dict[str, Any]) -> None:
         assert key in info, f"info lacks '{key}'"
         assert isinstance(info[key], type_), f"info['{key}'] is {info[key]!r}, not {type_.__name__}"
     assert 0.0 <= info["score"] <= 1.0, f"score {info['score']} is not in [0, 1]"
+
+
+def _lists(env: Environment) -> None:
+    listed = any(info["admissible_actions"] for *_, info in _trace(env))
+    said = f"lists_actions = {env.lists_actions}"
+    assert listed == env.lists_actions, (
+        f"{said}, but its info {'names' if listed else 'never names'} admissible actions"
+    )
 
 
 def _trace(env: Environment) -> list[Any]:

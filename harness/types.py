@@ -29,6 +29,13 @@ class Outcome(StrEnum):
     """The newest observation no longer fits the model's window."""
     ERROR = "error"
     """A fault of environment, model or code: counted beside the score, never in it."""
+    UNTOLD = "untold"
+    """Imported from a log that does not tell how it ended: in no score either."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether success and score of the episode say something."""
+        return self not in (Outcome.ERROR, Outcome.UNTOLD)
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -105,7 +112,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Episode(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One finished episode. With ``outcome`` ERROR, ``success`` and ``score`` say nothing."""
+    """One finished episode. Unless ``outcome.scored``, ``success`` and ``score`` say nothing."""
 
     task: Task
     agent: str

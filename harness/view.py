@@ -42,7 +42,7 @@ class Wanted(msgspec.Struct, frozen=True):
         broken = episode.outcome is Outcome.ERROR
         name = episode.task.id
         return (
-            not (self.failed and (episode.success or broken))
+            not (self.failed and (episode.success or not episode.outcome.scored))
             and not (self.invalid and not any(s.invalid for s in episode.steps))
             and not (self.errors and not broken)
             and self.task_type in (None, episode.task_type)
@@ -125,8 +125,10 @@ def transcript(episode: Episode, agent: str, mark: int | None = None) -> Group:
     if episode.final_observation is not None:
         parts.append(Panel(Text(plain(episode.final_observation)), title="after the last step",
                            title_align="left", border_style="dim"))  # fmt: skip
-    end = f"{episode.outcome.value}, {_won(episode)}, score {episode.score:g}"
-    parts.append(Text(end, style="green" if episode.success else "red"))
+    scored = episode.outcome.scored
+    end = f", {_won(episode)}, score {episode.score:g}" if scored else ""
+    style = "green" if episode.success else "red" if scored else "yellow"
+    parts.append(Text(episode.outcome.value + end, style=style))
     if episode.error is not None:
         parts.append(Text(plain(f"{episode.error.kind}: {episode.error.message}"), style="red"))
     return Group(*parts)
@@ -242,6 +244,6 @@ def _step(step: Step) -> Text:
 
 
 def _won(episode: Episode) -> str:
-    if episode.outcome is Outcome.ERROR:
-        return "error"
+    if not episode.outcome.scored:
+        return episode.outcome.value
     return "won" if episode.success else "lost"

@@ -141,9 +141,12 @@ def test_another_recipe_is_refused_before_anything_is_written(tmp_path, run, sta
     other = tmp_path / "other.toml"
     other.write_text(text.replace("lr = 5e-3", "lr = 1e-3").replace("vocab = 400", "vocab = 300"))
     asked = [str(other), *training.args[1:], "--quiet"]
-    with pytest.raises(DataError, match="was trained with another recipe"):
+    with pytest.raises(DataError, match="was trained with another recipe") as caught:
         cli.main([*asked, "--stage", stage])
     assert files(training.out) == before
+    assert [line.strip() for line in str(caught.value).split("\n")[1:-1]] == [
+        "[optim] lr = 0.001, before 0.005", "[tokenizer] vocab = 300, before 400",
+    ]  # fmt: skip
     training.go()
     assert cli.main([*asked, "--fresh"]) == 0
     assert len(log(training.out)) == 2

@@ -23,7 +23,7 @@ from harness.cli import app
 from harness.errors import ConfigError, DataError, HarnessError, TraceError
 from harness.loop import tidy
 from harness.recorder import Recorder
-from harness.rows import COLUMNS, FORMS, HEADER, rows, unfit
+from harness.rows import COLUMNS, FORMS, HEADER, UNTOLD, rows, unfit
 from harness.runs import complete, write_meta
 from harness.transcript import join, messages, parse, render, render_decision, reply
 from harness.types import Completion, Decision, Episode, Fault, Outcome, Step, Task
@@ -148,11 +148,13 @@ def played(draw) -> Episode:
         Step, text, decisions(), reward=st.sampled_from([0.0, 0.5]), invalid=st.booleans(),
         executed=st.one_of(st.none(), word), forced=st.booleans(),
     )  # fmt: skip
+    outcome = draw(st.sampled_from([Outcome.DONE, Outcome.TRUNCATED, Outcome.UNTOLD]))
     return Episode(
         task=Task("alfworld", "train", "train/a-b-c-d-1/trial_1", draw(st.integers(0, 3))),
         agent="toy", instruction=draw(text), steps=tuple(draw(st.lists(steps, max_size=5))),
-        final_observation=draw(st.one_of(st.none(), text)), success=draw(st.booleans()),
-        score=0.5, outcome=draw(st.sampled_from([Outcome.DONE, Outcome.TRUNCATED])),
+        final_observation=draw(st.one_of(st.none(), text)),
+        success=outcome.scored and draw(st.booleans()),
+        score=0.5 * outcome.scored, outcome=outcome,
         attempt=2, task_type="a type",
     )  # fmt: skip
 
@@ -240,6 +242,9 @@ def test_episodes_that_teach_nothing_are_left_out():
     lost = msgspec.structs.replace(good, success=False)
     assert unfit(broken, successes_only=False) == "faults"
     assert unfit(lost, successes_only=True) == "lost"
+    untold = msgspec.structs.replace(lost, outcome=Outcome.UNTOLD)
+    assert unfit(untold, successes_only=True) == UNTOLD
+    assert unfit(untold, successes_only=False) is None
     assert unfit(lost, "spans", successes_only=False) is None
     silent = msgspec.structs.replace(good, steps=(Step("x", Decision("", None)), *good.steps))
     assert "without text" in unfit(silent, "sharegpt", successes_only=False)
@@ -464,6 +469,7 @@ def edited(form: str, change) -> bytes:
         ("spans", lambda r: r["spans"][1].update(label="act"), "before anything was seen"),
         ("spans", lambda r: r.update(spans=[3]), r"spans\[0\]: not an object but int"),
         ("spans", lambda r: r.pop("task"), "missing required field `task`"),
+        ("spans", lambda r: r.update(success=None), "outcome 'done', but no success or no score"),
         ("spans", lambda r: r.update(outcome="fine"), "Invalid enum value 'fine'"),
         ("sharegpt", lambda r: r["conversations"].pop(), "the last one has no reply"),
         ("sharegpt", lambda r: r["conversations"].reverse(), r"\[0\]: said by 'gpt', where what"),

@@ -22,7 +22,9 @@ from test_imports import bait, line
 from typer.testing import CliRunner
 
 from harness.cli import app
+from harness.comparison import compare
 from harness.errors import ConfigError, DataError, HarnessError, TraceError
+from harness.rows import UNTOLD
 from harness.runs import Run
 
 # Failures ---------------------------------------------------------------------------------
@@ -158,14 +160,20 @@ def test_a_run_that_the_rest_takes(tmp_path, monkeypatch):
     assert [e.key for e in run.episodes()] == [
         (run.meta.task_set.tasks[0].id, 0, n) for n in (0, 1)
     ]
-    assert run.summary.success == 0.5
+    s = run.summary
+    assert (s.n, s.untold, s.success, s.steps) == (1, 1, 1.0, 1.0)
+    with pytest.raises(ConfigError, match="of 1 episodes the imported log does not tell"):
+        compare(run, run)
+    told = [runner.invoke(app, [what, path]).stdout for what in ("score", "view")]
+    assert "1 further episodes are in no success or score" in told[0]
+    assert "untold" in told[1]
     for command in (["score", path], ["view", path], ["list", "runs", "--out", out]):
         again = runner.invoke(app, command)
         assert again.exit_code == 0, again.output
     dry = runner.invoke(app, ["import", "react", str(log), "-e", "hotpotqa", "--dry-run"])
     assert "2 episodes" in dry.stdout
     found = traces.load([path], successes_only=True)
-    assert (len(found.episodes), found.dropped) == (1, {traces.UNTOLD: 1})
+    assert (len(found.episodes), found.dropped) == (1, {UNTOLD: 1})
     untold, _ = import_files(
         "react", [write(tmp_path / "u.txt", GOOD)], "hotpotqa", out=tmp_path / "u"
     )
@@ -177,7 +185,7 @@ def test_tasks_may_have_uneven_numbers_of_attempts(tmp_path):
     log = write(tmp_path / "log.txt", GOOD + GOOD + GOOD.replace("q?", "r?"))
     run, report = import_files("react", [log], "hotpotqa", out=tmp_path / "out")
     assert (report.n, run.meta.n_episodes, len(run.metrics)) == (3, 3, 3)
-    assert run.summary.n == 3
+    assert run.summary.untold == 3
 
 
 def test_tasks_are_known_by_their_question(tmp_path):
@@ -225,7 +233,7 @@ REAL = {
     "knowagent/HotpotQA_data_knowagent.json.gz": ("knowagent", "hotpotqa", 132, 437, 132, 132, 0),
     "knowagent/ALFWorld_data_knowagent.json.gz": ("knowagent", "alfworld", 134, 1367, 0, 0, 0),
     "reflexion/100_questions_5_trials.txt.gz": ("reflexion", "hotpotqa", 512, 1867, 512, 170, 294),
-    "webshop_react/react_webshop_500.jsonl.gz": ("react", "webshop", 500, 2361, 0, 179, 281),
+    "webshop_react/react_webshop_500.jsonl.gz": ("react", "webshop", 500, 2361, 0, 179, 321),
 }
 
 

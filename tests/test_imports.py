@@ -142,7 +142,7 @@ def test_knowagent_alfworld(tmp_path_factory, played):
     (episode,) = found.episodes
     assert taken(episode) == played
     assert episode.instruction == "heat an egg."
-    assert episode.outcome is Outcome.TRUNCATED
+    assert episode.outcome is Outcome.UNTOLD
     assert not episode.success
 
 
@@ -362,7 +362,7 @@ def test_outcomes_are_what_the_log_tells(tmp_path, last, success, score):
     assert episode.steps[-1].reward == score
     path.write_text("Question: q?\nThought 1: a\nAction 1: Search[b]\nObservation 1: b\n")
     (episode,) = read("react", [path], "hotpotqa").episodes
-    assert (episode.success, episode.outcome) == (False, Outcome.TRUNCATED)
+    assert (episode.success, episode.outcome) == (False, Outcome.UNTOLD)
     (episode,) = read("react", [path], "hotpotqa", all_won=True).episodes
     assert (episode.success, episode.score, episode.outcome) == (True, 1.0, Outcome.DONE)
 

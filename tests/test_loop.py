@@ -75,7 +75,11 @@ def test_the_seconds_of_steps_add_up_to_no_more_than_the_episodes():
     [
         (Says(None), "AgentError/TypeError", "NoneType"),
         (Says("go"), "AgentError/TypeError", "str"),
-        (Says(Decision("", "boom")), "EnvError/RuntimeError", "the counter broke"),
+        (
+            Says(Decision("", "boom")),
+            "EnvError/RuntimeError",
+            "the counter broke (at toy.py, line 36, in play)",
+        ),
     ],
 )
 def test_a_fault_is_an_error_never_a_score(policy, kind, words):

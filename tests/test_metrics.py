@@ -39,6 +39,17 @@ def test_a_broken_episode_enters_no_mean():
     assert rows[1].score is None
 
 
+def test_an_untold_end_is_no_loss():
+    rows = [measure(episode("a b")), measure(episode("a", outcome=Outcome.UNTOLD, success=False))]
+    summary = summarise(rows)
+    assert (summary.n, summary.untold, summary.errors, summary.success) == (1, 1, 0, 1.0)
+    assert (summary.reasoning_words, summary.steps, summary.worth) == (1.5, 1.0, 1.0)
+    assert rows[1].success is None
+    assert rows[1].score is None
+    silent = summarise(rows[1:])
+    assert (silent.n, silent.success, silent.score, silent.steps) == (0, None, None, 1.0)
+
+
 def test_nothing_scored_leaves_cells_empty():
     for rows in ([], [measure(episode("a", outcome=Outcome.ERROR))]):
         summary = summarise(rows)
@@ -191,28 +202,30 @@ def test_a_summary_is_the_rows_means_in_whatever_parts_they_come(rows, size):
     for i in range(0, len(rows), size):
         tally.add(rows[i : i + size])
     found = tally.summary()
-    scored = [r for r in rows if r.outcome != Outcome.ERROR]
-    known = [r for r in scored if r.reasoning_tokens is not None]
+    whole = [r for r in rows if r.outcome != Outcome.ERROR]
+    scored = [r for r in whole if r.outcome != Outcome.UNTOLD]
+    known = [r for r in whole if r.reasoning_tokens is not None]
 
     def ratio(total, n):
         return pytest.approx(total / n) if n else None
 
-    assert (found.n, found.errors) == (len(scored), len(rows) - len(scored))
+    assert (found.n, found.errors) == (len(scored), len(rows) - len(whole))
+    assert found.untold == len(whole) - len(scored)
     assert found.truncated == sum(r.outcome == Outcome.TRUNCATED for r in rows)
     assert found.successes == sum(r.success for r in scored)
     assert found.success == ratio(found.successes, found.n)
     assert found.score == ratio(100 * sum(r.score or 0 for r in scored), found.n)
-    assert found.steps == ratio(sum(r.n_steps for r in scored), found.n)
+    assert found.steps == ratio(sum(r.n_steps for r in whole), len(whole))
     assert found.reasoning_tokens_per_step == ratio(
         sum(r.reasoning_tokens for r in known), sum(r.n_steps for r in known)
     )
-    overlaps = [r.cot_overlap for r in scored if r.cot_overlap is not None]
+    overlaps = [r.cot_overlap for r in whole if r.cot_overlap is not None]
     assert found.cot_overlap == ratio(sum(overlaps), len(overlaps))
     assert found.cot_overlap_n == len(overlaps)
     assert found.reasoning_tokens == ratio(sum(r.reasoning_tokens for r in known), len(known))
-    assert found.reasoning_words == ratio(sum(r.reasoning_words for r in scored), len(scored))
+    assert found.reasoning_words == ratio(sum(r.reasoning_words for r in whole), len(whole))
     for field in ("cot_f1", "cot_floor", "cot_ceiling", "loops", "format_errors"):
-        values = [v for r in scored if (v := getattr(r, field)) is not None]
+        values = [v for r in whole if (v := getattr(r, field)) is not None]
         assert getattr(found, field) == ratio(sum(values), len(values))
     tasks = len({r.task_id for r in scored})
     if found.n == tasks:

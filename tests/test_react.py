@@ -292,6 +292,8 @@ def test_another_way_to_decode_is_another_agent() -> None:
     assert other.agent.options == {**plain.agent.options, "decode": "admissible"}
     assert other.task_set_hash == plain.task_set_hash
     assert api.plan("ours-tiny", "alfworld", decode="free").agent == plain.agent
+    with pytest.raises(ConfigError, match="hotpotqa lists none: its actions are free text"):
+        api.plan("ours-tiny", "hotpotqa", decode="admissible")
     with pytest.raises(ConfigError, match="a policy that is given has its own"):
         api.evaluate(ReActPolicy(backend=Recital("")), "alfworld", decode="admissible")
 

@@ -29,6 +29,7 @@ from harness.errors import ConfigError, DataError, HarnessError
 from harness.registry import require
 from harness_distillation import models, tokenizer
 from harness_distillation.optimizers import Joined
+from harness_distillation.recipe import Recipe, decisive
 
 MANIFEST = "manifest.json"
 #: Errors of the system that more room mends: of the disk, of a quota, of a limit on files.
@@ -59,17 +60,41 @@ class Begun(NamedTuple):
     #: None where they are not told.
     samples: str | None
 
-    def check(self, recipe: str, samples: str | None = None) -> None:
-        """Refuse another recipe, or other samples where both are known. Raises DataError."""
+    def check(self, recipe: str, samples: str | None = None, now: Recipe | None = None) -> None:
+        """Refuse another recipe, or other samples where both are known. Raises DataError, which
+        tells how the recipe ``now``, of that hash, differs from the one begun with."""
         for what, found, wanted in (
             ("recipe", self.recipe, recipe),
             ("set of samples", self.samples, samples),
         ):
             if found is not None and wanted is not None and found != wanted:
+                how = "".join(f"\n  {line}" for line in self._differences(now))
                 raise DataError(
-                    f"{self.where} was trained with another {what} ({found}, now {wanted}).\n"
+                    f"{self.where} was trained with another {what} ({found}, now {wanted}).{how}\n"
                     "  Use another --out, or --fresh to start again."
                 )
+
+    def _differences(self, now: Recipe | None) -> list[str]:
+        """Keys in which the recipes differ, with their values, where the student tells its own."""
+        try:
+            before = msgspec.convert(read_notes(self.where)["recipe"], Recipe)
+        except (FileNotFoundError, KeyError, msgspec.MsgspecError):  # of an older form, say
+            return []
+        return [] if now is None else list(_changes(decisive(before), decisive(now)))
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any], table: str = "") -> Iterator[str]:
+    for key in sorted(before.keys() | now.keys()):
+        then, new = before.get(key), now.get(key)
+        if isinstance(then, dict) and isinstance(new, dict):
+            yield from _changes(then, new, key)
+        elif then != new:
+            name = f"[{table}] {key}" if table else key
+            yield f"{name} = {_told(new)}, before {_told(then)}"
+
+
+def _told(value: Any) -> str:
+    return "unset" if value is None else msgspec.json.encode(value).decode()
 
 
 def save(

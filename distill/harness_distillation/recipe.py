@@ -426,8 +426,14 @@ def decode(raw: dict[str, Any], where: str) -> Recipe:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """16 hex digits over what decides the student (and over ``eval_every``, which does not, so that
-    hashes stay): not where it came from or how long one invocation may take."""
+    """16 hex digits over what is ``decisive`` in a recipe."""
+    body = msgspec.json.encode(decisive(recipe), order="sorted")
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def decisive(recipe: Recipe) -> dict[str, Any]:
+    """What decides the student (and ``eval_every``, which does not, so that hashes stay), as plain
+    data: not where it came from or how long one invocation may take."""
     stops = recipe.dev is not None and recipe.dev.patience > 0
     neutral = msgspec.structs.replace(
         recipe,
@@ -444,8 +450,7 @@ def recipe_hash(recipe: Recipe) -> str:
             precision="bf16" if recipe.optim.precision == "auto" else recipe.optim.precision,
         ),
     )
-    body = msgspec.json.encode(plain(neutral), order="sorted")
-    return hashlib.sha256(body).hexdigest()[:16]
+    return plain(neutral)
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

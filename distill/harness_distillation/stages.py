@@ -102,7 +102,7 @@ def distill(
         # A finished student of another recipe is what --fresh starts again over.
         begun = None if fresh else checkpoint.begun(out)
         if begun is not None:
-            begun.check(recipe_hash(recipe))
+            begun.check(recipe_hash(recipe), now=recipe)
         if until != "collect":
             _guard_start(recipe)
         if recipe.optim.warmup > recipe.optim.steps:

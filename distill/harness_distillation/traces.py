@@ -16,13 +16,10 @@ from harness import registry
 from harness.errors import ConfigError, DataError
 from harness.overlap import TrainedOn
 from harness.recorder import EPISODES, read_episodes
-from harness.rows import IMPORTED, draw, group, keys, unfit
+from harness.rows import IMPORTED, UNTOLD, draw, group, keys, unfit
 from harness.runs import META, Run
 from harness.transcript import join, render_decision
-from harness.types import Episode, Outcome
-
-#: Why an imported episode is left out that its log does not say was won.
-UNTOLD = "of an outcome that the log does not tell"
+from harness.types import Episode
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -88,11 +85,9 @@ def load(
     dropped: dict[str, int] = {}
     seen: set[str] = set()
     for run in runs:
-        path, count, imported = episodes_file(run), 0, False
+        path, count = episodes_file(run), 0
         if path.name == EPISODES and (path.parent / META).is_file():
-            whole = Run(path.parent)
-            whole.check_whole()
-            imported = whole.meta.kind == "import"
+            Run(path.parent).check_whole()
         fit: dict[str, Episode] = {}
         for episode in read_episodes(path):
             count += 1
@@ -105,8 +100,6 @@ def load(
                     fit[key] = episode
                     continue
                 reason = "repeated"
-            if reason == "lost" and imported and episode.outcome is not Outcome.DONE:
-                reason = UNTOLD
             dropped[reason] = dropped.get(reason, 0) + 1
         # Recorded as they ended, which is a matter of timing: in another order, the same each time.
         room = len(fit) if limit is None else min(len(fit), limit - len(kept))

@@ -42,7 +42,7 @@ function text(row) {
 
 function verdict(e) {
   if (!e) return "absent";
-  if (e.outcome === "error") return "error";
+  if (e.outcome === "error" || e.outcome === "untold") return e.outcome;
   return e.success ? "won" : "lost";
 }
 
@@ -51,7 +51,7 @@ function fits(row) {
   if (type.value && e.type !== type.value) return false;
   if (search.value && !text(row).includes(search.value.toLowerCase())) return false;
   const some = (test) => row.episodes.some((x) => x && test(x));
-  if (filter === "failed") return some((x) => !x.success && x.outcome !== "error");
+  if (filter === "failed") return some((x) => verdict(x) === "lost");
   if (filter === "invalid") return some((x) => x.invalid > 0);
   if (filter === "errors") return some((x) => x.outcome === "error");
   if (filter === "differ") return new Set(row.episodes.map(verdict)).size > 1;
@@ -128,7 +128,7 @@ function select() {
     if (!e) { column.append(make("p", "quiet", "No record of this task.")); columns.append(column); return; }
     const line = make("p", "small");
     line.append(make("span", "tag " + verdict(e), verdict(e)),
-      " " + e.outcome + " after " + e.steps.length + " steps, score " + e.score + ", " + e.seconds.toFixed(2) + " s");
+      " " + e.outcome + " after " + e.steps.length + " steps, " + (e.score === null ? "" : "score " + e.score + ", ") + e.seconds.toFixed(2) + " s");
     column.append(line);
     if (e.error) column.append(make("div", "note", e.error));
     e.steps.forEach((step, k) => column.append(stepNode(step, k + 1, k === parts)));

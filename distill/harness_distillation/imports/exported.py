@@ -44,6 +44,8 @@ def read_exported(path: Path) -> Iterator[tuple[str, Episode]]:
             row = msgspec.convert(record, rows.Whole)
         except msgspec.ValidationError as error:
             raise TraceError(f"{where}: not a row of `harness export --as`: {error}.") from None
+        if row.outcome.scored and None in (row.success, row.score):
+            raise TraceError(f"{where}: outcome '{row.outcome}', but no success or no score.")
         if len(turns) != len(row.steps):
             raise TraceError(
                 f"{where}: {len(turns)} replies in its text, but {len(row.steps)} in 'steps'."
@@ -137,8 +139,8 @@ def _episode(row: rows.Whole, turns: list[_Turn]) -> Episode:
             for turn, step in zip(turns, row.steps, strict=True)
         ),
         final_observation=row.final_observation,
-        success=row.success,
-        score=row.score,
+        success=row.success or False,
+        score=row.score or 0.0,
         outcome=row.outcome,
         attempt=row.attempt,
         task_type=row.task_type,

@@ -181,7 +181,7 @@ def _read_exported(files: Sequence[Path], env: str | None, agent: str | None) ->
     (played,) = found
     agents = {e.agent for e in episodes}
     name = agent or (agents.pop() if len(agents) == 1 else exported.SOURCE)
-    report = _report(f"{exported.SOURCE}/{played} 1", parents, episodes, False, all_told=True)
+    report = _report(f"{exported.SOURCE}/{played} 1", parents, episodes, False)
     return Imported(played, name, episodes, report)
 
 
@@ -190,19 +190,17 @@ def _report(
     parents: Sequence[File],
     episodes: Sequence[Episode],
     all_won: bool,
-    all_told: bool = False,
 ) -> Report:
-    """``all_told``: rows say how each episode ended, those too that were cut short."""
-    done = [e for e in episodes if all_told or e.outcome is Outcome.DONE]
-    won = sum(e.success for e in done)
+    scored = [e for e in episodes if e.outcome.scored]
+    won = sum(e.success for e in scored)
     return Report(
         grammar=grammar,
         files=tuple(parents),
         tally=sum((f.tally for f in parents), Tally()),
         known_tasks=sum(e.task.split != UNKNOWN for e in episodes),
         won=won,
-        lost=len(done) - won,
-        untold=len(episodes) - len(done),
+        lost=len(scored) - won,
+        untold=len(episodes) - len(scored),
         all_won=all_won,
     )
 
@@ -276,6 +274,7 @@ def _episode(
     success = log.success if log.success is not None else reward is not None and reward >= 1.0
     # A maker's "lost" may mean that the steps were used up; the last observation tells the end.
     told = played.reward is not None or success
+    silent = log.reward is None and log.success is None
     if all_won:
         told, success, reward = True, True, 1.0
     if success and reward is None:
@@ -293,7 +292,7 @@ def _episode(
         final_observation=played.final_observation,
         success=success,
         score=score,
-        outcome=Outcome.DONE if told else Outcome.TRUNCATED,
+        outcome=Outcome.DONE if told else Outcome.UNTOLD if silent else Outcome.TRUNCATED,
     )
 
 

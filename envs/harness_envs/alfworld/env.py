@@ -84,6 +84,7 @@ class ALFWorldEnv(Environment):
 
     version = "0.1"
     max_steps = 50
+    lists_actions = True
     protocols = PROTOCOLS
     default_split = "valid_seen"
     scoring_options = ("aliases", "nearest")

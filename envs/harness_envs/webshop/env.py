@@ -68,6 +68,7 @@ class WebShopEnv(Environment):
 
     version = "0.1"
     max_steps = tasksets.MAX_STEPS
+    lists_actions = True
     protocols = PROTOCOLS
     default_split = "valid"
     scoring_options = ("goal_seed", "rules", "observation_mode", "view", "show_attrs")
