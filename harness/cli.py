@@ -334,5 +334,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:  # a file that cannot be written or read: a place, not a bug
-        say(f"harness: {error}")
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        say(f"harness: {where}.\n  Choose another place, or make this one readable and writable.")
         sys.exit(2)

@@ -143,6 +143,13 @@ def test_what_could_not_be_played_is_refused_before_training(
     assert not (tmp_path / "models" / "tiny" / "training" / "checkpoints").exists()
 
 
+def test_a_results_folder_that_cannot_be_is_refused_before_training(tmp_path, traces):
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(ConfigError, match=r"--results .*results: File exists\. Choose another"):
+        distill(tmp_path, traces, more=EVALUATE)
+    assert not (tmp_path / "models" / "tiny" / "training" / "checkpoints").exists()
+
+
 def test_what_is_measured_on_is_not_trained_on(tmp_path):
     run = harness.evaluate("expert", "alfworld", tasks="builtin-train[:4]", out=tmp_path / "runs")
     more = '[[evaluate]]\nenv = "alfworld"\ntasks = "builtin-train[3:5]"\n'

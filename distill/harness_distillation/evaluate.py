@@ -9,12 +9,14 @@ What is played already by these very weights is taken as it is, and a stopped ru
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from harness_agents.checkpoints import locate
 
 from harness import api, jobs, registry
 from harness.console import Progress, warn
+from harness.errors import ConfigError
 from harness.runs import Run, RunMeta, find_runs
 from harness_distillation import checkpoint
 from harness_distillation.gate import first_fault, once_more
@@ -22,9 +24,18 @@ from harness_distillation.prepare import say
 from harness_distillation.recipe import Evaluate, Recipe
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, results: Path) -> None:
     """Refuse, before hours of training, what could not be played after it: an unknown task set or
-    option (ConfigError), data that are not there or not the task set's (DataError)."""
+    option, a ``results`` folder that cannot be made or written (ConfigError), data that are not
+    there or not the task set's (DataError)."""
+    if recipe.evaluate:
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=results).close()
+        except OSError as error:
+            raise ConfigError(
+                f"--results {results}: {error.strerror}. Choose another folder."
+            ) from None
     for what in recipe.evaluate:
         meta = _planned("random", what)
         jobs.check_data(jobs.env_maker(meta, reveal=False), meta.task_set)

@@ -111,7 +111,7 @@ def distill(
         if until == "evaluate":
             last = "train"
             if us.first:
-                check_evaluate(recipe)
+                check_evaluate(recipe, results)
         if recipe.on_policy is not None:
             result = _on_policy(recipe, recipe.on_policy, place, last, quiet, here, trackers)
         else:
