@@ -14,7 +14,7 @@ from harness import registry
 from harness.config import AgentConfig
 from harness.errors import ConfigError
 from harness.execution import OnEpisode, execute, score
-from harness.planning import plan
+from harness.planning import DECODING, plan
 from harness.policy import Policy
 from harness.runner import Limits
 from harness.runs import RESULTS, Run, open_run, run_folder
@@ -82,10 +82,11 @@ def evaluate(
     """
     config, policy = _player(agent, policy, name)
     if policy is not None:
-        if options.get("decode") is not None:
-            raise ConfigError(
-                "'decode' is of an agent's config; a policy that is given has its own."
-            )
+        for key in DECODING:
+            if options.get(key) is not None:
+                raise ConfigError(
+                    f"'{key}' is of an agent's config; a policy that is given has its own."
+                )
         if config.role == registry.OBJECT:
             options["workers"] = options.get("workers") or int(getattr(policy, "workers", 4))
     meta = plan(config, env, tasks=tasks, **options)

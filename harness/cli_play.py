@@ -49,6 +49,10 @@ Decode = Annotated[
     str | None,
     typer.Option("--decode", help="'admissible': only admissible actions, as NAME+admissible."),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", help="Sample a language model so, as NAME+t0.2."),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", help="Environment keyword, e.g. engine=textworld; repeatable."),
@@ -82,6 +86,7 @@ def run(
     max_tokens: MaxTokens = None,
     repeat_limit: RepeatLimit = None,
     decode: Decode = None,
+    temperature: Temperature = None,
     option: Options = None,
     reference: Reference = None,
     step_seconds: StepSeconds = 600.0,
@@ -106,7 +111,7 @@ def run(
         "run", env, agent, tasks, data, out, option, limits, dry_run, json,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
-        reference=reference,
+        temperature=temperature, reference=reference,
     )  # fmt: skip
 
 
@@ -125,6 +130,7 @@ def collect(
     max_tokens: MaxTokens = None,
     repeat_limit: RepeatLimit = None,
     decode: Decode = None,
+    temperature: Temperature = None,
     option: Options = None,
     error_rate: Annotated[
         float, typer.Option("--error-rate", help="Share of steps replaced by marked slips.")
@@ -149,7 +155,7 @@ def collect(
         "collect", env, agent, tasks, data, out, option, limits, dry_run, json,
         workers=workers, seeds=range(seeds), attempts=attempts, protocol=protocol,
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, decode=decode,
-        error_rate=error_rate, errors_from=errors_from,
+        temperature=temperature, error_rate=error_rate, errors_from=errors_from,
     )  # fmt: skip
 
 

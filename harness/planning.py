@@ -19,6 +19,8 @@ from harness.tasksets import TaskSet, is_builtin
 
 #: Keyword ``data`` of an environment that plays what comes with it.
 BUILTIN = "builtin"
+#: How a language model plays that says nothing of it.
+DECODING = {"decode": "free", "temperature": 0.0}
 #: Options of an agent that mean nothing without admissible actions, by the value that asks for it.
 HELD = {"decode": "admissible", "show_actions": True}
 
@@ -39,6 +41,7 @@ def plan(
     reference: str | None = None,
     workers: int | None = None,
     decode: str | None = None,
+    temperature: float | None = None,
     error_rate: float = 0.0,
     errors_from: str | None = None,
     parents: Sequence[str] = (),
@@ -48,22 +51,13 @@ def plan(
     ``protocol`` names rules of play that the environment knows from its literature, with the tasks
     that go with them where ``env_options`` name real data and ``tasks`` is None; ``max_steps``,
     ``max_tokens`` and ``repeat_limit`` (see ``Protocol``) change limits of it, and so the task set.
-    ``decode`` plays a language model in another way than its config ("admissible": only actions
-    that the environment admits), as an agent of its own name.
+    ``decode`` ("admissible": only actions that the environment admits) and ``temperature`` (0:
+    greedily) play a language model in another way than its config, as an agent of its own name.
     ``env_options`` are constructor keywords of the environment; those a task set names as
     deciding a score make another task set, the rest (``data``, ``engine``) say where and how.
     """
     config = registry.agent_config(agent) if isinstance(agent, str) else agent
-    if decode not in (None, config.options.get("decode", "free")):
-        if not registry.takes(config, "decode"):
-            raise ConfigError(
-                f"--decode is for agents that a local language model plays; '{config.name}' "
-                f"(policy '{config.policy}') is none."
-            )
-        # Another agent, under a name of its own.
-        config = msgspec.structs.replace(
-            config, name=f"{config.name}+{decode}", options={**config.options, "decode": decode}
-        )
+    config = _asked(config, {"decode": decode, "temperature": temperature})
     cls = registry.env_class(env)
     held = [f"{key} = {value!r}" for key, value in HELD.items() if config.options.get(key) == value]
     if held and not cls.lists_actions:
@@ -91,6 +85,11 @@ def plan(
         raise ConfigError("A run needs at least one attempt and one seed, no seed twice.")
     if not 0.0 <= error_rate < 1.0:
         raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
+    if kind == "collect" and attempts > 1 and not error_rate and _greedy(config):
+        raise ConfigError(
+            f"'{config.name}' plays greedily, so that all attempts at a task are one episode. Give "
+            "--temperature (the paper's teacher: 0.2), or --attempts 1."
+        )
     if errors_from is not None and not error_rate:
         raise ConfigError("--errors-from says who slips: it goes with --error-rate above 0.")
     registry.check_env_options(cls, env, env_options or {})
@@ -125,6 +124,27 @@ def plan(
         parents=tuple(parents),
     )
     return msgspec.structs.replace(meta, run_id=new_run_id(meta), **provenance())
+
+
+def _asked(config: AgentConfig, options: dict[str, Any]) -> AgentConfig:
+    """The agent that decodes as asked (None: as its config says), under a name of its own."""
+    for key, value in options.items():
+        if value is None or value == config.options.get(key, DECODING[key]):
+            continue
+        if not registry.takes(config, key):
+            raise ConfigError(
+                f"--{key} is for agents that a language model plays; '{config.name}' (policy "
+                f"'{config.policy}') is none."
+            )
+        name = f"{config.name}+{value if isinstance(value, str) else f't{value:g}'}"
+        config = msgspec.structs.replace(config, name=name, options={**config.options, key: value})
+    return config
+
+
+def _greedy(config: AgentConfig) -> bool:
+    """Whether the agent could sample, and does not."""
+    says = registry.takes(config, "temperature", by_name=True)
+    return says and not config.options.get("temperature", DECODING["temperature"])
 
 
 def _told(task_set: TaskSet, cls: type[Environment], options: dict[str, Any]) -> TaskSet:

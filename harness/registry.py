@@ -287,10 +287,10 @@ def tokenizer(config: AgentConfig) -> Callable[[str], Sequence[int]]:
     return found
 
 
-def takes(config: AgentConfig, option: str) -> bool:
-    """Whether the agent's policy has an option."""
+def takes(config: AgentConfig, option: str, by_name: bool = False) -> bool:
+    """Whether the agent's policy has an option; ``by_name``: and not only as one of any."""
     named, takes_any = _parameters(load("agents", config.policy, "policy"))
-    return takes_any or option in named
+    return option in named or (takes_any and not by_name)
 
 
 def _parameters(factory: Any) -> tuple[dict[str, inspect.Parameter], bool]:

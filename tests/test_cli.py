@@ -228,7 +228,7 @@ def test_a_person_can_play(tmp_path, env, action, page, possible):
         ("run -a random -e alfworld --step-seconds -1", "--step-seconds is a time above 0"),
         ("run -a random -e alfworld --episode-seconds nan", "--episode-seconds is a time above 0"),
         ("run -a expert -e alfworld --tsks x", "No such option"),
-        ("run -a expert -e alfworld --decode admisible", "--decode is for agents that a local"),
+        ("run -a expert -e alfworld --decode admisible", "--decode is for agents that a language"),
         ("collect -a expert -e alfworld --errors-from nobody", "goes with --error-rate above 0"),
         ("play alfworld --seed -1", "--seed"),
         ("list runs foo", "takes no foo"),

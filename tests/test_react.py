@@ -292,6 +292,16 @@ def test_another_way_to_decode_is_another_agent() -> None:
     assert other.agent.options == {**plain.agent.options, "decode": "admissible"}
     assert other.task_set_hash == plain.task_set_hash
     assert api.plan("ours-tiny", "alfworld", decode="free").agent == plain.agent
+    both = api.plan("ours-tiny", "alfworld", decode="admissible", temperature=0.2, attempts=2)
+    assert both.agent.name == "ours-tiny+admissible+t0.2"
+    assert both.agent.options["temperature"] == 0.2
+    assert api.plan("ours-tiny", "alfworld", temperature=0.0).agent == plain.agent
+    with pytest.raises(ConfigError, match="plays greedily, so that all attempts"):
+        api.plan("ours-tiny", "alfworld", kind="collect", attempts=2)
+    with pytest.raises(ConfigError, match="--temperature is for agents that a language model"):
+        api.plan("expert", "alfworld", temperature=0.2)
+    with pytest.raises(ConfigError, match="'temperature' is of an agent's config"):
+        api.evaluate(ReActPolicy(backend=Recital("")), "alfworld", temperature=0.2)
     with pytest.raises(ConfigError, match="hotpotqa lists none: its actions are free text"):
         api.plan("ours-tiny", "hotpotqa", decode="admissible")
     with pytest.raises(ConfigError, match="a policy that is given has its own"):
