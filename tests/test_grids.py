@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,6 +19,8 @@ from harness import registry
 from harness.errors import ConfigError
 from harness.tasksets import Frozen, freeze
 
+#: Two more seeds of some arms of the trial.
+MORE = Path(__file__).parents[1] / "results" / "trial" / "more.toml"
 CLASS = registry.env_class("alfworld")
 #: The endpoint's tasks once more, under another budget.
 BUDGETS = '[[evaluations]]\nenv = "alfworld"\ntasks = "builtin-dev[:3]"\nmax_steps = 4\n'
@@ -176,6 +180,8 @@ def test_models_that_need_each_other_are_refused(tmp_path):
         ('teacher = "small"', 'teacher = "ours"', "'ours' is a teacher's row"),
         ("[rates]\ntrain = 1000\nplay = 1", "", r"either \[rates\] or \[device\]"),
         ("seeds = 1", "seeds = 0", "needs a seed"),
+        ("seeds = 1", "seeds = 1\nfirst_seed = 0", "training seeds are 1, 2"),
+        ("seeds = 1", "seeds = 10\nfirst_seed = 991", "training seeds are under 1000"),
         ("seeds = 1", "seeds = 1\nalpha = 0.01", "verdicts are told at alpha = 0.05"),
         ("seeds = 1", "seeds = 1\nmargin = 0", r"margin is in \(0, 100\]"),
         ("lr = [0.001, 0.01]", "lr = [0.001, 0.001]", "two different rates"),
@@ -248,6 +254,28 @@ def test_what_is_named_by_a_path_is_found_from_the_campaigns_folder(
                 expansion.cells(found)
         else:
             assert expansion.cells(found)
+
+
+def test_a_campaign_may_add_seeds_to_another_one(tmp_path):
+    shipped, more = grid.load("table3", "tiny"), grid.load(str(MORE), None)
+    before, after = ({c.name: c for c in expansion.cells(g)} for g in (shipped, more))
+    told = {c.name for c in after.values() if c.arm != grid.PARENT}
+    assert told == {f"{row.arm}-s{seed}" for row in more.rows for seed in (4, 5)}
+    for row in more.rows:
+        one, other = before[f"{row.arm}-s1"], after[f"{row.arm}-s4"]
+        chosen = results_of(one.name)["lr"]
+        optim = msgspec.structs.replace(one.recipe.optim, lr=chosen)
+        same = msgspec.structs.replace(one.recipe, optim=optim, seed=4)
+        assert recipes.decisive(same) == recipes.decisive(other.recipe)
+        assert [e.name for e in one.evaluations] == [e.name for e in other.evaluations]
+    assert plan.trial_hash(shipped) == results_of("sft-s1")["trial"]
+    assert plan.trial_hash(more) != plan.trial_hash(
+        msgspec.structs.replace(more, trial=msgspec.structs.replace(more.trial, first_seed=1))
+    )
+
+
+def results_of(cell):
+    return json.loads((MORE.parent / "table3-tiny" / "cells" / f"{cell}.json").read_text())
 
 
 def test_a_grid_says_only_how_it_differs_from_its_base(tmp_path):

@@ -181,7 +181,7 @@ def preregistration(plan: Plan, out: Path) -> list[str]:
         f"alpha {trial.alpha:g}, adjusted by Holm over the arms of a comparison"
         f"{_families(grid)}. Equivalence within {trial.margin:g} points (TOST, not adjusted).",
         f"Played once by every finished student{_whose(grid)}: "
-        f"{', '.join(_played(e) for e in grid.evaluations)}.",
+        f"{', '.join(_played(e, grid.trial.first_seed) for e in grid.evaluations)}.",
         "A comparison is decided when all its arms' seeds are done, and not before.",
     ]
     if trial.fixed_steps is not None:
@@ -227,7 +227,9 @@ def _paired(grid: Grid) -> str:
     compared = {name for group in grid.comparisons for name in group}
     fewer = {row.arm: row.seeds for row in grid.rows if row.arm in compared and row.seeds}
     told = ", ".join(f"{arm} {seeds}" for arm, seeds in fewer.items() if seeds < most)
-    return f"{most} paired training seeds" + (f" ({told})" if told else "")
+    first = grid.trial.first_seed
+    named = f" ({first} to {first + most - 1})" if first > 1 else ""
+    return f"{most} paired training seeds{named}" + (f" ({told})" if told else "")
 
 
 def _families(grid: Grid) -> str:
@@ -242,10 +244,10 @@ def _whose(grid: Grid) -> str:
     return " of its environment" if any(row.envs for row in grid.rows) else ""
 
 
-def _played(what: Evaluation) -> str:
+def _played(what: Evaluation, first: int) -> str:
     """An evaluation, and by whom where not by all."""
     by = [", ".join(what.arms)] if what.arms else []
-    by += [f"seeds 1 to {what.seeds}"] if what.seeds is not None else []
+    by += [f"seeds {first} to {first + what.seeds - 1}"] if what.seeds is not None else []
     return what.name + (f" ({'; '.join(by)})" if by else "")
 
 

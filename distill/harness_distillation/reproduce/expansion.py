@@ -65,9 +65,10 @@ def cells(grid: Grid, given: dict[str, str] | None = None) -> list[Cell]:
         students += [c for of_row in tuning.values() for c in of_row]
         students += [
             _student(grid, row, seed, tuning[row.arm, row.envs], given, found)
-            for seed in range(1, 1 + max(r.seeds or grid.trial.seeds for r in rows))
+            for number in range(max(r.seeds or grid.trial.seeds for r in rows))
+            for seed in [grid.trial.first_seed + number]
             for row in rows
-            if seed <= (row.seeds or grid.trial.seeds)
+            if number < (row.seeds or grid.trial.seeds)
         ]
     every = [*found.values(), *pilot, *students]
     _apart(grid, every)
@@ -98,7 +99,7 @@ def _student(
         for e in grid.evaluations
         if _played_in(row, e)
         and (not e.arms or row.arm in e.arms)
-        and (e.seeds is None or seed <= e.seeds)
+        and (e.seeds is None or seed < grid.trial.first_seed + e.seeds)
     )
     recipe = _kept(grid, row, recipes.load(row.recipe, grid.change, row.change))
     needs = [*_with_parents(grid, recipe, given, found)]

@@ -180,6 +180,7 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
     playing = {arm for e in grid.evaluations for arm in (*e.arms, *(e.fixed or ()))}
     cells = ["-".join([r.arm, *r.envs]) for r in grid.rows]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    most = trials.PILOT_SEEDS - grid.trial.first_seed
     odd = sorted(arm for arm in arms if not _ARM.fullmatch(arm))
     return [
         *trials.faults(grid.trial, names, arms),
@@ -197,8 +198,8 @@ def _faults(grid: Grid) -> list[tuple[bool, str]]:
             "two rows make the same cells (an arm and its environments, joined by '-').",
         ),
         (
-            any(r.seeds is not None and not 1 <= r.seeds < trials.PILOT_SEEDS for r in grid.rows),
-            f"a row has 1 to {trials.PILOT_SEEDS - 1} seeds.",
+            any(r.seeds is not None and not 1 <= r.seeds <= most for r in grid.rows),
+            f"a row has 1 to {most} seeds.",
         ),
         (PARENT in arms, f"'{PARENT}' is the name of the teacher's row: call the arm otherwise."),
         (

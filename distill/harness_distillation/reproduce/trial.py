@@ -77,7 +77,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: The evaluation ("env/tasks") whose success decides.
     endpoint: str
-    #: Training seeds 1 .. seeds of every row that does not say otherwise.
+    #: So many training seeds of every row that does not say otherwise, from ``first_seed`` on.
     seeds: int
     #: Points of success that count as equivalent.
     margin: float = 3.0
@@ -90,6 +90,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pilot: Pilot | None = None
     #: False: the numbers prove that everything runs, and nothing else.
     verdict: bool = True
+    #: Over 1 in a campaign that adds seeds to those of another one.
+    first_seed: int = 1
 
 
 def faults(trial: Trial, names: list[str], arms: set[str]) -> list[tuple[bool, str]]:
@@ -104,7 +106,11 @@ def faults(trial: Trial, names: list[str], arms: set[str]) -> list[tuple[bool, s
             f"the endpoint '{trial.endpoint}' is no evaluation: {', '.join(names)}.",
         ),
         (trial.seeds < 1, "a trial needs a seed."),
-        (trial.seeds >= PILOT_SEEDS, f"a trial has fewer than {PILOT_SEEDS} seeds."),
+        (trial.first_seed < 1, "training seeds are 1, 2, ..."),
+        (
+            trial.first_seed + trial.seeds > PILOT_SEEDS,
+            f"training seeds are under {PILOT_SEEDS}: those from there on are the pilot's.",
+        ),
         (
             trial.alpha != comparison.ALPHA,
             f"verdicts are told at alpha = {comparison.ALPHA:g} (harness.comparison), not "
