@@ -73,6 +73,8 @@ class Environment(gymnasium.Env[str, str]):
     splits: ClassVar[tuple[str, ...]] = ()
     #: Constructor keywords that decide a score, and so belong to a task set.
     scoring_options: ClassVar[tuple[str, ...]] = ()
+    #: Those of them that make another task of the same id (drawn prices, say).
+    task_options: ClassVar[tuple[str, ...]] = ()
     #: Constructor keywords that name files or folders: a run notes them in full.
     places: ClassVar[tuple[str, ...]] = ("data",)
     #: The environment's name in the registry (set when it is found).

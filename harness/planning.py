@@ -96,6 +96,10 @@ def plan(
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
     if protocol is not None:
         task_set = registry.under(task_set, protocol)
+    drawn = {key: scoring[key] for key in cls.task_options if key in scoring}
+    if any(value != task_set.options.get(key) for key, value in drawn.items()):
+        # Other tasks under the same ids: the environment tells what they are made of.
+        task_set = msgspec.structs.replace(task_set, content=("",) * len(task_set.tasks))
     task_set = task_set.varied(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import harness
+from harness import api
 from harness.errors import ConfigError
 
 NOUNS = "webshop_title_nouns.jsonl.gz"
@@ -419,6 +420,24 @@ def test_goal_seed_changes_caps_and_nothing_else() -> None:
     pairs = list(zip(*goals, strict=True))
     assert all((a.options, a.attributes) == (b.options, b.attributes) for a, b in pairs)
     assert any(a.price_upper != b.price_upper for a, b in pairs)
+
+
+def test_another_goal_seed_is_a_task_set_of_other_tasks(tmp_path: Path) -> None:
+    asked = {"tasks": "builtin-valid[:4]"}
+    own = api.plan("oracle", "webshop", **asked)
+    same = api.plan("oracle", "webshop", env_options={"goal_seed": GOAL_SEED}, **asked)
+    other = api.plan("oracle", "webshop", env_options={"goal_seed": 3}, **asked)
+    assert same.task_set == own.task_set
+    assert other.task_set.tasks == own.task_set.tasks
+    assert other.task_set.name == f"{own.task_set.name}+goal_seed=3"
+    env = WebShopEnv(goal_seed=3)
+    assert other.task_set.content == tuple(env.content_hash(t.id) for t in own.task_set.tasks)
+    assert set(other.task_set.content) != set(own.task_set.content)
+    run = harness.evaluate(
+        "oracle", "webshop", env_options={"goal_seed": 3}, out=tmp_path, workers=1, **asked
+    )
+    assert run.summary.success == 1.0
+    assert run.meta.task_set == other.task_set
 
 
 def test_react_view_has_its_own_words(env: WebShopEnv) -> None:

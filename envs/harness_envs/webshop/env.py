@@ -72,6 +72,7 @@ class WebShopEnv(Environment):
     protocols = PROTOCOLS
     default_split = "valid"
     scoring_options = ("goal_seed", "rules", "observation_mode", "view", "show_attrs")
+    task_options = ("goal_seed",)
     places = ("data", "nouns")
 
     def __init__(
