@@ -259,15 +259,21 @@ def _obstacles(meta: RunMeta) -> Iterator[str]:
 
 
 def _estimate(meta: RunMeta, out: Path) -> str:
-    """How long a planned run takes, as the agent's newest complete run of this environment did."""
+    """How long a planned run takes, as the agent's newest complete run of this environment did,
+    one under the same rules of play before others."""
     from harness.errors import TraceError
     from harness.runs import find_runs
 
-    for run in reversed(find_runs(out, warn)):
+    rules = meta.task_set.protocol
+    alike = [
+        run
+        for run in reversed(find_runs(out, warn))
+        if run.meta.agent == meta.agent
+        and run.meta.task_set.env == meta.task_set.env
+        and run.meta.status == "complete"
+    ]
+    for run in sorted(alike, key=lambda run: run.meta.task_set.protocol != rules):
         was = run.meta
-        alike = was.agent == meta.agent and was.task_set.env == meta.task_set.env
-        if not alike or was.status != "complete":
-            continue
         try:
             each = run.summary.seconds
         except TraceError as error:
@@ -276,7 +282,8 @@ def _estimate(meta: RunMeta, out: Path) -> str:
         if each is not None:
             at_once = min(was.workers, was.n_episodes)
             minutes = each * meta.n_episodes / at_once / 60
-            return f"About {minutes:.1f} min, judged by {run.path} ({at_once} at once)."
+            other = "" if was.task_set.protocol == rules else ", other rules of play"
+            return f"About {minutes:.1f} min, judged by {run.path} ({at_once} at once{other})."
     return "No earlier run of this agent tells how long they take."
 
 

@@ -105,6 +105,9 @@ def test_dry_run_plays_nothing_and_prints_the_config(folder, tmp_path):
     told = harness(*words, cwd=folder).stderr
     assert "9 episodes, nothing played. About 0.0 min, judged by results/alfworld/oracle" in told
     assert "points on (80 % power" in told
+    assert "other rules of play" not in told
+    told = harness(*words, "--max-steps", "7", cwd=folder).stderr
+    assert re.search(r"judged by results/alfworld/oracle/\S+ \(\d at once, other rules of", told)
 
 
 def test_lists(folder):
