@@ -14,7 +14,7 @@ from harness import registry
 from harness.config import AgentConfig
 from harness.errors import ConfigError
 from harness.execution import OnEpisode, execute, score
-from harness.planning import DECODING, plan
+from harness.planning import DECODING, check_listed, plan
 from harness.policy import Policy
 from harness.runner import Limits
 from harness.runs import RESULTS, Run, open_run, run_folder
@@ -87,6 +87,7 @@ def evaluate(
                 raise ConfigError(
                     f"'{key}' is of an agent's config; a policy that is given has its own."
                 )
+        check_listed(config.name, getattr(policy, "describe", dict)(), env)
         if config.role == registry.OBJECT:
             options["workers"] = options.get("workers") or int(getattr(policy, "workers", 4))
     meta = plan(config, env, tasks=tasks, **options)

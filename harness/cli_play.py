@@ -17,6 +17,7 @@ from harness.console import Progress, say, stdout, warn
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
+    from harness.config import AgentConfig
     from harness.runs import Run, RunMeta
 
 Agent = Annotated[
@@ -179,6 +180,8 @@ def _play(
     config = registry.agent_config(agent)
     if settings["workers"] is None:
         settings["workers"] = registry.default_workers(config)
+    if kind == "collect":
+        _check_attempts(config, **settings)
     settings.update(kind=kind, env_options=env_options(data, option))
     if json and not dry_run:
         raise ConfigError("--json goes with --dry-run; a run's config is in its run.json.")
@@ -218,6 +221,20 @@ def _play(
         )
     report(run)
     _end(run)
+
+
+def _check_attempts(
+    config: AgentConfig, attempts: int, temperature: float | None, error_rate: float, **_: Any
+) -> None:
+    """Refuse to record the same episodes several times."""
+    from harness import registry
+
+    known = registry.option(config, "temperature") if temperature is None else temperature
+    if attempts > 1 and known == 0 and not error_rate:
+        raise ConfigError(
+            f"'{config.name}' plays greedily, so that all attempts at a task are one episode. Give "
+            "--temperature (the paper's teacher: 0.2), or --attempts 1."
+        )
 
 
 def one(command: str, what: str, given: list[str] | None) -> str:

@@ -322,7 +322,7 @@ def _side(side: Run | Sequence[Run]) -> list[Run]:
         if untold := sum(row.outcome is Outcome.UNTOLD for row in run.metrics):
             raise ConfigError(
                 f"{run.path}: of {untold} episodes the imported log does not tell whether they "
-                "were won.\n  If they all were, import it with --all-won."
+                "were won.\n  If these were, import the log with --all-won."
             )
         for other in runs[:number]:
             _check_apart(run, other)

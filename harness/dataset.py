@@ -150,7 +150,7 @@ def _card(
         ),
         "Numbers are episodes. " + (
             "Only episodes that were won." if successes_only
-            else "Won and lost episodes: see `success`."
+            else "Won and lost episodes: see `success` (null: a log does not tell)."
         ) + "\n",
         _table(
             ("form", "what", "rows", "left out"),

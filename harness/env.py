@@ -60,8 +60,9 @@ class Environment(gymnasium.Env[str, str]):
     version: ClassVar[str] = "0"
     #: Step budget of the registered environment.
     max_steps: ClassVar[int] = 50
-    #: True: info names the admissible actions; False: none, since an action is free text.
-    lists_actions: ClassVar[bool] = False
+    #: True: info names the admissible actions; False: none, since an action is free text, and
+    #: agents held to admissible actions are refused; None: it does not say.
+    lists_actions: ClassVar[bool | None] = None
     #: False: several instances cannot share a process; each then lives in one of its own.
     shareable: ClassVar[bool] = True
     #: Rules of play known from the literature, by name.

@@ -284,6 +284,9 @@ def footnotes(board: Board) -> list[str]:
         *(["CoT match is over the episodes whose task the reference won: "
            + ", ".join(f"{r.agent} {r.summary.cot_overlap_n} of {r.summary.n}" for r in partly)
            + "."] if partly else []),
+        *_teachers(board),
+        *(f"{row.agent}: of {row.summary.untold} further episodes no log tells how they ended; "
+          "they are in no success or score." for row in board.rows if row.summary.untold),
         *_units(board),
         *taught((row.agent, row.reason_to_act) for row in board.rows),
         *([newest] if several else []),
@@ -300,6 +303,15 @@ def taught(ratios: Iterable[tuple[str, float | None]]) -> list[str]:
     told = [f"{agent} {ratio:.2f}" for agent, ratio in ratios if ratio is not None]
     what = "Reasoning tokens for every action token that a student learned from (N_r : N_a)"
     return [f"{what}: {', '.join(told)}."] if told else []
+
+
+def _teachers(board: Board) -> list[str]:
+    """Why no share of the teacher's success is told, where there are several."""
+    names = [row.agent for row in board.rows if row.role == "teacher"]
+    if board.teacher is not None or len(names) < 2:
+        return []
+    return [f"Teachers are {', '.join(names)}: --teacher NAME says whose success the others' is "
+            "told as a share of."]  # fmt: skip
 
 
 def _units(board: Board) -> list[str]:

@@ -25,8 +25,8 @@ from harness.types import Completion, Decision, Episode, Fault, Info, Outcome, S
 NO_ACTION = "Invalid reply: it has no line 'Action: <action>'."
 #: How the answer to a protocol's ``help_action`` begins.
 ADMISSIBLE = "Admissible actions: "
-#: Calls that the record of a fault names.
-INNERMOST = 3
+#: Folders of libraries.
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _NOT_TOLD = sys.stdlib_module_names | {"harness"}
 _COMPLETION = msgspec.json.Decoder(Completion)
 
@@ -208,18 +208,22 @@ def fault_of(error: EpisodeError) -> Fault:
     cause = error.__cause__
     kind = type(error).__name__ + (f"/{type(cause).__name__}" if cause else "")
     where = "" if cause is None or isinstance(cause, HarnessError) else _where(cause)
-    return Fault(kind, clean(str(error)) + where)
+    return Fault(kind, clean(str(error) + where))
 
 
 def _where(error: BaseException) -> str:
-    """The innermost calls that are neither Python's own nor of this package, without the machine's
-    folders: `` (at agent.py, line 3, in act)``."""
+    """The last calls of whoever broke, and the innermost one of a library that it called, without
+    the machine's folders: `` (at agent.py, line 3, in act)``. Calls of Python's own and of this
+    package are passed over."""
     calls = [
-        f"{Path(frame.f_code.co_filename).name}, line {line}, in {frame.f_code.co_name}"
+        (Path(frame.f_code.co_filename), f"line {line}, in {frame.f_code.co_name}")
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").split(".")[0] not in _NOT_TOLD
+        if str(frame.f_globals.get("__name__") or "").split(".")[0] not in _NOT_TOLD
     ]
-    return f" (at {'; '.join(calls[-INNERMOST:])})" if calls else ""
+    own = [call for call in calls if not _INSTALLED.intersection(call[0].parts)]
+    shown = own[-2:] + [call for call in calls[-1:] if call not in own]
+    told = "; ".join(f"{file.name}, {place}" for file, place in shown)
+    return f" (at {told})" if told else ""
 
 
 def _spent(steps: Sequence[Step], protocol: Protocol) -> bool:

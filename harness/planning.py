@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ from harness import official, registry
 from harness.config import AgentConfig
 from harness.env import Environment
 from harness.errors import ConfigError
+from harness.jobs import check_data
 from harness.protocol import Preset
 from harness.runs import RunMeta, new_run_id, provenance
 from harness.tasksets import TaskSet, is_builtin
 
 #: Keyword ``data`` of an environment that plays what comes with it.
 BUILTIN = "builtin"
-#: How a language model plays that says nothing of it.
-DECODING = {"decode": "free", "temperature": 0.0}
+#: Options of a language model that a run may change.
+DECODING = ("decode", "temperature")
 #: Options of an agent that mean nothing without admissible actions, by the value that asks for it.
 HELD = {"decode": "admissible", "show_actions": True}
 
@@ -59,12 +62,7 @@ def plan(
     config = registry.agent_config(agent) if isinstance(agent, str) else agent
     config = _asked(config, {"decode": decode, "temperature": temperature})
     cls = registry.env_class(env)
-    held = [f"{key} = {value!r}" for key, value in HELD.items() if config.options.get(key) == value]
-    if held and not cls.lists_actions:
-        raise ConfigError(
-            f"Agent '{config.name}' ({', '.join(held)}) needs admissible actions, and {env} lists "
-            "none: its actions are free text. Take the option out, or another environment."
-        )
+    check_listed(config.name, config.options, env)
     real = (env_options or {}).get("data", BUILTIN) != BUILTIN
     if protocol is not None and tasks is None and real:
         tasks = _its_tasks(registry.preset(cls, env, protocol), env, protocol)
@@ -85,25 +83,23 @@ def plan(
         raise ConfigError("A run needs at least one attempt and one seed, no seed twice.")
     if not 0.0 <= error_rate < 1.0:
         raise ConfigError(f"--error-rate is a probability below 1, not {error_rate:g}.")
-    if kind == "collect" and attempts > 1 and not error_rate and _greedy(config):
-        raise ConfigError(
-            f"'{config.name}' plays greedily, so that all attempts at a task are one episode. Give "
-            "--temperature (the paper's teacher: 0.2), or --attempts 1."
-        )
     if errors_from is not None and not error_rate:
         raise ConfigError("--errors-from says who slips: it goes with --error-rate above 0.")
     registry.check_env_options(cls, env, env_options or {})
     scoring = {k: v for k, v in (env_options or {}).items() if k in cls.scoring_options}
     if protocol is not None:
         task_set = registry.under(task_set, protocol)
+    plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
     drawn = {key: scoring[key] for key in cls.task_options if key in scoring}
     if any(value != task_set.options.get(key) for key, value in drawn.items()):
-        # Other tasks under the same ids: the environment tells what they are made of.
+        # Other tasks under the same ids: the environment tells what they are made of, once its
+        # data are known to be those of the set.
+        if all(task_set.content):
+            check_data(partial(cls, **{**task_set.options, **plain}), task_set)
         task_set = msgspec.structs.replace(task_set, content=("",) * len(task_set.tasks))
     task_set = task_set.varied(
         max_steps=max_steps, max_tokens=max_tokens, repeat_limit=repeat_limit, options=scoring
     )
-    plain = {k: v for k, v in (env_options or {}).items() if k not in scoring}
     for key in cls.places:
         place = plain.get(key)
         if isinstance(place, str | Path) and os.path.exists(os.path.expanduser(place)):
@@ -133,22 +129,31 @@ def plan(
 def _asked(config: AgentConfig, options: dict[str, Any]) -> AgentConfig:
     """The agent that decodes as asked (None: as its config says), under a name of its own."""
     for key, value in options.items():
-        if value is None or value == config.options.get(key, DECODING[key]):
+        if value is None:
             continue
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            raise ConfigError(f"--{key} is 0 or more, and finite, not {value}.")
         if not registry.takes(config, key):
             raise ConfigError(
                 f"--{key} is for agents that a language model plays; '{config.name}' (policy "
                 f"'{config.policy}') is none."
             )
-        name = f"{config.name}+{value if isinstance(value, str) else f't{value:g}'}"
+        if value == registry.option(config, key):
+            continue
+        name = f"{config.name}+{value if isinstance(value, str) else f't{value!r}'}"
         config = msgspec.structs.replace(config, name=name, options={**config.options, key: value})
     return config
 
 
-def _greedy(config: AgentConfig) -> bool:
-    """Whether the agent could sample, and does not."""
-    says = registry.takes(config, "temperature", by_name=True)
-    return says and not config.options.get("temperature", DECODING["temperature"])
+def check_listed(agent: str, options: Mapping[str, Any], env: str) -> None:
+    """Refuse an agent whose options mean nothing where an environment lists no admissible
+    actions."""
+    held = [f"{key} = {value!r}" for key, value in HELD.items() if options.get(key) == value]
+    if held and registry.env_class(env).lists_actions is False:
+        raise ConfigError(
+            f"Agent '{agent}' ({', '.join(held)}) needs admissible actions, and {env} lists none: "
+            "its actions are free text. Take the option out, or another environment."
+        )
 
 
 def _told(task_set: TaskSet, cls: type[Environment], options: dict[str, Any]) -> TaskSet:

@@ -287,10 +287,18 @@ def tokenizer(config: AgentConfig) -> Callable[[str], Sequence[int]]:
     return found
 
 
-def takes(config: AgentConfig, option: str, by_name: bool = False) -> bool:
-    """Whether the agent's policy has an option; ``by_name``: and not only as one of any."""
+def takes(config: AgentConfig, option: str) -> bool:
+    """Whether the agent's policy has an option."""
     named, takes_any = _parameters(load("agents", config.policy, "policy"))
-    return option in named or (takes_any and not by_name)
+    return takes_any or option in named
+
+
+def option(config: AgentConfig, name: str) -> Any:
+    """What the agent's policy has for an option: its config's value, else its constructor's own
+    (None: it names none)."""
+    named, _ = _parameters(load("agents", config.policy, "policy"))
+    own = named[name].default if name in named else None
+    return config.options.get(name, None if own is inspect.Parameter.empty else own)
 
 
 def _parameters(factory: Any) -> tuple[dict[str, inspect.Parameter], bool]:

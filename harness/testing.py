@@ -118,6 +118,8 @@ def _has_keys(info: dict[str, Any]) -> None:
 
 
 def _lists(env: Environment) -> None:
+    if env.lists_actions is None:
+        return
     listed = any(info["admissible_actions"] for *_, info in _trace(env))
     said = f"lists_actions = {env.lists_actions}"
     assert listed == env.lists_actions, (

@@ -16,6 +16,7 @@ from harness_distillation import recipe as recipes
 from harness_distillation.dataset import Samples
 
 from harness.errors import ConfigError, DataError
+from harness.types import Outcome
 
 pytestmark = pytest.mark.models
 
@@ -28,6 +29,10 @@ def test_pairs_are_of_one_task():
         assert (won.success, lost.success) == (True, False)
         assert won.task == lost.task
     assert contrast.pair_up([e for e in episodes if e.success]) == []
+    untold = [
+        e if e.success else msgspec.structs.replace(e, outcome=Outcome.UNTOLD) for e in episodes
+    ]
+    assert contrast.pair_up(untold) == []
 
 
 def test_wins_of_a_task_are_taken_in_turn():

@@ -174,6 +174,12 @@ def test_a_run_that_the_rest_takes(tmp_path, monkeypatch):
     assert "2 episodes" in dry.stdout
     found = traces.load([path], successes_only=True)
     assert (len(found.episodes), found.dropped) == (1, {UNTOLD: 1})
+    mixed = log.read_text() + GOOD.replace("c\n", "Answer is INCORRECT\n")
+    for all_won, told in ((False, (1, 1, 1)), (True, (2, 1, 0))):
+        report = read(
+            "react", [write(tmp_path / "m.txt", mixed)], "hotpotqa", all_won=all_won
+        ).report
+        assert (report.won, report.lost, report.untold) == told
     untold, _ = import_files(
         "react", [write(tmp_path / "u.txt", GOOD)], "hotpotqa", out=tmp_path / "u"
     )

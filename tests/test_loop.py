@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -88,6 +89,32 @@ def test_a_fault_is_an_error_never_a_score(policy, kind, words):
     assert episode.error.kind == kind
     assert words in episode.error.message
     assert not episode.success
+
+
+def test_where_a_fault_was_is_told_whatever_the_code_calls_itself():
+    class Acts:
+        def __init__(self, name, line):
+            self.code = compile(f"def act(*_):\n    {line}\n", "/home/jane/mine.py", "exec")
+            self.names = {"__name__": name, "json": json}
+            exec(self.code, self.names)
+
+        def act(self, *seen):
+            return self.names["act"](*seen)
+
+    for name in (None, 3, "mine"):
+        message = play(Acts(name, "json.loads('{')")).error.message
+        assert message.endswith("; mine.py, line 2, in act)")
+        assert "jane" not in message
+    torch = pytest.importorskip("torch")
+
+    class Asks:
+        def act(self, *_):
+            return torch.nn.Linear(2, 2)("x")
+
+    message = play(Asks()).error.message
+    assert re.search(
+        r"\(at test_loop.py, line \d+, in act; linear.py, line \d+, in \w+\)$", message
+    )
 
 
 class Odd(CountEnv):

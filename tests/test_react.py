@@ -296,8 +296,13 @@ def test_another_way_to_decode_is_another_agent() -> None:
     assert both.agent.name == "ours-tiny+admissible+t0.2"
     assert both.agent.options["temperature"] == 0.2
     assert api.plan("ours-tiny", "alfworld", temperature=0.0).agent == plain.agent
-    with pytest.raises(ConfigError, match="plays greedily, so that all attempts"):
-        api.plan("ours-tiny", "alfworld", kind="collect", attempts=2)
+    close = api.plan("ours-tiny", "alfworld", temperature=0.2000001)
+    assert close.agent.name == "ours-tiny+t0.2000001"
+    assert [registry.option(plain.agent, k) for k in ("temperature", "decode", "no")] == [
+        0.0, "free", None,
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"show_actions = True.*hotpotqa lists none"):
+        api.evaluate(ReActPolicy(backend=Recital(""), show_actions=True), "hotpotqa")
     with pytest.raises(ConfigError, match="--temperature is for agents that a language model"):
         api.plan("expert", "alfworld", temperature=0.2)
     with pytest.raises(ConfigError, match="'temperature' is of an agent's config"):

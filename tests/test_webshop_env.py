@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from harness_envs.webshop import WebShopEnv, tasksets
 from harness_envs.webshop.browser import Browser, Turn
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 import harness
 from harness import api
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 
 NOUNS = "webshop_title_nouns.jsonl.gz"
 
@@ -376,6 +377,7 @@ def test_any_play_is_repeated_exactly(actions: list[str | int]) -> None:
         ({"view": "reakt"}, "Did you mean 'react'"),
         ({"backend": "https"}, "Did you mean 'http'"),
         ({"goal_seed": "1"}, "whole number"),
+        ({"goal_seed": 1, "backend": "http"}, "draws its own prices"),
     ],
 )
 def test_unknown_options(options: dict[str, Any], message: str) -> None:
@@ -438,6 +440,10 @@ def test_another_goal_seed_is_a_task_set_of_other_tasks(tmp_path: Path) -> None:
     )
     assert run.summary.success == 1.0
     assert run.meta.task_set == other.task_set
+    digests = own.task_set.content
+    odd = msgspec.structs.replace(own.task_set, content=(digests[1], digests[0], *digests[2:]))
+    with pytest.raises(DataError, match="is not the one that task set"):
+        api.plan("oracle", "webshop", tasks=odd, env_options={"goal_seed": 3})
 
 
 def test_react_view_has_its_own_words(env: WebShopEnv) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -303,8 +304,10 @@ def read_prompts(name: str) -> dict[str, str]:
 
 
 def _check_decoding(decoding: Decoding) -> None:
-    if not decoding.temperature >= 0:
-        raise ConfigError(f"'temperature' is 0 (greedy) or more, not {decoding.temperature}.")
+    if not 0 <= decoding.temperature < math.inf:
+        raise ConfigError(
+            f"'temperature' is 0 (greedy) or more, and finite, not {decoding.temperature}."
+        )
     if not 0 < decoding.top_p <= 1:
         raise ConfigError(f"'top_p' is above 0 and at most 1, not {decoding.top_p}.")
     if decoding.max_new_tokens < 1:

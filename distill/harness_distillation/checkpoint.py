@@ -80,20 +80,26 @@ class Begun(NamedTuple):
             before = msgspec.convert(read_notes(self.where)["recipe"], Recipe)
         except (FileNotFoundError, KeyError, msgspec.MsgspecError):  # of an older form, say
             return []
-        return [] if now is None else list(_changes(decisive(before), decisive(now)))
+        if now is None:
+            return []
+        # Compared by what decides, told with what either has in full.
+        one, other = (dict(_keys(decisive(r))) for r in (before, now))
+        was, is_ = (dict(_keys(msgspec.to_builtins(r))) for r in (before, now))
+        keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+        return [f"{key} = {_told(is_, key)}, before {_told(was, key)}" for key in sorted(keys)]
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any], table: str = "") -> Iterator[str]:
-    for key in sorted(before.keys() | now.keys()):
-        then, new = before.get(key), now.get(key)
-        if isinstance(then, dict) and isinstance(new, dict):
-            yield from _changes(then, new, key)
-        elif then != new:
-            name = f"[{table}] {key}" if table else key
-            yield f"{name} = {_told(new)}, before {_told(then)}"
+def _keys(tables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys of a recipe, with their tables, and their values."""
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            yield from ((f"[{name}] {key}", inner) for key, inner in value.items())
+        else:
+            yield name, value
 
 
-def _told(value: Any) -> str:
+def _told(keys: dict[str, Any], key: str) -> str:
+    value = keys.get(key)
     return "unset" if value is None else msgspec.json.encode(value).decode()
 
 

@@ -31,7 +31,8 @@ from harness_distillation.tokenizer import ACT, REASON
 def pair_up(episodes: Sequence[Episode]) -> list[Episode]:
     """Won and lost episodes of the same tasks in turn: [won, lost, won, lost, ...].
 
-    Every lost episode stands beside a won one of its task; wins are taken in turn.
+    Every lost episode stands beside a won one of its task; wins are taken in turn. Of which no log
+    tells the end, they are neither.
     """
     won: dict[tuple[str, str], list[Episode]] = {}
     for e in episodes:
@@ -41,7 +42,7 @@ def pair_up(episodes: Sequence[Episode]) -> list[Episode]:
     used: dict[tuple[str, str], int] = {}
     for e in episodes:
         key = (e.task.env, e.task.id)
-        if not e.success and key in won:
+        if e.outcome.scored and not e.success and key in won:
             turn = used.get(key, 0)
             pairs += [won[key][turn % len(won[key])], e]
             used[key] = turn + 1

@@ -28,6 +28,9 @@ def check(recipe: Recipe, results: Path) -> None:
     """Refuse, before hours of training, what could not be played after it: an unknown task set or
     option, a ``results`` folder that cannot be made or written (ConfigError), data that are not
     there or not the task set's (DataError)."""
+    for what in recipe.evaluate:
+        meta = _planned("random", what)
+        jobs.check_data(jobs.env_maker(meta, reveal=False), meta.task_set)
     if recipe.evaluate:
         try:
             results.mkdir(parents=True, exist_ok=True)
@@ -36,9 +39,6 @@ def check(recipe: Recipe, results: Path) -> None:
             raise ConfigError(
                 f"--results {results}: {error.strerror}. Choose another folder."
             ) from None
-    for what in recipe.evaluate:
-        meta = _planned("random", what)
-        jobs.check_data(jobs.env_maker(meta, reveal=False), meta.task_set)
 
 
 def evaluate(recipe: Recipe, student: Path, results: Path, quiet: bool) -> None:

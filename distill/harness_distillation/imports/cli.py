@@ -43,7 +43,7 @@ def main(args: list[str]) -> int:
         help="most decisions without an action, and episodes without a decision (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--all-won", action="store_true", help="every episode was won, though no log tells"
+        "--all-won", action="store_true", help="episodes whose end the log does not tell were won"
     )
     parser.add_argument("--dry-run", action="store_true", help="report, and write nothing")
     given = parser.parse_args(args)

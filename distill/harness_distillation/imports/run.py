@@ -274,8 +274,9 @@ def _episode(
     success = log.success if log.success is not None else reward is not None and reward >= 1.0
     # A maker's "lost" may mean that the steps were used up; the last observation tells the end.
     told = played.reward is not None or success
-    silent = log.reward is None and log.success is None
-    if all_won:
+    silent = not told and log.reward is None and log.success is None
+    if silent and all_won:
+        silent = False
         told, success, reward = True, True, 1.0
     if success and reward is None:
         reward = 1.0

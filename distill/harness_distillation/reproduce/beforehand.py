@@ -228,7 +228,7 @@ def _paired(grid: Grid) -> str:
     fewer = {row.arm: row.seeds for row in grid.rows if row.arm in compared and row.seeds}
     told = ", ".join(f"{arm} {seeds}" for arm, seeds in fewer.items() if seeds < most)
     first = grid.trial.first_seed
-    named = f" ({first} to {first + most - 1})" if first > 1 else ""
+    named = f", {first} and following" if first > 1 else ""
     return f"{most} paired training seeds{named}" + (f" ({told})" if told else "")
 
 

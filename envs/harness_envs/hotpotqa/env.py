@@ -65,6 +65,7 @@ class HotPotQAEnv(Environment):
 
     version = "0.1"
     max_steps = 10
+    lists_actions = False
     protocols = PROTOCOLS
     scoring_options = ("backend", "corpus_hash", "aliases")
     places = ("data", "corpus", "cache")

@@ -100,6 +100,8 @@ class WebShopEnv(Environment):
                 raise ConfigError(unknown(f"WebShop {noun}", str(value), known))
         if isinstance(goal_seed, bool) or not isinstance(goal_seed, int):
             raise ConfigError(f"WebShop goal_seed is a whole number, not {goal_seed!r}.")
+        if backend == "http" and goal_seed != GOAL_SEED:
+            raise ConfigError("A WebShop server draws its own prices: goal_seed is for local ones.")
         self._data = official.absolute(data)
         self._mode: Mode = observation_mode
         self._goal_seed = goal_seed
