@@ -237,7 +237,7 @@ def test_a_person_can_play(tmp_path, env, action, page, possible):
         ("collect -a teacher-tiny -e alfworld --attempts 2", "plays greedily, so that all"),
         ("run -a teacher-tiny -e hotpotqa --decode admissible", "hotpotqa lists none"),
         (
-            "run -a random -e webshop -t builtin-dev --option backend=http --option goal_seed=3",
+            "run -a random -e webshop -t served-500 --option goal_seed=3",
             "A WebShop server draws its own prices",
         ),
         ("collect -a expert -e alfworld --errors-from nobody", "goes with --error-rate above 0"),
