@@ -52,14 +52,14 @@ None yet: the figures below are measured, but their runs are not kept with the p
 """
 
 TRIAL = """\
-## The trial, {name}
+## {title}, {name}
 
 {done} of {planned} cells are done. Plan and results are in [trial/{name}](trial/{name}), the weights that students
 start from in [trial/{starts}](trial/{starts}/models), of traces and the teacher's runs what it decided; students, their
 training logs and their episodes are not kept. All below again from what is kept, without data: `harness reproduce
-{table} --scale {scale} --report --out results/trial/{name}`. To go on with it: `harness fetch alfworld --to
+{grid} --report --out results/trial/{name}`. To go on with it: `harness fetch alfworld --to
 DATA/alfworld`, `mkdir -p results/reproduce`, `cp -r results/trial/{name} results/reproduce/`, `HARNESS_DATA=DATA
-{models}harness reproduce {table} --scale {scale} --jobs 2`; `--export
+{models}harness reproduce {grid} --jobs 2`; `--export
 results/trial/{name}` brings it back here. (`harness view A B --task ID` needs episodes, so students trained again.)
 ALFWorld is played for 25 steps here, for 40 in the reference runs above; words and tokens a step are the mean of each
 episode's own, not pooled; CoT match is with the teacher.
@@ -81,7 +81,8 @@ def page(folder: Path = HERE) -> str:
     """The whole page."""
     runs = leaderboard.markdown(leaderboard.boards(find_runs(folder / "reference"))) or NONE
     measured = (folder / "measurements.md").read_text(encoding="utf-8")
-    trials = "".join(trial(file.parent) for file in sorted(folder.glob("trial/*/plan.json")))
+    campaigns = [file.parent for file in sorted(folder.glob("trial/*/plan.json"))]
+    trials = "".join(map(trial, sorted(campaigns, key=_beside)))
     return HEAD + runs + "\n" + trials + measured + "\n" + PAPER + paper_rows(TABLES)
 
 
@@ -95,13 +96,21 @@ def trial(folder: Path) -> str:
     given = [name for name in given if ":" not in name]
     kept = [folder, *sorted(folder.parent.iterdir())]
     starts = next(k for k in kept if all((k / "models" / name).is_dir() for name in given))
+    grid = f"{found.grid.table} --scale {found.grid.scale}"
     head = TRIAL.format(
+        title="Beside the trial" if _beside(folder) else "The trial",
+        grid=f"results/trial/{found.grid.scale}.toml" if _beside(folder) else grid,
         starts=starts.name,
         models="" if starts == folder else f"HARNESS_MODELS=results/trial/{starts.name}/models ",
-        name=found.grid.name, table=found.grid.table, scale=found.grid.scale,
+        name=found.grid.name,
         done=sum(plan.done(folder, p) is not None for p in found.cells), planned=len(found.cells),
     )  # fmt: skip
     return head + told.getvalue()
+
+
+def _beside(folder: Path) -> bool:
+    """Whether a campaign is of a grid that stands beside it, and of none that ships."""
+    return (folder.parent / f"{folder.name.partition('-')[2]}.toml").is_file()
 
 
 def paper_rows(folder: Path) -> str:
