@@ -366,11 +366,6 @@ def notes(s: Summary) -> list[str]:
         f"An episode: {_number(s.reasoning_words, 0)} words of reasoning{tokens}; replies without "
         f"an action {_number(s.format_errors, 2)}, loops {_number(s.loops, 2)}."
     ]
-    if s.untold:
-        lines.append(
-            f"{s.untold} further episodes are in no success or score: the log does not tell how "
-            "they ended."
-        )
     if s.context:
         lines.append(
             f"{s.context} of {s.n} episodes ended because what was to be read did not fit the "
