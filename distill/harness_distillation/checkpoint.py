@@ -76,11 +76,11 @@ class Begun(NamedTuple):
 
     def _differences(self, now: Recipe | None) -> list[str]:
         """Keys in which the recipes differ, with their values, where the student tells its own."""
+        if now is None:
+            return []
         try:
             before = msgspec.convert(read_notes(self.where)["recipe"], Recipe)
         except (FileNotFoundError, KeyError, msgspec.MsgspecError):  # of an older form, say
-            return []
-        if now is None:
             return []
         # Compared by what decides, told with what either has in full.
         one, other = (dict(_keys(decisive(r))) for r in (before, now))
