@@ -314,6 +314,21 @@ def test_a_warm_up_over_the_steps_is_told_in_a_line(tmp_path, run, capfd):
     assert "warmup 5 is over the 4 steps, so that the rate ends at 80% of lr" in lines[0]
 
 
+def test_a_vocabulary_that_nothing_is_made_of_is_told_in_a_line(tmp_path, run, teacher, capfd):
+    """A tokenizer that is there is taken whole, whatever size a base's new one was to have."""
+    alone = recipe(tmp_path, steps=2).read_text()
+    started = alone.replace("vocab = 400", f"vocab = 400\nstart = '{teacher}'")
+    taught = recipe(tmp_path, objective("kd", teacher), steps=2).read_text()
+    for i, (text, told) in enumerate([(alone, False), (started, True), (taught, True)]):
+        path = tmp_path / "own.toml"
+        path.write_text(text)
+        args = [str(path), "--data", str(run), "--out", str(tmp_path / str(i))]
+        assert cli.main([*args, "--stage", "prepare"]) == 0
+        lines = [x for x in capfd.readouterr().err.splitlines() if "vocab 400" in x]
+        assert len(lines) == told
+        assert all(x.endswith(f"is not used, the tokenizer of {teacher} is") for x in lines)
+
+
 def test_a_seed_that_no_generator_takes_is_refused_by_name(tmp_path, run):
     args = [str(recipe(tmp_path)), "--data", str(run), "--out", str(tmp_path / "out"), "--quiet"]
     with pytest.raises(ConfigError, match=r"seed = 9{20} is not in \[0, 4294967296\)"):

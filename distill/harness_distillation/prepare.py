@@ -108,7 +108,7 @@ def prepare(
     What is damaged there is made again. Raises DataError where other samples come of it than those
     that a training was ``begun`` with, which are left as they are.
     """
-    origin = tokenizer_origin(recipe)
+    origin = recipe.tokenizer_origin
     objective = recipe.objective
     observations = bool(objective.obs_weight)
     other = teacher_tokenizer(recipe)
@@ -234,7 +234,7 @@ def _instead_of(folder: Path) -> Iterator[Path]:
 
 def _make(recipe: Recipe, runs: list[str], data: Path, key: str) -> Prepared:
     """Everything in ``data``, from the traces."""
-    objective, origin, other = recipe.objective, tokenizer_origin(recipe), teacher_tokenizer(recipe)
+    objective, origin, other = recipe.objective, recipe.tokenizer_origin, teacher_tokenizer(recipe)
     observations = bool(objective.obs_weight)
     found = traces.load(
         runs,
@@ -334,17 +334,6 @@ def _make(recipe: Recipe, runs: list[str], data: Path, key: str) -> Prepared:
 
 def _task(episode: Episode) -> tuple[str, str]:
     return episode.task.env, episode.task.id
-
-
-def tokenizer_origin(recipe: Recipe) -> str | None:
-    """Folder whose tokenizer is used or extended; None: train one."""
-    if recipe.tokenizer.start or recipe.tokenizer.extend:
-        return recipe.tokenizer.start or recipe.tokenizer.extend
-    if recipe.student.start is not None:
-        return recipe.student.start
-    if recipe.objective.divergence == "alm":
-        return None
-    return recipe.teacher.checkpoint if recipe.teacher is not None else None
 
 
 def teacher_tokenizer(recipe: Recipe) -> Any:

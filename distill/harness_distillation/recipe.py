@@ -285,6 +285,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dev: list[tuple[str, Evaluate]] = [("[dev]", self.dev)] if self.dev is not None else []
         return dev + [("[[evaluate]]", what) for what in self.evaluate]
 
+    @property
+    def tokenizer_origin(self) -> str | None:
+        """The folder whose tokenizer is taken, or extended; None: one is trained."""
+        named = self.tokenizer.start or self.tokenizer.extend or self.student.start
+        if named or self.objective.divergence == "alm":
+            return named
+        return self.teacher.checkpoint if self.teacher is not None else None
+
 
 _FLAT: dict[str, Any] = {
     "divergence": "forward_kl", "normalizer": "token", "curriculum": "random",

@@ -57,7 +57,6 @@ from harness_distillation.prepare import (
     prepare,
     reason_to_act,
     say,
-    tokenizer_origin,
     whole_hash,
     write,
 )
@@ -107,6 +106,8 @@ def distill(
             _guard_start(recipe)
         if recipe.optim.warmup > recipe.optim.steps:
             say(quiet, _told_warmup(recipe.optim))
+        if (told := _told_vocab(recipe)) is not None:
+            say(quiet, told)
         last = until
         if until == "evaluate":
             last = "train"
@@ -156,6 +157,14 @@ def _told_warmup(optim: Optim) -> str:
         f"note: [optim] warmup {optim.warmup} is over the {optim.steps} steps, so that the rate "
         f"ends at {optim.steps / optim.warmup:.0%} of lr; lower warmup for more"
     )
+
+
+def _told_vocab(recipe: Recipe) -> str | None:
+    """What to say of a vocabulary's size that nothing is made of."""
+    own, origin = recipe.tokenizer, recipe.tokenizer_origin
+    if own.extend or origin is None or own.vocab == type(own)().vocab:
+        return None
+    return f"note: [tokenizer] vocab {own.vocab} is not used, the tokenizer of {origin} is"
 
 
 def _forget(training: Path) -> None:
@@ -264,7 +273,7 @@ def _on_policy(
     if until in ("collect", "prepare", "cache"):
         say(quiet, f"objective 'gkd' has no stage '{until}', it plays as it trains: nothing done")
         return None
-    tok = tokenizer.load(tokenizer_origin(recipe) or "")
+    tok = tokenizer.load(recipe.tokenizer_origin or "")
     teacher = load_teacher(recipe, tok, here)
     check_teacher(recipe, teacher, place.training)
     notes = {
