@@ -111,6 +111,10 @@ class Environment(gymnasium.Env[str, str]):
         """Hidden knowledge: actions that win the present task from its start."""
         raise EnvError(f"{type(self).__name__} offers no solutions")
 
+    def draw_task(self, split: str, n: int) -> int:
+        """Which of a split's ``n`` tasks a bare ``reset()`` plays, by ``np_random``: any alike."""
+        return int(self.np_random.integers(n))
+
     def content_hash(self, task_id: str) -> str:
         """What the task is made of, as 16 hex digits, so that a task set can tell its data."""
         return hashlib.sha256(f"{self.version}:{task_id}".encode()).hexdigest()[:16]
@@ -187,8 +191,7 @@ class Environment(gymnasium.Env[str, str]):
             raise ConfigError(f"Split '{split}' of {type(self).__name__} has no tasks.")
         asked = options.get("index")
         try:
-            drawn = self.np_random.integers(len(ids)) if asked is None else asked
-            index = operator.index(drawn)
+            index = operator.index(self.draw_task(split, len(ids)) if asked is None else asked)
         except TypeError:
             index = -1
         if isinstance(asked, bool) or not 0 <= index < len(ids):

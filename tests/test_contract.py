@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -44,6 +45,31 @@ def test_environment_on_official_data(name, data, vectors):
 def test_agent(name):
     for _, check in testing.agent_checks(name):
         check()
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_copy_goes_its_own_way(name):
+    """As a search over actions needs it: no copy sees what another does, and each can win."""
+    for index in (0, 7, 14):
+        env = harness.make(name, reveal=True)
+        _, info = env.reset(options={"index": index})
+        solution = info["solution"]
+        half = len(solution) // 2
+        for action in solution[:half]:
+            env.step(action)
+        idle, twin = copy.deepcopy(env), copy.deepcopy(env)
+        rest = [env.step(action)[:4] for action in solution[half:]]
+        assert [step[2] for step in rest] == [False] * (len(rest) - 1) + [True]
+        lost = idle.step("look" if name == "alfworld" else "search[of no use]")
+        assert (lost[2], lost[4]["success"]) == (False, False)
+        assert [twin.step(action)[:4] for action in solution[half:]] == rest
+        # One made at the end begins the same task anew, by itself.
+        late = copy.deepcopy(env)
+        late.reset(options={"index": index})
+        done = [late.step(action)[2] for action in solution]
+        assert done == [False] * (len(solution) - 1) + [True]
+        for one in (env, idle, twin, late):
+            one.close()
 
 
 PYPROJECT = """

@@ -275,6 +275,18 @@ def test_a_search_that_no_server_takes_is_the_agents_fault(
     env.close()
 
 
+@pytest.mark.parametrize("broken", ["<![<p>d", "&#" + "1" * 5000 + ";"])
+def test_a_page_that_the_original_cannot_read_either_changes_nothing(
+    broken: str, site: Site, folder: Path
+) -> None:
+    env = HotPotQAEnv(data=folder, backend="wikipedia", site=site.address, patience=0.1)
+    first, _ = env.reset(seed=0)
+    site.page = ARTICLE.replace("<p>", f"<p>{broken}", 1)
+    shown, _, done, _, info = env.step("search[Nile]")
+    assert (shown, done, info["invalid_action"]) == (first, False, True)
+    env.close()
+
+
 def test_an_article_about_captchas_is_an_article(site: Site) -> None:
     site.page = ARTICLE.replace("Nile - ", "CAPTCHA - ").replace(
         "<p>Two", '<h2 id="reCAPTCHA">reCAPTCHA</h2><p>A captcha is a test. Two'

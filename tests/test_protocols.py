@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import msgspec
@@ -143,6 +144,26 @@ def test_agentbench_executes_the_most_like_admissible_action_and_the_record_tell
     assert (step.executed, step.invalid) == (target, False)
     step, *_ = play("alfworld", "agentbench", "xyzzy").steps
     assert (step.executed, step.invalid) == (None, True)
+
+
+@pytest.mark.parametrize("form", [str, str.capitalize, "{}\nThen I will check it.".format])
+def test_agentbench_reads_the_first_line_in_lower_case(form):
+    """Else the like of a put with a capital is heating what is to be put."""
+    env = ALFWorldEnv(reveal=True, aliases=True, nearest=True)
+    tried = 0
+    for index in range(60):
+        _, info = env.reset(options={"index": index})
+        for action in info["solution"]:
+            if found := re.fullmatch(r"(?:heat|cool) (.+) with (.+)", action):
+                thing, place = found.groups()
+                if (opening := f"open {place}") in info["admissible_actions"]:
+                    env.step(opening)
+                *_, info = env.step(form(f"put {thing} in/on {place}"))
+                assert info["executed"] == f"move {thing} to {place}"
+                tried += 1
+                break
+            *_, info = env.step(action)
+    assert tried > 5
 
 
 def test_agentboards_request_lists_what_is_admissible_at_the_price_of_a_step():

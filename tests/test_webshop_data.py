@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gymnasium.utils.seeding import np_random
 from harness_envs.webshop import WebShopEnv, files, nouns, tasksets
 from harness_envs.webshop.catalogue import GOAL_SEED, Catalogue
 from harness_envs.webshop.fetch import check
-from harness_envs.webshop.goals import NO_CAP, Goals
+from harness_envs.webshop.goals import NO_CAP, SHUFFLE_SEED, Goals, Kind
 from harness_envs.webshop.make_official import table
 from harness_envs.webshop.shop import Shop, open_shop
 from hypothesis import given, settings
@@ -90,6 +92,8 @@ def test_goals_equal_the_recorded_ones(shop: Shop, vectors: Path) -> None:
         assert (goal.asin, goal.instruction) == (row["asin"], row["instruction_text"])
         assert list(goal.attributes) == row["attributes"]
         assert goal.price_upper == row["price_upper"]
+        weights = shop.goals(row["goal_set"], GOAL_SEED).weights
+        assert weights[row["index"]] == row["weight"]
         if isinstance(goal.options, dict):
             assert list(goal.options.items()) == list(options.items())
         else:
@@ -100,6 +104,46 @@ def test_goals_equal_the_recorded_ones(shop: Shop, vectors: Path) -> None:
     assert counts == {"synthetic": 6910, "human": 13}
     for kind, count in counts.items():
         assert len(shop.goals(kind, GOAL_SEED)) == count
+
+
+@pytest.mark.data
+def test_goals_are_drawn_as_in_the_original(shop: Shop, vectors: Path) -> None:
+    """Recorded resets without a task (after a session's ten letters), and lists cut short."""
+    seen = {"random_reset": 0, "random_reset_human": 0, "limit_goals": 0}
+    for row in rows(vectors / "webshop_extras.jsonl.gz"):
+        if row["kind"] not in seen:
+            continue
+        seen[row["kind"]] += 1
+        kind: Kind = "human" if row["kind"].endswith("human") else "synthetic"
+        goals = shop.goals(kind, GOAL_SEED)
+        if row["kind"] == "limit_goals":
+            rng = random.Random(SHUFFLE_SEED)
+            rng.shuffle(list(range(len(goals))))
+            drawn: dict[int, None] = {}
+            while len(drawn) < row["limit_goals"]:
+                drawn[goals.drawn(rng.random())] = None
+            assert [goals[i].instruction for i in drawn] == row["goal_texts"]
+        else:
+            rng = random.Random(row["seed"])
+            assert "".join(rng.choices(string.ascii_lowercase, k=10)) == row["session"]
+            assert goals.drawn(rng.random()) == row["goal_index"]
+    assert seen == {"random_reset": 12, "random_reset_human": 12, "limit_goals": 2}
+
+
+@pytest.mark.data
+def test_a_bare_reset_draws_by_weight(data: Path, vectors: Path) -> None:
+    nouns = str(vectors / "webshop_title_nouns.jsonl.gz")
+    env = WebShopEnv(data=str(data / "webshop"), nouns=nouns)
+    goals = env.shop.goals("synthetic", GOAL_SEED)
+    for seed in range(20):
+        _, info = env.reset(seed=seed)
+        uniform = np_random(seed)[0].random()
+        assert info["task_id"] == f"synthetic/{goals.drawn(uniform)}"
+    mean = sum(goals.weights) / len(goals)
+    expected = sum(w * w for w in goals.weights) / sum(goals.weights)
+    drawn = [goals.weights[env.draw_task("synthetic", len(goals)) - 1] for _ in range(5000)]
+    assert sum(drawn) / len(drawn) == pytest.approx(expected, rel=0.1)
+    assert expected > 3 * mean
 
 
 @pytest.mark.data

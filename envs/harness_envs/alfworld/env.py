@@ -17,6 +17,7 @@ from harness_envs.alfworld import games
 from harness_envs.alfworld.fast import FastEngine
 from harness_envs.alfworld.game import Game, Grammar, group
 from harness_envs.alfworld.nearest import nearest as most_like
+from harness_envs.alfworld.nearest import plain
 from harness_envs.alfworld.protocols import PROTOCOLS
 from harness_envs.alfworld.tasksets import TASK_SETS, official_games
 
@@ -130,8 +131,10 @@ class ALFWorldEnv(Environment):
         if self._game is None:
             raise EnvError("ALFWorldEnv.step() before reset()")
         command = action
-        if self._aliases and action.strip() not in self._admissible:
-            command = translate(action, self._game.grammar)
+        if self._nearest and action.strip() not in self._admissible:
+            command = plain(action)
+        if self._aliases and command.strip() not in self._admissible:
+            command = translate(command, self._game.grammar)
         if self._nearest and command.strip() not in self._admissible:
             command = most_like(command, self._admissible)
         invalid = command.strip() not in self._admissible

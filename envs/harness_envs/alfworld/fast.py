@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from harness.errors import DataError
 from harness_envs.alfworld.game import Game
@@ -100,6 +101,9 @@ def _class_of(id_: str) -> str | None:
 class World:
     """What stays constant in a game: places, types, names, and which commands they allow."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> World:
+        return self
+
     def __init__(self, game: Game) -> None:
         self.game = game
         where = f"ALFWorld game '{game.id}'"
@@ -185,10 +189,19 @@ def _one(facts: dict[str, list[Fact]], predicate: str, where: str) -> Fact:
 
 
 class FastEngine:
-    """Plays one game at a time; see ``Engine`` in ``env`` for the interface."""
+    """Plays one game at a time; see ``Engine`` in ``env`` for the interface. A copy goes on by
+    itself from where the game stands."""
 
     def __init__(self) -> None:
         self._world: World | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_goal"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._world is not None:  # the test of the goal looks at the engine it was made for
+            self._goal = self._compile_goal(self._world)
 
     def reset(self, game: Game) -> tuple[str, list[str]]:
         """Start a game: (introduction, admissible commands, sorted)."""

@@ -158,7 +158,8 @@ def _holds_tasks(path: Path) -> bool:
 
 def _is_played(task_id: str, game: Path | bytes) -> bool:
     """Whether the original plays a game (``AlfredTWEnv.collect_game_files``): none with movable
-    receptacles or slices, nor one marked unsolvable; without a mark it counts as solvable."""
+    receptacles or slices, nor one marked unsolvable. One without a mark, which the original
+    leaves out until it has been checked, is played."""
     if "movable" in task_id or "Sliced" in task_id:
         return False
     return not _UNSOLVABLE.search(game if isinstance(game, bytes) else game.read_bytes())

@@ -19,13 +19,18 @@ LEAST = 0.01
 K = 5
 
 
+def plain(text: str) -> str:
+    """The first line of a text, lower-cased, as it is compared there."""
+    return text.strip().lower().split("\n")[0]
+
+
 def nearest(text: str, admissible: Sequence[str]) -> str:
-    """The admissible command most like ``text`` (lower-cased; the first of equals), else itself.
+    """The admissible command most like ``text`` (``plain``; the first of equals), else itself.
 
     >>> nearest("Put the mug on desk 1", ["go to desk 1", "move mug 1 to desk 1", "look"])
     'go to desk 1'
     """
-    command = text.strip().lower()
+    command = plain(text)
     if not admissible or command in admissible:
         return command
     scores = [bleu(choice.split(), command.split()) for choice in admissible]

@@ -36,10 +36,13 @@ class Markup(msgspec.Struct, frozen=True):
 
 
 def parse(html: str) -> Markup:
-    """Read a page of a MediaWiki site."""
+    """Read a page of a MediaWiki site. Raises ValueError where Python's parser gives up."""
     reader = _Reader()
-    reader.feed(html)
-    reader.close()
+    try:
+        reader.feed(html)
+        reader.close()
+    except AssertionError as error:  # how html.parser refuses a broken declaration
+        raise ValueError(str(error)) from error
     return reader.finish()
 
 

@@ -60,7 +60,8 @@ class Wikipedia:
         """What the site shows for a search. Lists come after all paragraphs, as WikiEnv has them.
 
         Raises:
-            Unsearchable: the entity has no form that a request can carry.
+            Unsearchable: the entity has no form that a request can carry, or the original could
+                not read its page either.
             EnvError: the site cannot be reached, refuses, or answers with something that is not a
                 page of Wikipedia; or the cache is frozen and has no such page.
         """
@@ -79,7 +80,10 @@ class Wikipedia:
             html = self._ask(address)
             if self._cache is not None:
                 self._cache.add(address, html)
-        page = parse(html)
+        try:
+            page = parse(html)
+        except ValueError as error:
+            raise Unsearchable(f"{address}: {error}") from error
         return Answer(page.headings or None, (*page.paragraphs, *page.lists))
 
     def close(self) -> None:

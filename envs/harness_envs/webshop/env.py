@@ -133,6 +133,12 @@ class WebShopEnv(Environment):
             raise ConfigError(unknown("split of a WebShop server", split, (SERVED,)))
         return [f"{SERVED}/{index}" for index in range(N_SERVED)]
 
+    def draw_task(self, split: str, n: int) -> int:
+        """Official goals as the original draws them: rare attributes oftener."""
+        if self._served or self.shop.builtin:
+            return super().draw_task(split, n)
+        return self.shop.drawn(split, self._goal_seed, self.np_random.random())
+
     def _find(self, task_id: str) -> Goal:
         split = task_id.partition("/")[0]
         if self._data == "builtin" and split in KINDS:

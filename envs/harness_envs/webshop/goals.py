@@ -12,7 +12,9 @@ import bisect
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -87,6 +89,32 @@ class Goals(Sequence[Goal]):
         source = bisect.bisect_right(self._starts, place) - 1
         number, human = self._sources[source]
         return self._catalogue.products[number].asin, human + place - self._starts[source]
+
+    @cached_property
+    def weights(self) -> list[float]:
+        """How often the original draws each goal, relatively: a generated one by the mean, over
+        what it asks for, of 1 / the goals that ask for it; people's all alike."""
+        if self.kind == "human":
+            return [1.0] * len(self)
+        asked = [self._catalogue.products[n].instruction_attributes for n, _ in self._sources]
+        ends = [*self._starts[1:], len(self)]
+        sizes = [end - start for start, end in zip(self._starts, ends, strict=True)]
+        counts: Counter[str] = Counter()
+        for attributes, size in zip(asked, sizes, strict=True):
+            for attribute in attributes:
+                counts[attribute] += size
+        means = [sum(1 / counts[a] for a in attributes) / len(attributes) for attributes in asked]
+        return [means[bisect.bisect_right(self._starts, p) - 1] for p in self._order]
+
+    @cached_property
+    def _cumulative(self) -> list[float]:
+        return [0.0, *itertools.accumulate(self.weights)]
+
+    def drawn(self, uniform: float) -> int:
+        """The index that the original draws by ``uniform``, in [0, 1): each goal by the weight of
+        the one before it, so that the first is never drawn and the last by two weights."""
+        found = bisect.bisect(self._cumulative, uniform * self._cumulative[-1])
+        return min(found, len(self) - 1)
 
     def _goal(self, index: int, source: int, number: int, human: int, combination: int) -> Goal:
         product, cap = self._catalogue.products[number], self._caps[source]

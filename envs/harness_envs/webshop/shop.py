@@ -91,6 +91,10 @@ class Shop:
             )
         return goals[int(name)]
 
+    def drawn(self, split: str, goal_seed: int, uniform: float) -> int:
+        """The goal of official data that the original draws by ``uniform``, in [0, 1)."""
+        return self._kind(split, goal_seed).drawn(uniform)
+
     def _kind(self, split: str, goal_seed: int) -> Goals:
         for kind in KINDS:
             if split == kind:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import copy
 import random
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from harness_envs.webshop import pages
@@ -146,6 +147,11 @@ class LocalSite:
         self._rules = rules
         self._show_attrs = show_attrs
         self.rng = random.Random(goal.index)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LocalSite:
+        twin = copy.copy(self)  # products, prices and index never change
+        twin.rng = copy.deepcopy(self.rng, memo)
+        return twin
 
     def start(self) -> Page:
         return pages.start(self._goal.instruction)
