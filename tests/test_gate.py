@@ -146,6 +146,24 @@ def test_training_stops_when_play_gets_no_better(tmp_path):
     assert falling == sorted(falling, reverse=True)
 
 
+def test_the_held_out_loss_of_a_play_weighs_classes_as_training_does(tmp_path):
+    weighed = DEV + "heldout = true\n[objective]\nlambda_act = 0.25\n"
+    out = train(
+        tmp_path / "weighed", weighed.replace("patience = 2", "patience = 9"),
+        "--data", str(record(tmp_path / "episodes.jsonl", 40)),
+    )  # fmt: skip
+    lines = map(msgspec.json.decode, (out / "training" / "log.jsonl").read_bytes().splitlines())
+    told = {line["step"]: line["heldout"] for line in lines if "heldout" in line}
+    lines = map(msgspec.json.decode, (out / "training" / LOG).read_bytes().splitlines())
+    played = {line["step"]: line["loss"] for line in lines}
+    assert played.keys() & told.keys() == {10, 12}
+    for step in (10, 12):
+        rest = {name: value for name, value in told[step].items() if name != "act"}
+        assert rest.keys() >= {"reason"}
+        weighed_sum = 0.25 * told[step]["act"] + sum(rest.values())
+        assert played[step] == pytest.approx(weighed_sum, rel=1e-6)
+
+
 def test_a_play_that_broke_chooses_nothing(tmp_path):
     """An agent without a prompt for this environment: every episode breaks, and breaks again."""
     (tmp_path / "webshop.txt").write_text("Shop: {instruction}\n")

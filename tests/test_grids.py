@@ -274,6 +274,20 @@ def test_a_campaign_may_add_seeds_to_another_one(tmp_path):
     )
 
 
+def test_an_evaluation_of_few_seeds_is_played_by_the_first_ones():
+    found = grid.load("table3", "tiny")
+    first, *rest = found.evaluations
+    few = (msgspec.structs.replace(first, seeds=2), *rest)
+    trial = msgspec.structs.replace(found.trial, seeds=5, first_seed=4)
+    changed = msgspec.structs.replace(found, evaluations=few, trial=trial)
+    arm = found.comparisons[0][0]
+    played = {
+        c.seed for c in expansion.cells(changed)
+        if c.arm == arm and c.stage == "trial" and first.name in {e.name for e in c.evaluations}
+    }  # fmt: skip
+    assert played == {4, 5}
+
+
 def results_of(cell):
     return json.loads((MORE.parent / "table3-tiny" / "cells" / f"{cell}.json").read_text())
 

@@ -57,6 +57,14 @@ def test_a_recording_by_another_config_of_the_agent_is_made_anew(tmp_path):
     assert collect(agent(tmp_path), tmp_path) == first  # which goes on
 
 
+def test_a_recording_of_another_version_of_the_environment_is_made_anew(tmp_path):
+    what = agent(tmp_path)
+    first = collect(what, tmp_path)
+    assert collect(what, tmp_path) == first
+    write_meta(first, msgspec.structs.replace(read_meta(first), env_version="0"))
+    assert collect(what, tmp_path) != first
+
+
 def test_a_recording_that_came_without_paths_stays(tmp_path):
     """As a campaign takes it along, of an agent that may not be here."""
     texts = tmp_path / "texts"
