@@ -114,7 +114,7 @@ def compare(
     _at_most_one({"--markdown": markdown, "--json": json, "--page": page is not None})
     if len(sides) < 2:
         raise ConfigError("`harness compare` needs two agents or runs at least.")
-    runs = find_sides(sides, out, env, tasks, warn)
+    runs = find_sides(sides, out, env, tasks, warn, tell=say)
     found = comparison.compare_all(runs, margin=margin / 100)
     if json:
         print(comparison_text.to_json(found))
@@ -168,7 +168,7 @@ def view(
     if len(sides or ()) > 2 or not (sides or serve):
         raise ConfigError("`harness view` takes one run or agent, or two. See `harness list runs`.")
     runs = []
-    all_found = find_sides(sides, out, env, tasks, warn, task=task) if sides else []
+    all_found = find_sides(sides, out, env, tasks, warn, task=task, tell=say) if sides else []
     for side, found in zip(sides or (), all_found, strict=True):
         if len(found) > 1:
             raise ConfigError(f"`harness view` shows one run a side, not '{side}': name two sides.")

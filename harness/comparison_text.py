@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -117,7 +118,7 @@ def table(c: Comparison, width: int | None = None) -> Group:
     heads = [(heading, "right" if heading else "left") for heading in head(c)]
     always = ("", c.a, c.b, *head(c)[-2:])
     grid, left_out = tables.fitted(
-        f"{c.a} against {c.b}", heads, rows(c), width, names=("",), always=always
+        f"{c.a} against {c.b}", heads, rows(c), width, names=("",), always=always, long=(c.a, c.b)
     )
     if not left_out:
         return Group(grid)
@@ -147,12 +148,21 @@ def head(c: Comparison) -> list[str]:
 
 
 def rows(c: Comparison) -> list[list[str]]:
-    """Cells of the table, headings apart."""
+    """Cells of the table, headings apart. A score that is the success again, as where nothing is
+    won in part, is told once."""
     shares = [("success", c.success), *((f"  {p.name}", p) for p in c.by_type)]
     return [
         *(_cells(name, part, 100.0, 1) for name, part in shares),
-        *(cells(part) for part in c.others if part.n),
+        *(cells(part) for part in c.others if part.n and not _is_success(c, part)),
     ]  # fmt: skip
+
+
+def _is_success(c: Comparison, part: Part) -> bool:
+    mine, theirs = (part.a, part.b), (c.success.a, c.success.b)
+    return part.name == "score" and part.n == c.success.n and all(
+        a is not None and b is not None and math.isclose(a, 100 * b, abs_tol=1e-9)
+        for a, b in zip(mine, theirs, strict=True)
+    )  # fmt: skip
 
 
 def cells(part: Part) -> list[str]:

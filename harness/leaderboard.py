@@ -43,6 +43,9 @@ class Row(msgspec.Struct, frozen=True):
     independent: bool = False
     #: N_r : N_a of what a student learned from; None: it is none, or does not tell.
     reason_to_act: float | None = None
+    #: The reference of its CoT match, and the hash of what that won.
+    reference: str | None = None
+    reference_hash: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> Row:
@@ -50,7 +53,8 @@ class Row(msgspec.Struct, frozen=True):
         meta = run.meta
         return cls(meta.agent.name, meta.agent.role, str(run.path), meta.started, run.summary,
                    overlap=meta.overlap, independent=run.groups is None,
-                   reason_to_act=meta.policy.get("reason_to_act"))  # fmt: skip
+                   reason_to_act=meta.policy.get("reason_to_act"),
+                   reference=meta.reference, reference_hash=meta.reference_hash)  # fmt: skip
 
     @property
     def marked(self) -> str:
@@ -67,6 +71,7 @@ class Board(msgspec.Struct, frozen=True):
     task_set: str
     task_set_hash: str
     max_steps: int
+    #: Of the CoT match in all rows; None: there is none, or they have several.
     reference: str | None
     rows: tuple[Row, ...]
     #: The agent whose success the others' retention is a share of.
@@ -120,14 +125,14 @@ def boards(
 
 def _newest(runs: Sequence[Run]) -> Row:
     """The row of an agent's newest run; ``runs`` are in order of age."""
-    row = msgspec.structs.replace(Row.of(runs[-1]), runs=len(runs), unlike=_unlike(runs))
+    row = msgspec.structs.replace(Row.of(runs[-1]), runs=len(runs), unlike=unlike(runs))
     if not row.summary.errors:
         return row
     whole = next((str(run.path) for run in reversed(runs[:-1]) if _has_no_errors(run)), None)
     return msgspec.structs.replace(row, whole=whole)
 
 
-def _unlike(runs: Sequence[Run]) -> str | None:
+def unlike(runs: Sequence[Run]) -> str | None:
     """How many policies played under one name, and in what they differ; None: one."""
     several: list[dict[str, Any]] = []
     found: dict[str, None] = {}
@@ -158,15 +163,30 @@ def board(meta: RunMeta, rows: Sequence[Row], teacher: str | None = None) -> Boa
     known = teachers[0] if len(teachers) == 1 and len(rows) > 1 else None
     if known is not None:
         rows = [_retaining(row, known.summary.success) for row in rows]
+    references = [group[0].reference for group in _by_reference(rows)]
     return Board(
         env=task_set.env,
         task_set=task_set.name,
         task_set_hash=meta.task_set_hash,
         max_steps=task_set.protocol.max_steps,
-        reference=meta.reference,
+        reference=references[0] if len(references) == 1 else None,
         rows=tuple(rows),
         teacher=known.agent if known is not None else None,
     )
+
+
+def _by_reference(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows with a CoT match (all, where none has any) by what it is with. Of one name are one that
+    tells what it won and one that does not, as for ``comparison``."""
+    matched = [row for row in rows if row.summary.cot_overlap_n] or rows
+    won: dict[str | None, set[str]] = {}
+    for row in matched:
+        won.setdefault(row.reference, set()).update(filter(None, [row.reference_hash]))
+    found: dict[str | None, list[Row]] = {}
+    for row in matched:
+        only = next(iter(won[row.reference])) if len(won[row.reference]) == 1 else None
+        found.setdefault(row.reference_hash or only or row.reference, []).append(row)
+    return list(found.values())
 
 
 def _retaining(row: Row, teacher: float | None) -> Row:
@@ -284,6 +304,7 @@ def footnotes(board: Board) -> list[str]:
         *(["CoT match is over the episodes whose task the reference won: "
            + ", ".join(f"{r.agent} {r.summary.cot_overlap_n} of {r.summary.n}" for r in partly)
            + "."] if partly else []),
+        *_references(board),
         *_teachers(board),
         *(f"{row.agent}: of {row.summary.untold} further episodes no log tells how they ended; "
           "they are in no success or score." for row in board.rows if row.summary.untold),
@@ -292,10 +313,28 @@ def footnotes(board: Board) -> list[str]:
         *([newest] if several else []),
         *(f"{row.agent}: {row.summary.errors} episodes of the newest run broke; the older "
           f"{row.whole} has none that did." for row in board.rows if row.whole is not None),
-        *(f"{row.agent}: {row.unlike}, played under this name. Training seeds of one agent are "
-          "told together by `harness compare RUN,RUN OTHER`; another agent needs another name."
-          for row in board.rows if row.unlike is not None),
+        *_several_policies(board),
     ]  # fmt: skip
+
+
+def _several_policies(board: Board) -> list[str]:
+    told = [f"{row.agent}: {row.unlike}" for row in board.rows if row.unlike is not None]
+    under = "this name" if len(told) == 1 else "one name"
+    return [f"{'; '.join(told)}, played under {under}. Training seeds of one agent are told "
+            "together by `harness compare RUN,RUN OTHER`; another agent needs another name."
+            ] if told else []  # fmt: skip
+
+
+def _references(board: Board) -> list[str]:
+    """Which rows' CoT match is with which reference, where they have several."""
+    found = _by_reference(board.rows)
+    if len(found) < 2:
+        return []
+    told = "; ".join(
+        f"{', '.join(row.agent for row in group)} with {group[0].reference}" for group in found
+    )
+    return [f"CoT match is with unlike references, and says nothing across them: {told}. "
+            "`harness score RUN --reference NAME` takes one for all."]  # fmt: skip
 
 
 def taught(ratios: Iterable[tuple[str, float | None]]) -> list[str]:

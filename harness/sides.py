@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness import registry
 from harness.errors import ConfigError, unknown
+from harness.leaderboard import unlike
 from harness.runs import META, OnDamage, Run, find_runs, open_run
 from harness.tasksets import SUFFIX, Frozen, named, split_slice, thaw
 
@@ -33,6 +34,7 @@ def find_sides(
     on_damage: OnDamage | None = None,
     *,
     task: str | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[list[Run]]:
     """Runs that each argument names: folders, or an agent whose newest complete run (of ``tasks``)
     counts; several joined by commas are replicates. Where agents have runs of several task sets,
@@ -40,6 +42,7 @@ def find_sides(
     its environment: the newest.
 
     Damaged runs beside an agent's are told to ``on_damage`` and passed over (None: raised).
+    ``tell`` gets a line for each agent whose newest run was chosen from several.
     Raises ConfigError where no set, or more than one, is shared.
     """
     fits = chooser(env, tasks)
@@ -55,7 +58,9 @@ def find_sides(
         recorded = [run for run in recorded if fits(run)]
     found = {n: _by_set(n, out, recorded, fits, asked) for names in sides for n in names}
     if all(len(runs) == 1 for runs in found.values()):
-        return [[next(iter(found[name].values())) for name in names] for names in sides]
+        chosen = {name: next(iter(runs.values())) for name, runs in found.items()}
+        _tell(tell, chosen, recorded)
+        return [[chosen[name] for name in names] for names in sides]
     shared = set.intersection(*(set(runs) for runs in found.values()))
     if task is not None:
         holding = {key for key in shared if task in next(iter(found.values()))[key].tasks}
@@ -66,7 +71,29 @@ def find_sides(
     if len(shared) != 1:
         raise ConfigError(_which(found, shared))
     (only,) = shared
-    return [[found[name][only] for name in names] for names in sides]
+    chosen = {name: runs[only] for name, runs in found.items()}
+    _tell(tell, chosen, recorded)
+    return [[chosen[name] for name in names] for names in sides]
+
+
+def _tell(
+    tell: Callable[[str], None] | None, chosen: Mapping[str, Run], recorded: Sequence[Run]
+) -> None:
+    """Which agents' newest runs were chosen from several, and whether one policy played them."""
+    if tell is None:
+        return
+    for name, run in chosen.items():
+        if _holds_runs(name):
+            continue
+        measure = run.meta.measure
+        alike = [r for r in recorded if _counts(r, name) and r.meta.measure == measure]
+        if len(alike) > 1:
+            said = unlike(alike)
+            several = f" ({said})" if said else ""
+            tell(
+                f"{name}: the newest of {len(alike)} complete runs{several}, {run.path}. Other "
+                "runs, or training seeds as A,B, are named by their folders."
+            )
 
 
 def _which(found: Mapping[str, Mapping[_Measure, Run]], shared: set[_Measure]) -> str:
@@ -106,14 +133,16 @@ def _by_set(
         if not fits(run):
             raise ConfigError(f"{run.path} is a run on '{run.meta.task_set.name}', not '{asked}'.")
         return {run.meta.measure: run}
-    found = {
-        run.meta.measure: run
-        for run in recorded
-        if run.meta.agent.name == name and run.meta.kind == "run" and run.meta.status == "complete"
-    }
+    found = {run.meta.measure: run for run in recorded if _counts(run, name)}
     if not found:
         raise ConfigError(_absent(name, out, recorded, asked))
     return found
+
+
+def _counts(run: Run, name: str) -> bool:
+    """Whether a run is one that an agent's name may stand for."""
+    meta = run.meta
+    return (meta.agent.name, meta.kind, meta.status) == (name, "run", "complete")
 
 
 def _absent(name: str, out: Path, recorded: Sequence[Run], asked: str | None) -> str:

@@ -7,13 +7,14 @@ import json
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import harness
 from harness import api, paired
 from harness.cli import app
 from harness.comparison import compare_all
-from harness.comparison_text import markdown, rows, sentences, units, verdict
+from harness.comparison_text import markdown, rows, sentences, table, units, verdict
 from harness.errors import ConfigError, TraceError
 from harness.retention import retention
 from harness.runs import Run, read_metrics, write_meta, write_metrics
@@ -395,6 +396,37 @@ def test_the_command_prints_tables_and_fails_where_asked(played):
     assert json.loads(as_json.stdout)[0]["verdict"] == "a"
     as_text = call(app, ["compare", "expert", "random", "--out", str(out), "--markdown"])
     assert "| success | 60 | " in as_text.stdout
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_terminal_cuts_no_number_for_an_agents_name(played, width):
+    _, runs = played
+    c = msgspec.structs.replace(
+        harness.compare(runs["expert"], runs["random"], draws=500),
+        a="teacher-tiny+admissible+t0.2 (20260101T000000Z-0123abcd)",
+        b="ours-tiny+admissible+t0.2",
+    )
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table(c, width))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in capture.get()
+    assert sum("difference" in line for line in lines) == 1
+    for name, *_, a, b, gap, interval in rows(c):
+        numbers = f"{a} {b} {gap} {interval}".split()
+        told = [x.replace("│", " ").split() for x in lines if name.strip()[:20] in x]
+        assert numbers in [words[-len(numbers) :] for words in told]
+
+
+def test_a_score_that_is_the_success_is_told_once(played, tmp_path):
+    _, runs = played
+    half = edited(
+        runs["random"], tmp_path / "half", lambda _, row: msgspec.structs.replace(row, score=0.5)
+    )
+    for other, told in ((runs["random"], False), (half, True)):
+        c = harness.compare(runs["expert"], other, draws=500)
+        assert ("score" in [name for name, *_ in rows(c)]) is told
 
 
 def test_markdown_and_sentences_agree_with_the_rows(played):

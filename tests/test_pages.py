@@ -260,6 +260,30 @@ def test_the_leaderboard_says_where_one_name_stands_for_two_policies(played, tmp
     assert "random: 2 policies, unlike in script, played" in leaderboard.footnotes(board)[-1]
 
 
+def test_the_leaderboard_says_where_cot_is_matched_with_unlike_references(played):
+    runs = leaderboard.boards([*played[1].values()])[0].rows
+    row = msgspec.structs.replace(
+        runs[0], summary=msgspec.structs.replace(runs[0].summary, cot_overlap_n=3)
+    )
+    meta = played[1]["random"].meta
+
+    def board(*said):
+        rows = [
+            msgspec.structs.replace(row, agent=f"agent{i}", reference=name, reference_hash=won)
+            for i, (name, won) in enumerate(said)
+        ]
+        return leaderboard.board(meta, rows)
+
+    # One name is one reference where nobody tells that it won other tasks.
+    for same in ([("a", "1"), ("a", "1")], [("a", "1"), ("a", None)], [("a", None)] * 2):
+        assert "CoT reference a" in leaderboard.title(board(*same))
+        assert not any("unlike" in note for note in leaderboard.footnotes(board(*same)))
+    for other in ([("a", "1"), ("b", "2")], [("a", "1"), ("a", "2")], [("a", None), ("b", None)]):
+        assert "CoT reference" not in leaderboard.title(board(*other))
+        (note,) = (n for n in leaderboard.footnotes(board(*other)) if "unlike" in n)
+        assert f"agent0 with {other[0][0]}; agent1 with {other[1][0]}" in note
+
+
 def test_a_run_of_an_environment_that_is_not_here_can_be_read(played, tmp_path):
     run = played[1]["random"]
     gone = msgspec.structs.replace(run.meta.task_set, env="gone")

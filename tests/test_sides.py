@@ -154,6 +154,25 @@ def test_of_several_task_sets_the_shared_one_counts(out, tmp_path):
         find_sides([str(two.path), str(three.path), "student"], tmp_path)
 
 
+def test_of_what_an_agents_newest_run_was_chosen_is_told(out, tmp_path):
+    told: list[str] = []
+    run = find_sides(["expert"], out, tasks="builtin-dev[:2]", tell=told.append)[0][0]
+    assert told == []
+    shutil.copytree(out, tmp_path / "out")
+    older = msgspec.structs.replace(
+        run.meta, started="2000", policy={**run.meta.policy, "prior": "f" * 16}
+    )
+    place = (tmp_path / "out" / run.path.relative_to(out)).with_name("older")
+    shutil.copytree(run.path, place)
+    write_meta(place, older)
+    sides = ["expert", str(run.path)]
+    found = find_sides(sides, tmp_path / "out", tasks="builtin-dev[:2]", tell=told.append)
+    assert found[0][0].path.name == run.path.name
+    (line,) = told
+    assert line.startswith("expert: the newest of 2 complete runs (2 policies, unlike in prior)")
+    assert str(found[0][0].path) in line
+
+
 def test_damage_beside_an_agents_run_is_told_and_damage_of_the_named_run_raised(out, tmp_path):
     (run,) = find_side("expert", out, None, "builtin-dev[:3]")
     for name in ("a", "b"):
