@@ -18,7 +18,8 @@ NOTHING_SAID = "Nice thought."
 
 
 class Unsearchable(ValueError):
-    """A search that no place of pages can be asked for: the agent's fault, not theirs."""
+    """A search that no place of pages can be asked for, or whose page the original cannot read
+    either: an invalid action, no fault of theirs."""
 
 
 class Answer(NamedTuple):
