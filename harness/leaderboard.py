@@ -163,7 +163,8 @@ def board(meta: RunMeta, rows: Sequence[Row], teacher: str | None = None) -> Boa
     known = teachers[0] if len(teachers) == 1 and len(rows) > 1 else None
     if known is not None:
         rows = [_retaining(row, known.summary.success) for row in rows]
-    references = [group[0].reference for group in _by_reference(rows)]
+    # Where nothing was matched, what would have been.
+    references = [group[0].reference for group in _by_reference(_matched(rows) or rows)]
     return Board(
         env=task_set.env,
         task_set=task_set.name,
@@ -175,15 +176,18 @@ def board(meta: RunMeta, rows: Sequence[Row], teacher: str | None = None) -> Boa
     )
 
 
+def _matched(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.summary.cot_overlap_n]
+
+
 def _by_reference(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows with a CoT match (all, where none has any) by what it is with. Of one name are one that
-    tells what it won and one that does not, as for ``comparison``."""
-    matched = [row for row in rows if row.summary.cot_overlap_n] or rows
+    """Rows by what their CoT match is with. Of one name are one that tells what it won and one that
+    does not, as for ``comparison``."""
     won: dict[str | None, set[str]] = {}
-    for row in matched:
+    for row in rows:
         won.setdefault(row.reference, set()).update(filter(None, [row.reference_hash]))
     found: dict[str | None, list[Row]] = {}
-    for row in matched:
+    for row in rows:
         only = next(iter(won[row.reference])) if len(won[row.reference]) == 1 else None
         found.setdefault(row.reference_hash or only or row.reference, []).append(row)
     return list(found.values())
@@ -327,7 +331,7 @@ def _several_policies(board: Board) -> list[str]:
 
 def _references(board: Board) -> list[str]:
     """Which rows' CoT match is with which reference, where they have several."""
-    found = _by_reference(board.rows)
+    found = _by_reference(_matched(board.rows))
     if len(found) < 2:
         return []
     told = "; ".join(

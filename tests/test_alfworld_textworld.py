@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import random
@@ -45,6 +46,11 @@ def differences(games: list[Game], steps: int, engine: TextWorldEngine) -> list[
 
 
 @pytest.mark.textworld
+def test_a_process_is_not_copied(engine: TextWorldEngine) -> None:
+    with pytest.raises(EnvError, match=r"cannot be copied.*engine='fast'"):
+        copy.deepcopy(engine)
+
+
 def test_both_engines_agree_on_built_in_games(engine: TextWorldEngine) -> None:
     assert not differences(small(6, 1), 25, engine)
 

@@ -63,6 +63,9 @@ def test_a_copy_goes_its_own_way(name):
         lost = idle.step("look" if name == "alfworld" else "search[of no use]")
         assert (lost[2], lost[4]["success"]) == (False, False)
         assert [twin.step(action)[:4] for action in solution[half:]] == rest
+        if name != "webshop":  # whose shop is opened, not carried along
+            carried = pickle.loads(pickle.dumps(idle))
+            assert carried.step(solution[0])[:4] == idle.step(solution[0])[:4]
         # One made at the end begins the same task anew, by itself.
         late = copy.deepcopy(env)
         late.reset(options={"index": index})

@@ -282,6 +282,11 @@ def test_the_leaderboard_says_where_cot_is_matched_with_unlike_references(played
         assert "CoT reference" not in leaderboard.title(board(*other))
         (note,) = (n for n in leaderboard.footnotes(board(*other)) if "unlike" in n)
         assert f"agent0 with {other[0][0]}; agent1 with {other[1][0]}" in note
+    # Where nothing was matched there is nothing to tell apart.
+    row = msgspec.structs.replace(
+        row, summary=msgspec.structs.replace(row.summary, cot_overlap_n=0)
+    )
+    assert not any("unlike" in n for n in leaderboard.footnotes(board(("a", "1"), ("b", "2"))))
 
 
 def test_a_run_of_an_environment_that_is_not_here_can_be_read(played, tmp_path):

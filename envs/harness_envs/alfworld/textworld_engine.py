@@ -60,6 +60,12 @@ class TextWorldEngine:
         self._memoise = memoise
         self._game_id = ""
 
+    def __getstate__(self) -> object:
+        raise EnvError(
+            "The engine 'textworld' plays in a process, which cannot be copied. Play with "
+            "engine='fast', or begin the game anew and give it the same actions."
+        )
+
     @property
     def pid(self) -> int | None:
         """Process id of the worker, None when there is none."""
